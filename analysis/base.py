@@ -1,0 +1,145 @@
+"""What an analysis is: settings in, tidy rows out.
+
+An `Analysis` decides *what* is measured on a `Snapshot`; when that happens is decided by its two consumers, the live
+callback and the post-hoc runner. Both read the same YAML list through `load_analyses`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from analysis.snapshots import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured number and everything it belongs to; a field that does not apply is None.
+
+    `chance` is the value expected if nothing were there (what it means is said by the analysis), `low`/`high` bound the
+    95 % interval and `p` is the probability of a value at least this large under the null: every figure travels
+    together with its chance level.
+    """
+
+    metric: str
+    value: float
+    layer: int | None = None
+    """Block index from 0, as in module names; -1 is the embedding output."""
+    kind: str | None = None
+    """Kind of site (`attn.q`, `mlp.in`, ...), see `analysis.sites`."""
+    concept: str | None = None
+    language: str | None = None
+    """ISO 639-1 code. For pairs, `language` < `other_language` unless the measure is directed (from -> to)."""
+    other_language: str | None = None
+    seed: int | None = None
+    chance: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "chance", "low", "high", "p"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(
+                    f"{self.metric}: {name} is {number} (layer {self.layer}, concept {self.concept}, "
+                    f"language {self.language}); a row never holds NaN or infinity"
+                )
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A table beside the rows (expert units, generated texts), stored as `<analysis>.<name>.parquet`."""
+
+    name: str
+    table: pa.Table
+
+
+@dataclass(kw_only=True)
+class Analysis(ABC):
+    """Base of every measure. Subclasses are keyword-only dataclasses: their fields are the options of the YAML file.
+
+    A field that names a file enters the fingerprint with the digest of the file's content, so that an edited concept
+    file never passes for the old one.
+    """
+
+    name: str = ""
+    """Name in tables, files and W&B keys; must be unique in a list. Defaults to the class's `default_name`."""
+
+    default_name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    """Raise when the numbers change for the same settings: stored results of older versions become stale."""
+    not_settings: ClassVar[tuple[str, ...]] = ("name", "batch_tokens", "max_bytes")
+    """Fields that cannot change the numbers, so they stay out of the fingerprint."""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.default_name
+        if not self.name or not self.name.replace("_", "").isalnum():
+            raise ValueError(f"analysis name {self.name!r}: use letters, digits and underscores")
+
+    @abstractmethod
+    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
+        """Measure `snapshot`; draws no random numbers from global generators and leaves the model as it found it."""
+
+    def settings(self) -> dict[str, object]:
+        """Everything that determines the numbers, as JSON values."""
+        chosen: dict[str, object] = {"analysis": f"{type(self).__module__}.{type(self).__qualname__}"}
+        chosen["version"] = self.version
+        for field in fields(self):
+            if not field.init or field.name in self.not_settings:
+                continue
+            value = getattr(self, field.name)
+            chosen[field.name] = value
+            if isinstance(value, (str, Path)) and len(str(value)) < 512 and Path(value).is_file():
+                chosen[field.name] = "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        return json.loads(json.dumps(chosen, default=str, sort_keys=True))
+
+    def fingerprint(self) -> str:
+        """Short hash of `settings()`: results with another fingerprint are stale."""
+        text = json.dumps(self.settings(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_analyses(path: str | Path) -> list[Analysis]:
+    """Instantiate the list under `analyses:` of a YAML file (entries with `class_path` and `init_args`).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: malformed YAML, an unknown class or option, or a name used twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; an analysis list is a YAML file with a key 'analyses'")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("analyses"), list):
+        raise ValueError(f"{path}: expected a key 'analyses' with a list of entries (class_path, init_args)")
+    return build_analyses(document["analyses"], where=str(path))
+
+
+def build_analyses(entries: list[dict], where: str = "analyses") -> list[Analysis]:
+    """Instantiate analyses from `class_path`/`init_args` entries, checked and typed by jsonargparse."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--analyses", type=list[Analysis])
+    try:
+        parsed = parser.parse_object({"analyses": entries})
+        analyses: list[Analysis] = parser.instantiate_classes(parsed).analyses
+    except ArgumentError as error:
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
+    names = [analysis.name for analysis in analyses]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{where}: two analyses are called {name!r}; give one of them another 'name'")
+    return analyses

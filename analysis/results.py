@@ -1,0 +1,173 @@
+"""The table of results: the truth on disk of which W&B, the report and notebooks are views.
+
+    <root>/                            one run, e.g. runs/demo/results or results/bloom-560m
+      step_00000016/
+        overlap.parquet                rows; schema metadata: run, step, tokens, fingerprint, settings, seconds, kind=rows
+        overlap.experts.parquet        attachments of the same analysis
+
+A file is written to a temporary name in the same folder, synced and renamed, attachments before rows: the rows' file is
+the done marker. `has` is true only for the same settings, so a result is never stale.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from uuid import uuid4
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis.base import Analysis, Attachment, Row
+from analysis.snapshots import SnapshotId
+
+ROW_SCHEMA = pa.schema(
+    [
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("layer", pa.int32()),
+        ("kind", pa.string()),
+        ("concept", pa.string()),
+        ("language", pa.string()),
+        ("other_language", pa.string()),
+        ("seed", pa.int32()),
+        ("chance", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("p", pa.float64()),
+    ]
+)
+assert ROW_SCHEMA.names == [field.name for field in fields(Row)]
+
+FRAME_COLUMNS = ["run", "step", "tokens", "analysis", *ROW_SCHEMA.names]
+"""Columns of every frame that `ResultTable.frame` returns."""
+
+
+class ResultTable:
+    """Rows of all analyses of one run under `root`. Only the first process of a distributed run may write."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def folder(self, step: int) -> Path:
+        return self.root / f"step_{step:08d}"
+
+    def path(self, step: int, analysis: str, attachment: str | None = None) -> Path:
+        name = analysis if attachment is None else f"{analysis}.{attachment}"
+        return self.folder(step) / f"{name}.parquet"
+
+    def has(self, snapshot_id: SnapshotId, analysis: Analysis) -> bool:
+        """True if rows of this analysis with exactly these settings are there for this run and step."""
+        stamp = self.stamp(snapshot_id.step, analysis.name)
+        return stamp is not None and stamp["run"] == snapshot_id.run and stamp["fingerprint"] == analysis.fingerprint()
+
+    def stamp(self, step: int, analysis: str) -> dict | None:
+        """The metadata that the writer put into a rows file, or None if there is no readable file."""
+        try:
+            metadata = pq.read_schema(self.path(step, analysis)).metadata or {}
+            return json.loads(metadata[b"babelscope"])
+        except (FileNotFoundError, KeyError, pa.ArrowInvalid, json.JSONDecodeError):
+            return None
+
+    def write(
+        self,
+        snapshot_id: SnapshotId,
+        analysis: Analysis,
+        measured: Iterable[Row | Attachment],
+        seconds: float,
+        extra: dict | None = None,
+    ) -> list[Row]:
+        """Store what `analysis.measure` gave for one snapshot; returns the rows.
+
+        Nothing is written before `measured` is exhausted, so an analysis that raises leaves no file.
+        `seconds` is the wall time that the measurement took; `extra` enters the stamp (weights hash and the like).
+        """
+        rows: list[Row] = []
+        attachments: list[Attachment] = []
+        for item in measured:
+            if isinstance(item, Row):
+                rows.append(item)
+            else:
+                attachments.append(item)
+        if not rows:
+            raise ValueError(
+                f"analysis {analysis.name!r} gave no rows for step {snapshot_id.step} of {snapshot_id.run}"
+            )
+        stamp = {
+            **(extra or {}),
+            "run": snapshot_id.run,
+            "step": snapshot_id.step,
+            "tokens": snapshot_id.tokens,
+            "analysis": analysis.name,
+            "fingerprint": analysis.fingerprint(),
+            "settings": analysis.settings(),
+            "seconds": seconds,
+        }
+        for attachment in attachments:
+            _write_atomic(self.path(snapshot_id.step, analysis.name, attachment.name), attachment.table, stamp)
+        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA)
+        _write_atomic(self.path(snapshot_id.step, analysis.name), table, stamp)
+        return rows
+
+    def steps(self) -> list[int]:
+        """Steps for which there is any result, ascending."""
+        found = (re.fullmatch(r"step_(\d+)", p.name) for p in self.root.glob("step_*") if p.is_dir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def rows(self, step: int, analysis: str) -> list[Row]:
+        """The rows of one analysis at one step, in the order in which they were measured."""
+        path = self.path(step, analysis)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such result; steps with results: {self.steps()}")
+        return [Row(**record) for record in pq.read_table(path, schema=ROW_SCHEMA).to_pylist()]
+
+    def attachment(self, step: int, analysis: str, name: str) -> pa.Table:
+        path = self.path(step, analysis, name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such result; steps with results: {self.steps()}")
+        return pq.read_table(path)
+
+    def frame(self, analyses: Sequence[str] = ()) -> pd.DataFrame:
+        """All rows as one tidy frame with `FRAME_COLUMNS`; `analyses` restricts it. Empty if there are none."""
+        frames = []
+        for step, analysis in self.entries():
+            if analyses and analysis not in analyses:
+                continue
+            stamp = self.stamp(step, analysis)
+            if stamp is None:
+                continue
+            frame = pq.read_table(self.path(step, analysis), schema=ROW_SCHEMA).to_pandas()
+            frame.insert(0, "run", stamp["run"])
+            frame.insert(1, "step", step)
+            frame.insert(2, "tokens", stamp["tokens"])
+            frame.insert(3, "analysis", analysis)
+            frames.append(frame)
+        if not frames:
+            return pd.DataFrame(columns=FRAME_COLUMNS)
+        return pd.concat([frame.astype({"tokens": "Int64"}) for frame in frames], ignore_index=True)
+
+    def entries(self) -> Iterator[tuple[int, str]]:
+        """(step, analysis) of every rows file, by step and name."""
+        for step in self.steps():
+            for path in sorted(self.folder(step).glob("*.parquet")):
+                if "." not in path.stem:
+                    yield step, path.stem
+
+
+def _write_atomic(path: Path, table: pa.Table, stamp: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"babelscope": json.dumps(stamp).encode()})
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,48 @@
+"""One face for a model: a causal LM frozen at one training step, and the sources that open one.
+
+The live trainer, a run folder on disk and the revisions of a hub repository are ways to get a `Snapshot`; no measure
+knows which. This file holds the types; the sources live in `analysis.sources`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SnapshotId:
+    """Which model at which point of its training."""
+
+    run: str
+    step: int
+    """Optimizer steps taken; 0 is the untrained network."""
+    tokens: int | None = None
+    """Tokens seen: the axis on which different models compare. None if unknown."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A model ready to be measured: in eval mode, uncompiled, not wrapped by a parallel strategy."""
+
+    id: SnapshotId
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+class SnapshotSource(ABC):
+    """Where snapshots come from."""
+
+    @abstractmethod
+    def ids(self) -> Sequence[SnapshotId]:
+        """All snapshots, ordered by step."""
+
+    @abstractmethod
+    def open(self, snapshot_id: SnapshotId) -> AbstractContextManager[Snapshot]:
+        """Load one snapshot; the model is freed when the context exits."""

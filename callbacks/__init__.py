@@ -1,0 +1,1 @@
+"""Lightning callbacks: *when* to snapshot, measure and log. What is measured lives in `analysis`."""

@@ -1,0 +1,1 @@
+"""Pretraining: text, tokenizer, batches, model, optimisation. Knows nothing of analysis."""
