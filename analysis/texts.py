@@ -1,0 +1,175 @@
+"""Texts by language from a file, with their keys and splits: what every measure reads.
+
+Two layouts, told apart by their columns:
+
+    long   (parquet or JSONL)   lang | language, text, and optionally uid (or doc with sent_id), split
+    wide   (parquet)            uid, one column per language (null = no translation), and optionally split
+
+The same key in two languages marks translations of each other. Called by the analyses that take a `texts` file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SPLITS = ("train", "valid", "test")
+LANGUAGE_COLUMNS = ("language", "lang")
+RECORDED = frozenset({"uid", "doc", "sent_id", "split", "source", "text", "n_langs", *LANGUAGE_COLUMNS})
+"""Columns that are never languages of a wide table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text in one language."""
+
+    key: str
+    """The same for translations of each other."""
+    text: str
+
+
+def read_texts(path: str | Path, *, languages: Sequence[str] = (), splits: Sequence[str] = ()) -> dict[str, list[Text]]:
+    """Texts of each language, in the order of the file.
+
+    Args:
+        languages: ISO 639-1 codes; none means all that the file has, sorted.
+        splits: of `train`, `valid`, `test`; none means all.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a malformed file (naming file and line), a language or split that the file does not have, or a
+            language without texts.
+    """
+    path = Path(path)
+    found: dict[str, list[Text]] = {}
+    seen_splits: set[str] = set()
+    for line, record in read_records(path):
+        split = record.get("split")
+        if split is not None:
+            seen_splits.add(str(split))
+        elif splits:
+            raise ValueError(f"{path}, {line}: no split given, but only {', '.join(splits)} is asked for")
+        if not splits or split in splits:
+            for language, text in _languages_of(path, line, record):
+                found.setdefault(language, []).append(text)
+        else:
+            for language, _ in _languages_of(path, line, record):
+                found.setdefault(language, [])
+    absent = [split for split in splits if split not in seen_splits]
+    if absent:
+        raise ValueError(f"{path}: no split {absent[0]!r}; it has {', '.join(sorted(seen_splits)) or 'none'}")
+    for language in languages:
+        if language not in found:
+            raise ValueError(f"{path}: no language {language!r}; it has {', '.join(sorted(found)) or 'none'}")
+    chosen = {language: found[language] for language in (languages or sorted(found))}
+    for language, texts in chosen.items():
+        if not texts:
+            raise ValueError(f"{path}: no texts in {language!r} for the splits {', '.join(splits)}")
+    if not chosen:
+        raise ValueError(f"{path}: the file holds no texts")
+    return chosen
+
+
+def parallel_texts(
+    path: str | Path, *, languages: Sequence[str] = (), splits: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Texts whose key all languages have: lists of one length, entry i of all languages being translations.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_texts`; or a key twice in one language, or no key in all languages.
+    """
+    by_key: dict[str, dict[str, str]] = {}
+    for language, texts in read_texts(path, languages=languages, splits=splits).items():
+        keyed = {text.key: text.text for text in texts}
+        if len(keyed) != len(texts):
+            double = next(text.key for text in texts if sum(other.key == text.key for other in texts) > 1)
+            raise ValueError(f"{path}: the key {double!r} occurs twice in {language!r}")
+        by_key[language] = keyed
+    first = next(iter(by_key.values()))
+    common = [key for key in first if all(key in keyed for keyed in by_key.values())]
+    if not common:
+        raise ValueError(f"{path}: no text is there in all of {', '.join(by_key)}; keys (uid) must agree")
+    return {language: [keyed[key] for key in common] for language, keyed in by_key.items()}
+
+
+def read_records(path: str | Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Records of a parquet or JSONL file, each with its place ("line 3" or "row 3") for error messages.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: neither format, unreadable, empty, or a line that is not a JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; texts are a parquet or JSONL file")
+    if path.suffix == ".parquet":
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path}: not a readable parquet file: {' '.join(str(error).split())}") from None
+        if table.num_rows == 0:
+            raise ValueError(f"{path}: the file holds no texts")
+        for number, record in enumerate(table.to_pylist(), start=1):
+            yield f"row {number}", record
+    elif path.suffix in (".jsonl", ".json"):
+        number = 0
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if raw.strip():
+                    yield f"line {number}", _parse_line(path, number, raw)
+        if number == 0:
+            raise ValueError(f"{path}: the file holds no texts")
+    else:
+        raise ValueError(f"{path}: unknown format {path.suffix!r}; use .parquet or .jsonl")
+
+
+def _parse_line(path: Path, number: int, raw: bytes) -> Mapping[str, object]:
+    try:
+        record = json.loads(raw)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}, line {number}: expected a JSON object, got {type(record).__name__}")
+    return record
+
+
+def _languages_of(path: Path, line: str, record: Mapping[str, object]) -> list[tuple[str, Text]]:
+    """The (language, text) pairs of one record: one of a long table, several of a wide one."""
+    key = record_key(record) or line
+    language = next((record[column] for column in LANGUAGE_COLUMNS if column in record), None)
+    if language is not None:
+        if not isinstance(language, str) or not language:
+            raise ValueError(f"{path}, {line}: language is {language!r}, expected an ISO 639-1 code")
+        return [(language, Text(key, _checked(path, line, "text", record.get("text"))))]
+    columns = [column for column in record if column not in RECORDED]
+    if "uid" not in record or not columns:
+        raise ValueError(
+            f"{path}, {line}: expected the columns language and text, or uid and one column per language; "
+            f"got {', '.join(map(str, record))}"
+        )
+    return [
+        (column, Text(key, _checked(path, line, column, record[column])))
+        for column in columns
+        if record[column] is not None
+    ]
+
+
+def record_key(record: Mapping[str, object]) -> str | None:
+    """`uid`, else `doc` and `sent_id` together, else None."""
+    if record.get("uid") is not None:
+        return str(record["uid"])
+    parts = [str(record[column]) for column in ("doc", "sent_id") if record.get(column) is not None]
+    return "/".join(parts) or None
+
+
+def _checked(path: Path, line: str, column: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{path}, {line}: {column!r} must be a text, got {type(text).__name__}")
+    if not text.strip():
+        raise ValueError(f"{path}, {line}: {column!r} is empty")
+    return text
