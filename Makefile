@@ -1,0 +1,47 @@
+# Everything runs in .venv, made once and reused. PYTHON picks the interpreter (3.11 - 3.13).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo demo-steering test test-slow check format bench clean help
+
+help:
+	@echo "make demo           pretrain a small multilingual model on real text with live metrics, then write its report"
+	@echo "make demo-steering  clamp concept neurons of the demo model and judge what it writes"
+	@echo "make test           all quick tests (offline, CPU)      make test-slow   the marked slow ones"
+	@echo "make check          ruff and mypy                       make bench       speed and memory against baselines"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 - 3.13; say make PYTHON=python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python -m train demo
+
+demo-steering: $(READY)
+	$(BIN)/python -m analysis steer --config configs/steering.yaml
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not optin"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m "slow and not gpu and not optin"
+
+check: $(READY)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(READY)
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build runs results .pytest_cache .mypy_cache .ruff_cache *.egg-info
