@@ -174,8 +174,10 @@ def find_sites(model: PreTrainedModel, site_set: str | Sequence[str] = "linear")
     names, blocks, prefix = _blocks(model)
     width = model.config.get_text_config().hidden_size
     named = isinstance(site_set, str) and site_set in SITE_SETS
-    asked = SITE_SETS[site_set] if isinstance(site_set, str) and named else (site_set,)
-    kinds = tuple(asked) if isinstance(site_set, str) else tuple(site_set)
+    if isinstance(site_set, str):
+        kinds = SITE_SETS.get(site_set, (site_set,))
+    else:
+        kinds = tuple(site_set)
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise ValueError(

@@ -11,6 +11,7 @@ The same key in two languages marks translations of each other. Called by the an
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def parallel_texts(
     for language, texts in read_texts(path, languages=languages, splits=splits).items():
         keyed = {text.key: text.text for text in texts}
         if len(keyed) != len(texts):
-            double = next(text.key for text in texts if sum(other.key == text.key for other in texts) > 1)
+            double = Counter(text.key for text in texts).most_common(1)[0][0]
             raise ValueError(f"{path}: the key {double!r} occurs twice in {language!r}")
         by_key[language] = keyed
     first = next(iter(by_key.values()))
