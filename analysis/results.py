@@ -2,7 +2,7 @@
 
     <root>/                            one run, e.g. runs/demo/results or results/bloom-560m
       step_00000016/
-        overlap.parquet                rows; schema metadata: run, step, tokens, fingerprint, settings, seconds, kind=rows
+        overlap.parquet                rows; schema metadata: run, step, tokens, fingerprint, settings, seconds
         overlap.experts.parquet        attachments of the same analysis
 
 A file is written to a temporary name in the same folder, synced and renamed, attachments before rows: the rows' file is

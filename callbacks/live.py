@@ -58,15 +58,18 @@ def measuring(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, no autocast, isolated random numbers; everything is put back, also after an error."""
     flags = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device.type
-    threads = torch.get_num_threads()
+    raised: BaseException | None = None
     with isolate_rng(), torch.no_grad(), torch.autocast(device, enabled=False):
         try:
             model.eval()
             yield
+        except BaseException as error:
+            raised = error  # isolate_rng restores nothing if an exception passes through it
         finally:
             for module, flag in flags.items():
                 module.training = flag
-            torch.set_num_threads(threads)
+    if raised is not None:
+        raise raised
 
 
 class AnalysisCallback(Callback):
@@ -121,7 +124,7 @@ class AnalysisCallback(Callback):
         if step == self._last_step:  # another micro-batch of the same optimizer step
             return
         self._last_step = step
-        if step not in self.schedule:
+        if not self.schedule.due(step, trainer.max_steps):
             return
         if self._over_budget() and step not in (0, trainer.max_steps):
             log.warning(

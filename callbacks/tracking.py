@@ -7,7 +7,7 @@ that W&B was already given before a crash are not given twice. `python -m callba
 whole W&B run from `metrics.jsonl`.
 
     runs/<name>/run.json         {"name", "wandb_id", "created", "git"}
-    runs/<name>/metrics.jsonl    {"kind": "train" | "val" | "analysis", "step", "tokens", "time", "values": {key: number}}
+    runs/<name>/metrics.jsonl    {"kind": "train" | "val" | "analysis", "step", "tokens", "time", "values": {key: x}}
     runs/<name>/wandb/           offline or online files of W&B
 """
 
@@ -29,6 +29,8 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from pytorch_lightning.callbacks import Callback
+
+from analysis.runs import read_metrics
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -120,7 +122,7 @@ class Tracker(Callback):
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
         identity = run_identity(root)
-        self._sent = {(row["kind"], row["step"]) for row in read_metrics(root)}
+        self._sent = {(row["kind"], row["step"]) for row in read_metrics(root / "metrics.jsonl")}
         if self.mode == "disabled":
             return
         try:
@@ -237,25 +239,9 @@ def run_identity(root: Path) -> dict:
     return identity
 
 
-def read_metrics(root: Path) -> list[dict]:
-    """All rows of `metrics.jsonl`; a torn last line (killed while writing) is left out."""
-    path = root / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number != len(lines):
-                raise ValueError(f"{path}:{number}: not a JSON row; remove the line to go on") from None
-    return rows
-
-
 def forget_after(path: Path, step: int) -> None:
     """Drop rows after `step` from a `metrics.jsonl`: training resumes there and will write them again."""
-    rows = read_metrics(path.parent)
+    rows = read_metrics(path)
     kept = [row for row in rows if row["step"] <= step]
     text = "".join(json.dumps(row) + "\n" for row in kept)
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
@@ -273,7 +259,7 @@ def replay(root: Path, project: str, mode: Literal["online", "offline"]) -> str:
 
     Rows come in order of step, one per (kind, step), so a record torn by crashes becomes a whole run again.
     """
-    rows = read_metrics(root)
+    rows = read_metrics(root / "metrics.jsonl")
     if not rows:
         raise FileNotFoundError(f"{root / 'metrics.jsonl'}: no rows to replay")
     tracker = Tracker(project=project, mode=mode)

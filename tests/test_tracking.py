@@ -12,12 +12,12 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
+from analysis.runs import read_metrics
 from callbacks.tracking import (
     AXES,
     Tracker,
     forget_after,
     main,
-    read_metrics,
     run_identity,
     scalars_of,
 )
@@ -86,7 +86,7 @@ def test_metrics_file_is_the_truth_also_without_wandb(tmp_path: Path) -> None:
     tracker.start(tmp_path / "demo")
     tracker.record("train", {"train/loss": 2.5}, 10, 640)
     tracker.finish(0)
-    (row,) = read_metrics(tmp_path / "demo")
+    (row,) = read_metrics(tmp_path / "demo" / "metrics.jsonl")
     assert (row["kind"], row["step"], row["tokens"], row["values"]) == ("train", 10, 640, {"train/loss": 2.5})
     assert not (tmp_path / "demo" / "wandb").exists()
 
@@ -109,7 +109,7 @@ def test_a_restart_goes_on_in_the_same_run_without_doubled_rows(tmp_path: Path) 
         second.record("train", {"train/loss": 1.0 / step}, step, step)
     second.finish(0)
 
-    assert [row["step"] for row in read_metrics(root)] == [1, 2, 3, 4]
+    assert [row["step"] for row in read_metrics(root / "metrics.jsonl")] == [1, 2, 3, 4]
     sessions = [read_run(folder) for folder in offline_runs(root)]
     identities = {session[2].get("run_id") or session[2].get("runId") for session in sessions}
     assert identities == {run_identity(root)["wandb_id"]}
@@ -148,7 +148,7 @@ def test_a_broken_wandb_does_not_stop_the_record(
         tracker.start(tmp_path / "demo")
     tracker.record("train", {"train/loss": 1.0}, 1, 1)
     assert "service is gone" in caplog.text
-    assert [row["step"] for row in read_metrics(tmp_path / "demo")] == [1]
+    assert [row["step"] for row in read_metrics(tmp_path / "demo" / "metrics.jsonl")] == [1]
 
 
 def test_numbers_that_are_not_finite_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,17 +157,17 @@ def test_numbers_that_are_not_finite_are_named_and_left_out(tmp_path: Path, capl
     with caplog.at_level(logging.WARNING):
         tracker.record("train", {"train/loss": float("nan"), "train/steps": 1.0}, 7, 1)
     assert "step 7: train/loss is nan" in caplog.text
-    assert read_metrics(tmp_path / "demo")[0]["values"] == {"train/steps": 1.0}
+    assert read_metrics(tmp_path / "demo" / "metrics.jsonl")[0]["values"] == {"train/steps": 1.0}
 
 
 def test_a_torn_last_line_is_dropped_and_a_torn_middle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     good = json.dumps({"kind": "train", "step": 1, "tokens": 1, "time": 0.0, "values": {}})
     path.write_text(f"{good}\n{good[:20]}")
-    assert len(read_metrics(tmp_path)) == 1
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     path.write_text(f"{good}\n{good[:20]}\n{good}\n")
     with pytest.raises(ValueError, match="metrics.jsonl:2"):
-        read_metrics(tmp_path)
+        read_metrics(tmp_path / "metrics.jsonl")
 
 
 def test_doubles_of_lightning_are_left_out() -> None:
