@@ -27,6 +27,7 @@ from pytorch_lightning.callbacks import Callback
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from callbacks.durable import file_sha256, new_folder, remove_leftovers, write_json
 from callbacks.schedule import Schedule
@@ -207,11 +208,15 @@ def _save_model(folder: Path, model: PreTrainedModel, dtype: str) -> None:
     """`save_pretrained` in one weights file of type `dtype`, without the marks that it leaves on the live config."""
     config = model.config
     before = {name: getattr(config, name, None) for name in ("dtype", "architectures")}
+    showed_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # it would tear the bar of the training
     try:
         model.save_pretrained(folder, state_dict=_state_as(model, DTYPES[dtype]), max_shard_size="1TB")
     finally:
         for name, value in before.items():
             setattr(config, name, value)
+        if showed_bars:
+            transformers_logging.enable_progress_bar()
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8")) | {"dtype": dtype}
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
