@@ -1,0 +1,218 @@
+"""`python -m train fit | validate`: Lightning's command line with the traps taken out.
+
+What differs from a plain `LightningCLI`, and why:
+
+- The run folder is `trainer.default_root_dir`; its last part is the run's name. The configuration is saved there whole,
+  by a callback that runs after the folder has been locked, and never collides with an earlier one.
+- `--resume auto | never | PATH` replaces `--ckpt_path`, with which Lightning would let a checkpoint's hyperparameters
+  overrule the given ones in silence. What differs from the stored configuration is shown; if it determines the
+  weights, the run is refused (`--allow_changes true` overrides).
+- No default checkpointing and no default logger: both are callbacks named in the configuration.
+- `trainer.precision: null` means bf16 where the hardware computes in it, else float32.
+
+Callbacks are named by the configuration; a callback that can find a checkpoint to resume from says so by a method
+`newest_checkpoint(run_folder)`. Called by `train.__main__`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from train.data import MultilingualDataModule
+from train.module import LanguageModelingModule, check_strategy
+from train.run_config import find_differences, load_config, save_config
+
+log = logging.getLogger(__name__)
+
+SHARDED_STRATEGIES = ("fsdp", "deepspeed", "modelparallel")
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "runs/unnamed",
+    "max_epochs": -1,
+    "logger": False,
+    "use_distributed_sampler": False,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "log_every_n_steps": 10,
+}
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the effective configuration to `<run folder>/config.yaml` once other callbacks hold the folder's lock."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            save_config(Path(trainer.default_root_dir), dump_config(self.parser, self.config))
+
+
+def dump_config(parser: LightningArgumentParser, config: Namespace) -> str:
+    """The effective configuration as YAML that `--config` takes; options that belong to one start only are left out."""
+    kept = config.clone()
+    for key in ("config", "resume", "allow_changes"):
+        kept.pop(key, None)
+    return parser.dump(kept, skip_none=False, skip_validation=True)
+
+
+class TrainingCLI(LightningCLI):
+    """The command line of `train`; parses, checks everything that can be checked, then trains or validates."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            LanguageModelingModule,
+            MultilingualDataModule,
+            save_config_callback=SaveRunConfig,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=1,
+            parser_kwargs=parser_options(),
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = {"model", "datamodule", "ckpt_path", "weights_only"}
+        return {
+            "fit": skipped | {"train_dataloaders", "val_dataloaders"},
+            "validate": skipped | {"dataloaders", "verbose"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add_run_arguments(parser)
+
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config[self.subcommand].trainer
+        refuse_sharded(trainer.strategy)
+        if trainer.precision is None:
+            trainer.precision = default_precision(trainer.accelerator)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        options = self._get(self.config_init, "trainer")
+        if options.get("enable_checkpointing") is None:
+            callbacks = options.get("callbacks") or []
+            kwargs["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
+        return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        check_strategy(self.trainer.strategy)
+
+    def fit(self, **arguments: Any) -> None:
+        """Train from the start or from where the run stopped."""
+        given = self.config["fit"]
+        folder = Path(self.trainer.default_root_dir)
+        refuse_other_run(
+            folder,
+            yaml.safe_load(dump_config(self._parser("fit"), given)),
+            resume=given.resume,
+            allow_changes=given.allow_changes,
+        )
+        checkpoint = find_checkpoint(self.trainer, given.resume)
+        if checkpoint is not None:
+            log.info("resuming from %s", checkpoint)
+        if given.allow_changes:
+            self.datamodule.allow_changes = True
+        self.trainer.fit(**arguments, ckpt_path=checkpoint, weights_only=True)
+
+    def validate(self, **arguments: Any) -> None:
+        """Bits per byte of the run's newest checkpoint, or of the weights that a run would start with."""
+        checkpoint = find_checkpoint(self.trainer, self.config["validate"].resume)
+        log.info("validating %s", checkpoint or "untrained weights: no checkpoint found")
+        self.trainer.validate(**arguments, ckpt_path=checkpoint, weights_only=True, verbose=True)
+
+
+def parser_options() -> dict[str, Any]:
+    """Options of all parsers: errors are raised, so that the caller prints them as one line."""
+    return {"exit_on_error": False, "fit": {"exit_on_error": False}, "validate": {"exit_on_error": False}}
+
+
+def add_run_arguments(parser: LightningArgumentParser) -> None:
+    """Options of one start of a run; they are not part of the run's configuration."""
+    parser.add_argument(
+        "--resume",
+        type=str,
+        default="auto",
+        help="auto: go on from the newest checkpoint of the run folder that verifies, if there is one; never: refuse a "
+        "folder that holds a run; or the path of a checkpoint",
+    )
+    parser.add_argument(
+        "--allow_changes",
+        type=bool,
+        default=False,
+        help="go on although options that determine the weights differ from those the run was started with",
+    )
+
+
+def default_precision(accelerator: Any) -> str:
+    """`bf16-mixed` where the device multiplies bf16 matrices natively, else `32-true`."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability()[0] >= 8 else "32-true"
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
+        return "bf16-mixed" if _cpu_has_bf16() else "32-true"
+    return "32-true"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor has bf16 dot products (AVX-512 BF16, AMX); without them oneDNN's emulation is slow."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
+
+
+def refuse_sharded(strategy: Any) -> None:
+    """Raise ValueError for a strategy that spreads one model over devices, before Lightning tries to start it."""
+    name = strategy if isinstance(strategy, str) else str(getattr(strategy, "class_path", type(strategy).__name__))
+    if any(word in name.lower().replace("_", "") for word in SHARDED_STRATEGIES):
+        raise ValueError(
+            f"trainer.strategy is {name}: snapshots and live analyses need the whole model on every rank; "
+            "use ddp or auto"
+        )
+
+
+def refuse_other_run(folder: Path, given: dict[str, Any], *, resume: str, allow_changes: bool) -> None:
+    """Compare the run folder's configuration with the given one.
+
+    Raises:
+        ValueError: the folder holds a run and `resume` is never, or options that determine the weights differ.
+    """
+    stored = load_config(folder)
+    if stored is None:
+        return
+    if resume == "never":
+        raise ValueError(
+            f"{folder} holds a run already; choose another trainer.default_root_dir, or go on with it by --resume auto"
+        )
+    differences = find_differences(stored, given)
+    for difference in differences:
+        log.warning("differs from %s/config.yaml: %s", folder, difference)
+    decisive = [difference for difference in differences if difference.decisive]
+    if decisive and not allow_changes:
+        shown = "; ".join(str(difference) for difference in decisive[:5])
+        more = f" and {len(decisive) - 5} more" if len(decisive) > 5 else ""
+        raise ValueError(
+            f"{folder} holds a run with another configuration ({shown}{more}); choose another "
+            "trainer.default_root_dir, or go on all the same with --allow_changes true"
+        )
+
+
+def find_checkpoint(trainer: pl.Trainer, resume: str) -> str | None:
+    """Path of the checkpoint to start from, or None for a fresh start.
+
+    Raises:
+        FileNotFoundError: a path was given and nothing is there.
+    """
+    if resume == "never":
+        return None
+    if resume != "auto":
+        if not Path(resume).is_file():
+            raise FileNotFoundError(f"--resume {resume}: no such file; give auto, never or the path of a checkpoint")
+        return resume
+    finders = [getattr(callback, "newest_checkpoint", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    found = [finder(Path(trainer.default_root_dir)) for finder in finders if finder is not None]
+    return next((str(path) for path in found if path is not None), None)

@@ -1,0 +1,346 @@
+"""The Lightning side of pretraining: one training step, validation in bits per byte, and steps that must not count.
+
+Three things here differ from the usual module, each for a reason:
+
+- The loss is normalised by the number of label tokens of the *whole* optimizer step, over micro-batches and ranks, not
+  by the mean of micro-batch means: with masked labels those differ. Micro-batches use a nominal count and the gradients
+  are corrected once, just before they are clipped.
+- A step whose loss or gradient norm is not finite is skipped: all gradients are dropped, so AdamW touches neither
+  weights nor moments. The decision is taken on reduced values and is therefore the same on every rank.
+- `model` is the plain module. `torch.compile` makes a separate callable over the same parameters, because hooks that
+  analyses register after the first compiled call would never fire (pytorch issue 117758).
+
+Bits per byte = nats / (ln 2 x UTF-8 bytes) compares across tokenizers and languages (Gao et al. 2020, "The Pile",
+section 3.1). Called by `train.cli`; callbacks see `model`, `tokenizer` and `tokens_seen`.
+
+Shapes:  B micro-batch   T tokens of a block   L validation languages
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+
+from train.flops import flops_per_token, peak_flops
+from train.model import XGLMForCausalLM, build_config
+from train.optim import OptimizerOptions, build_optimizer, build_scheduler
+from train.throughput import ThroughputMeter, model_flop_utilisation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+IGNORED_LABEL = -100
+MODEL_INPUTS = ("input_ids", "labels", "position_ids", "segment_ids", "attention_mask")
+"""Keys of a batch that are arguments of the model; other keys describe the batch."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """More steps had a loss or gradient that was not finite than the run allows."""
+
+
+class LanguageModelingModule(pl.LightningModule):
+    """An XGLM trained from scratch (or from given weights) to predict the next token.
+
+    Metrics logged: every optimizer step `train/loss` (nats per token of the whole step, over ranks and micro-batches),
+    `train/gradient_norm` (before clipping), `train/skipped_steps`, `perf/tokens_per_second`, `perf/mfu` (left out if
+    the device's peak is unknown); after validation `val/bits_per_byte/<language>` and `val/bits_per_byte/mean`.
+
+    Args:
+        vocab_size: tokens of the vocabulary; must be the tokenizer's size.
+        d_model: width of the residual stream.
+        num_layers: decoder blocks.
+        attention_heads: attention heads of a block; must divide `d_model`.
+        ffn_dim: width of the feed-forward layer.
+        max_position_embeddings: longest context in tokens (sinusoidal positions, no parameters).
+        dropout: dropout of embeddings and block outputs. Attention dropout is always 0: it would leave the fast kernel.
+        initial_weights: Hugging Face folder whose weights training starts from; empty for a random start.
+        optimizer: how the weights are updated.
+        compile: run training steps through `torch.compile` (worth it on a GPU); analyses use the plain module.
+        gradient_checkpointing: recompute block activations in the backward pass: less memory, about a third more time.
+        loss_backend: implementation of the linear cross-entropy, see `train.loss`.
+        max_skipped_steps: training ends with an error when more steps than this were skipped for a loss or gradient
+            that was not finite.
+        throughput_window: optimizer steps over which `perf/tokens_per_second` is averaged.
+    """
+
+    tokenizer: PreTrainedTokenizerBase | None
+
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        num_layers: int,
+        attention_heads: int,
+        ffn_dim: int,
+        max_position_embeddings: int = 2048,
+        dropout: float = 0.0,
+        initial_weights: str = "",
+        optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008 (frozen)
+        compile: bool = False,
+        gradient_checkpointing: bool = False,
+        loss_backend: Literal["auto", "vocab", "tokens", "naive", "liger", "cce"] = "auto",
+        max_skipped_steps: int = 50,
+        throughput_window: int = 50,
+    ) -> None:
+        super().__init__()
+        if max_skipped_steps < 0:
+            raise ValueError(f"model.max_skipped_steps is {max_skipped_steps}; it must be 0 or more")
+        config = build_config(
+            vocab_size=vocab_size,
+            d_model=d_model,
+            num_layers=num_layers,
+            attention_heads=attention_heads,
+            ffn_dim=ffn_dim,
+            max_position_embeddings=max_position_embeddings,
+            dropout=dropout,
+        )
+        self.model = XGLMForCausalLM(config, loss_backend=loss_backend)
+        if initial_weights:
+            self.model.load_state_dict(_weights_of(initial_weights, config.to_dict()))
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        # A function, not a module: a compiled module would enter state_dict a second time under another name.
+        self._compiled: Callable[..., Any] | None = torch.compile(self.model.forward) if compile else None
+        self.optimizer_options = optimizer
+        self.max_skipped_steps = max_skipped_steps
+        self.skipped_steps = 0
+        """Optimizer steps skipped so far because loss or gradient was not finite; part of the checkpoint."""
+        self.tokenizer = None
+        self.throughput = ThroughputMeter(throughput_window)
+        self._tokens_per_step = 0
+        self._flops_per_token = 0.0
+        self._peak_flops: float | None = None
+        self._nats: Tensor | None = None
+        self._items: Tensor | None = None
+        self._nominal_items = 0
+        self._languages: tuple[str, ...] = ()
+        self._validation = torch.zeros(0)
+        """(L, 2): nats and bytes of this rank's validation text, per language."""
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens that training has consumed: optimizer steps x tokens per step over all ranks."""
+        return self.global_step * self._tokens_per_step
+
+    # set-up -----------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        check_strategy(self.trainer.strategy)
+        if self.trainer.precision == "16-mixed":
+            raise ValueError("trainer.precision is 16-mixed, whose loss scaling hides skipped steps; use bf16-mixed")
+        if self.trainer.gradient_clip_algorithm not in (None, "norm"):
+            raise ValueError(
+                f"trainer.gradient_clip_algorithm is {self.trainer.gradient_clip_algorithm!r}; only norm is supported"
+            )
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise ValueError("no data module given; pass one as `datamodule`")
+        check_compatible(self, data)
+        self.tokenizer = data.tokenizer
+        self._languages = tuple(data.validation_languages)
+        self._tokens_per_step = data.tokens_per_step
+        self._flops_per_token = flops_per_token(self.model.config, data.block_size)
+        peak = peak_flops(self.trainer.strategy.root_device, _matmul_dtype(self.trainer.precision))
+        self._peak_flops = None if peak is None else peak * self.trainer.world_size
+
+    def configure_optimizers(self) -> Any:
+        max_steps = self.trainer.max_steps
+        if max_steps < 1:
+            raise ValueError("trainer.max_steps is not set; the learning rate decays until that step")
+        optimizer = build_optimizer(self.model, self.optimizer_options)
+        scheduler = build_scheduler(optimizer, self.optimizer_options, max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # training ---------------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.throughput.resume()
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        labels = batch["labels"]
+        # Label tokens of a block without masks; the same for every micro-batch and rank, corrected in one place below.
+        self._nominal_items = labels.shape[0] * (labels.shape[1] - 1)
+        forward = self._compiled or self.model
+        loss: Tensor = forward(**_model_inputs(batch), num_items=self._nominal_items).loss
+        with torch.no_grad():
+            nats = loss.detach().to(_wide(loss.device)) * self._nominal_items
+            items = (labels[:, 1:] != IGNORED_LABEL).sum()
+            self._nats = nats if self._nats is None else self._nats + nats
+            self._items = items if self._items is None else self._items + items
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Normalise by the step's label tokens, clip to the norm, or drop the gradients of a step that is not finite.
+
+        Lightning divides each micro-batch by the number of micro-batches and DDP averages over ranks, so gradients
+        arrive as sum(nats) / (nominal x micro-batches x ranks); they leave as sum(nats) / sum(label tokens).
+        """
+        assert self._nats is not None
+        assert self._items is not None
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters]
+        totals = torch.stack([self._nats, self._items.to(self._nats.dtype)])
+        self._nats = self._items = None
+        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        norm = torch.nn.utils.get_total_norm(gradients)
+        nats, items, norm_value = torch.stack([totals[0], totals[1], norm.to(totals.dtype)]).tolist()
+        items = max(items, 1.0)
+        divided_by = self._nominal_items * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        factor = divided_by / items
+        norm_value *= factor
+        loss = nats / items
+        if math.isfinite(loss) and math.isfinite(norm_value):
+            if gradient_clip_val:
+                factor *= min(1.0, gradient_clip_val / (norm_value + 1e-6))
+            if factor != 1.0:
+                torch._foreach_mul_(gradients, factor)
+            self.log("train/loss", loss, prog_bar=True)
+            self.log("train/gradient_norm", norm_value)
+        else:
+            for parameter in parameters:
+                parameter.grad = None
+            self._count_skipped_step(loss, norm_value)
+        self.log("train/skipped_steps", float(self.skipped_steps))
+        speed = self.throughput.tokens_per_second
+        if speed is not None:
+            self.log("perf/tokens_per_second", speed, prog_bar=True)
+            mfu = model_flop_utilisation(speed, self._flops_per_token, self._peak_flops)
+            if mfu is not None:
+                self.log("perf/mfu", mfu)
+
+    def _count_skipped_step(self, loss: float, norm: float) -> None:
+        self.skipped_steps += 1
+        step = self.global_step
+        log.warning("step %d skipped (%d so far): loss %s, gradient norm %s", step + 1, self.skipped_steps, loss, norm)
+        if self.skipped_steps > self.max_skipped_steps:
+            raise TrainingDivergedError(
+                f"step {step + 1}: {self.skipped_steps} steps had a loss or gradient that was not finite, more than "
+                f"model.max_skipped_steps={self.max_skipped_steps}; lower model.optimizer.lr or look at the data there"
+            )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Callbacks (snapshots, analyses) come next, on their own time; the module's `on_train_batch_end` is after them.
+        self.throughput.step_done(self._tokens_per_step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.throughput.resume()
+
+    # validation -------------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        self.throughput.pause()
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation = torch.zeros(len(self._languages), 2, dtype=_wide(self.device), device=self.device)
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        nats = self.model(**_model_inputs(batch), num_items=1).loss
+        num_bytes = torch.as_tensor(batch["num_bytes"], device=self.device).sum()
+        self._validation[dataloader_idx] += torch.stack([nats, num_bytes]).to(self._validation.dtype)
+
+    def on_validation_epoch_end(self) -> None:
+        totals = self.trainer.strategy.reduce(self._validation, reduce_op="sum").tolist()
+        scores = {}
+        for language, (nats, num_bytes) in zip(self._languages, totals, strict=True):
+            if num_bytes == 0:  # `limit_val_batches` may leave a language out
+                continue
+            scores[language] = bits_per_byte(nats, num_bytes)
+            self.log(f"val/bits_per_byte/{language}", scores[language])
+        if scores:
+            self.log("val/bits_per_byte/mean", sum(scores.values()) / len(scores), prog_bar=True)
+
+    # checkpointed state -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["babelscope"] = {
+            "skipped_steps": self.skipped_steps,
+            "tokens_seen": self.tokens_seen,
+            "model_config": self.model.config.to_diff_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps = int(checkpoint["babelscope"]["skipped_steps"])
+
+
+def bits_per_byte(nats: float, num_bytes: float) -> float:
+    """Cross-entropy summed over a text, in bits, per UTF-8 byte of the text."""
+    return nats / math.log(2) / num_bytes
+
+
+def check_strategy(strategy: object) -> None:
+    """Refuse strategies under which no rank holds the whole model.
+
+    Raises:
+        ValueError: anything but one device or DDP.
+    """
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise ValueError(
+            f"trainer.strategy is {type(strategy).__name__}: snapshots and live analyses need the whole model on every "
+            "rank, and 257M parameters fit one device; use ddp or auto"
+        )
+
+
+def check_compatible(module: LanguageModelingModule, data: Any) -> None:
+    """Refuse a tokenizer or block length that the model has no room for.
+
+    Raises:
+        ValueError: sizes differ, or blocks are longer than the context.
+    """
+    config = module.model.config
+    if data.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {data.vocab_size:,} tokens but model.vocab_size is {config.vocab_size:,}; "
+            f"set model.vocab_size to {data.vocab_size} or give another tokenizer"
+        )
+    if data.block_size > config.max_position_embeddings:
+        raise ValueError(
+            f"data.block_size is {data.block_size} but model.max_position_embeddings is "
+            f"{config.max_position_embeddings}; raise the latter or shorten the blocks"
+        )
+
+
+def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: batch[key] for key in MODEL_INPUTS if key in batch}
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """The widest float of the device, for exact sums over many batches (Apple's GPUs have no float64)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _matmul_dtype(precision: str) -> torch.dtype:
+    return torch.bfloat16 if "bf16" in precision else torch.float32
+
+
+def _weights_of(folder: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights of a Hugging Face folder with the sizes of `config`.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: other sizes.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"model.initial_weights: {folder} has no config.json; give a Hugging Face folder")
+    given = XGLMForCausalLM.from_pretrained(folder, local_files_only=True)
+    for key in ("vocab_size", "d_model", "num_layers", "attention_heads", "ffn_dim"):
+        if getattr(given.config, key) != config[key]:
+            raise ValueError(
+                f"model.initial_weights: {folder} has {key} {getattr(given.config, key)} but the run has {config[key]}"
+            )
+    return given.state_dict()

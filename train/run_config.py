@@ -1,0 +1,110 @@
+"""The configuration kept in a run folder: saved whole, compared before a run goes on.
+
+A run folder holds one run. Starting again in it either continues that run under the same configuration, or is refused
+with a list of what differs: Lightning would silently prefer the checkpoint's values to the given ones (issue 20801).
+Options that cannot change the numbers (logging, callbacks, worker counts) may differ; they are shown and saved.
+Called by `train.cli`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import yaml
+
+CONFIG_FILE = "config.yaml"
+
+DECISIVE = (
+    "seed_everything",
+    "model.",
+    "data.",
+    "trainer.max_steps",
+    "trainer.gradient_clip_val",
+    "trainer.precision",
+)
+"""Keys, or prefixes of keys, whose values determine the weights. The world size is compared with the checkpoint's."""
+HARMLESS = (
+    "model.compile",
+    "model.gradient_checkpointing",
+    "model.max_skipped_steps",
+    "model.throughput_window",
+    "data.allow_changes",
+    "data.cache",
+    "data.num_workers",
+    "data.prepare_workers",
+    "data.validation_",
+)
+"""Exceptions under those prefixes: they change speed or reports, not what is learned (beyond rounding)."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One option whose stored and given values differ."""
+
+    key: str
+    stored: Any
+    given: Any
+
+    @property
+    def decisive(self) -> bool:
+        """Whether the option determines the weights."""
+        return self.key.startswith(DECISIVE) and not self.key.startswith(HARMLESS)
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.stored!r} -> {self.given!r}"
+
+
+def find_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Difference]:
+    """Options whose values differ, in the order of `given`, then those that only `stored` has (given as None)."""
+    before, after = dict(_flat(stored)), dict(_flat(given))
+    keys = [*after, *(key for key in before if key not in after)]
+    return [Difference(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+
+
+def load_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration saved in a run folder, or None if there is none.
+
+    Raises:
+        ValueError: the file is not YAML with keys.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return None
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected a configuration with keys; remove the file or choose another run folder")
+    return config
+
+
+def save_config(folder: Path, text: str) -> None:
+    """Write the configuration of a run: never half, and never touched when nothing changed."""
+    path = folder / CONFIG_FILE
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; lists are values."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
