@@ -1,0 +1,133 @@
+"""AP and AUROC of every backend equal scikit-learn's, ties included; labels that make no sense are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+from analysis.expertise import average_precision, measure_expertise
+
+BACKENDS = ["numba", "numpy", "torch"]
+NUM_TEXTS = 150
+
+
+def make_values(num_units: int = 40) -> Tensor:
+    """Continuous units, units with many zeros of both signs, units of few distinct values, and a constant one."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(num_units, NUM_TEXTS)).astype(np.float32)
+    values[10:20] = np.maximum(values[10:20], 0)
+    values[12, ::3] *= -1.0  # -0.0 must tie with 0.0
+    values[20:30] = np.round(values[20:30])
+    values[30] = 0.25
+    values[31] = values[31].astype(np.float16)
+    return torch.from_numpy(values)
+
+
+def make_labels(num_concepts: int = 12) -> tuple[list[Tensor], list[Tensor]]:
+    """Concepts with 1 to 60 positives and other texts as negatives; some texts belong to neither side."""
+    generator = np.random.default_rng(1)
+    positives, negatives = [], []
+    for concept in range(num_concepts):
+        order = torch.from_numpy(generator.permutation(NUM_TEXTS))
+        count = [1, 2, 5, 60][concept % 4]
+        positives.append(order[:count])
+        negatives.append(order[count : count + [1, 30, 90][concept % 3]])
+    return positives, negatives
+
+
+def oracle(values: Tensor, positives: list[Tensor], negatives: list[Tensor] | None) -> tuple[np.ndarray, np.ndarray]:
+    ap, auroc = [], []
+    for concept, yes in enumerate(positives):
+        label = np.zeros(NUM_TEXTS, dtype=int)
+        label[yes] = 1
+        kept = np.arange(NUM_TEXTS) if negatives is None else torch.cat([yes, negatives[concept]]).numpy()
+        scores = values.numpy()[:, kept]
+        ap.append([average_precision_score(label[kept], row) for row in scores])
+        auroc.append([roc_auc_score(label[kept], row) for row in scores])
+    return np.array(ap), np.array(auroc)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("matched", [True, False], ids=["matched", "others"])
+def test_scores_equal_scikit_learn_with_ties(backend: str, matched: bool) -> None:
+    values = make_values()
+    positives, negatives = make_labels()
+    chosen = negatives if matched else None
+    scores = measure_expertise(values, positives, chosen, backend=backend)
+    ap, auroc = oracle(values, positives, chosen)
+    assert np.abs(scores.ap.numpy() - ap).max() < 1e-6
+    assert np.abs(scores.auroc.numpy() - auroc).max() < 1e-6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_constant_unit_is_at_prevalence(backend: str) -> None:
+    positives, negatives = make_labels()
+    scores = measure_expertise(torch.zeros(3, NUM_TEXTS), positives, negatives, backend=backend)
+    prevalence = torch.tensor([len(p) / (len(p) + len(n)) for p, n in zip(positives, negatives, strict=True)])
+    torch.testing.assert_close(scores.ap, prevalence[:, None].expand(-1, 3))
+    torch.testing.assert_close(scores.auroc, torch.full_like(scores.auroc, 0.5))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_perfect_and_reversed_detectors(backend: str) -> None:
+    label = torch.zeros(NUM_TEXTS)
+    label[[3, 77, 140]] = 1
+    scores = measure_expertise(torch.stack([label, -label]), [label.nonzero().flatten()], backend=backend)
+    assert scores.ap[0, 0] == 1.0
+    assert scores.auroc[0].tolist() == [1.0, 0.0]
+
+
+def test_many_units_go_through_blocks_and_threads() -> None:
+    values = torch.randn(700, NUM_TEXTS, generator=torch.Generator().manual_seed(0))
+    positives, negatives = make_labels()
+    one = average_precision(values, positives, negatives, backend="numba")
+    torch.set_num_threads(2)
+    assert torch.equal(average_precision(values, positives, negatives, backend="numba"), one)
+    torch.testing.assert_close(average_precision(values, positives, negatives, backend="numpy"), one)
+    torch.testing.assert_close(average_precision(values[137:138], positives, negatives), one[:, 137:138])
+
+
+def test_shuffled_labels_are_at_prevalence() -> None:
+    """Mean AP over many independent units lies above the prevalence by the known small-sample term only."""
+    values = torch.randn(400, NUM_TEXTS, generator=torch.Generator().manual_seed(0))
+    yes = torch.arange(50)
+    mean = float(average_precision(values, [yes]).mean())
+    # E[AP] of a random ranking is (P-1)/(N-1) + H_N (1 - (P-1)/(N-1)) / N with H_N the harmonic number (Bestgen 2015).
+    share = 49 / 149
+    expected = share + (1 - share) * float((1 / np.arange(1, 151)).sum()) / 150
+    assert abs(mean - expected) < 0.005
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "match"),
+    [
+        ([torch.tensor([], dtype=torch.int64)], None, "0 positives"),
+        ([torch.arange(NUM_TEXTS)], None, "0 negatives"),
+        ([torch.tensor([1])], [torch.tensor([], dtype=torch.int64)], "0 negatives"),
+        ([torch.tensor([1, 1])], None, "twice"),
+        ([torch.tensor([1, 2])], [torch.tensor([2, 3])], "twice"),
+        ([torch.tensor([1])], [torch.tensor([3, 3])], "twice"),
+        ([torch.tensor([NUM_TEXTS])], None, "outside the pool"),
+        ([torch.tensor([1])], [torch.tensor([-1])], "outside the pool"),
+        ([torch.tensor([1])], [], "1 concepts have positives but 0"),
+        ([], None, "no concepts"),
+    ],
+)
+def test_labels_that_make_no_sense_are_refused(
+    positives: list[Tensor], negatives: list[Tensor] | None, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        average_precision(torch.zeros(2, NUM_TEXTS), positives, negatives)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_without_ranking_are_refused(bad: float) -> None:
+    values = torch.zeros(2, NUM_TEXTS)
+    values[1, 3] = bad
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        average_precision(values, [torch.tensor([1])])
+    with pytest.raises(ValueError, match="choose one of auto"):
+        average_precision(torch.zeros(2, 3), [torch.tensor([1])], backend="cuda")
