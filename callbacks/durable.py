@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from uuid import uuid4
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, write: Callable[[HashingFile], object]) -> tuple[int, str]:
+def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> tuple[int, str]:
     """Write `path` through `write(file)`; returns its size in bytes and the SHA-256 of its content.
 
     On any error the temporary file is removed, an older `path` is untouched, and the error goes on.
@@ -49,7 +49,7 @@ def write_file(path: Path, write: Callable[[HashingFile], object]) -> tuple[int,
         with temporary.open("wb") as raw:
             file = HashingFile(raw)
             try:
-                write(file)
+                write(cast(IO[bytes], file))
             except Exception:
                 # torch.save hides a full disk behind an error about its own bookkeeping.
                 if file.error is not None:
