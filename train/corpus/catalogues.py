@@ -20,26 +20,6 @@ _MAGIC = 0x950412DE
 _CONTEXT_END = "\x04"
 
 _INLINE = "i|b|u|big|small|bold|italic|header|ref|span|img|jump|format|color|info|good|bad|neutral|stat"
-    "i",
-    "b",
-    "u",
-    "big",
-    "small",
-    "bold",
-    "italic",
-    "header",
-    "ref",
-    "span",
-    "img",
-    "jump",
-    "format",
-    "color",
-    "info",
-    "good",
-    "bad",
-    "neutral",
-    "stat",
-]
 _TAG = re.compile(rf"</?(?:{_INLINE})(?![A-Za-z0-9])[^<>]*>")
 _TEXT_ATTRIBUTE = re.compile(r"<(italic|bold|header|ref|format)>[^<>]*?text=(['\"])(.*?)\2[^<>]*?</\1>", re.DOTALL)
 """Wesnoth's help markup: <ref>dst='unit_elf' text='elf'</ref>."""
