@@ -21,7 +21,6 @@ COMMANDS = {
     "audit": "n-grams that training text shares with evaluation text",
 }
 MODULES = {
-    "describe": "train.describe",
     "tokenizer": "train.tokenizer",
     "prepare": "train.prepare",
     "audit": "train.decontamination",
@@ -72,11 +71,12 @@ def run(command: str, arguments: list[str]) -> None:
         module.run(parser.parse_args(arguments))
         return
     quieten()
+    if command == "describe":
+        importlib.import_module("train.describe").main(arguments)
+        return
     from train.cli import TrainingCLI
 
-    # Lightning warns when arguments are given beside sys.argv, and starts DDP processes from the latter.
-    sys.argv = [sys.argv[0], command, *arguments]
-    TrainingCLI()
+    TrainingCLI([command, *arguments])
 
 
 def quieten() -> None:

@@ -28,12 +28,14 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from train.data import MultilingualDataModule
-from train.module import LanguageModelingModule, check_strategy
+from train.module import LanguageModelingModule, check_compatible, check_strategy
 from train.run_config import find_differences, load_config, save_config
 
 log = logging.getLogger(__name__)
 
 SHARDED_STRATEGIES = ("fsdp", "deepspeed", "modelparallel")
+CONDITIONS = ("world_size", "accumulate_grad_batches", "tokens_per_step", "data_fingerprint")
+"""What a resuming callback (`allow_changed`) compares between a checkpoint and now."""
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs/unnamed",
     "max_epochs": -1,
@@ -85,6 +87,10 @@ class TrainingCLI(LightningCLI):
             "validate": skipped | {"dataloaders", "verbose"},
         }
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:  # type: ignore[override]
+        """As Lightning's, without its warning that `args` beside `sys.argv` may be a mistake."""
+        self.config = parser.parse_args(args)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add_run_arguments(parser)
 
@@ -118,7 +124,8 @@ class TrainingCLI(LightningCLI):
         if checkpoint is not None:
             log.info("resuming from %s", checkpoint)
         if given.allow_changes:
-            self.datamodule.allow_changes = True
+            allow_changes(self.trainer, self.datamodule)
+        check_compatible(self.model, self.datamodule)
         self.trainer.fit(**arguments, ckpt_path=checkpoint, weights_only=True)
 
     def validate(self, **arguments: Any) -> None:
@@ -126,6 +133,27 @@ class TrainingCLI(LightningCLI):
         checkpoint = find_checkpoint(self.trainer, self.config["validate"].resume)
         log.info("validating %s", checkpoint or "untrained weights: no checkpoint found")
         self.trainer.validate(**arguments, ckpt_path=checkpoint, weights_only=True, verbose=True)
+
+
+class ParsedRun(TrainingCLI):
+    """A configuration, parsed and checked; nothing is made of it and no random state is touched."""
+
+    @property
+    def run(self) -> Namespace:
+        """The options of the chosen subcommand."""
+        return self.config[self.subcommand]
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+    def after_instantiate_classes(self) -> None:
+        """Nothing is there to be checked."""
+
+    def _set_seed(self) -> None:
+        """Leave the random state alone."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
 
 
 def parser_options() -> dict[str, Any]:
@@ -199,6 +227,14 @@ def refuse_other_run(folder: Path, given: dict[str, Any], *, resume: str, allow_
             f"{folder} holds a run with another configuration ({shown}{more}); choose another "
             "trainer.default_root_dir, or go on all the same with --allow_changes true"
         )
+
+
+def allow_changes(trainer: pl.Trainer, data: MultilingualDataModule) -> None:
+    """Let data module and resuming callbacks accept a checkpoint made under other conditions; they log what differs."""
+    data.allow_changes = True
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if hasattr(callback, "allow_changed"):
+            callback.allow_changed = CONDITIONS
 
 
 def find_checkpoint(trainer: pl.Trainer, resume: str) -> str | None:

@@ -1,0 +1,287 @@
+"""`python -m train describe --config X`: what a run will be, before anything runs.
+
+Parameters, arithmetic, tokens, snapshots and their disk, memory, hours. Everything is computed from the configuration:
+no weights are made, no text is read, no tokenizer is loaded. Takes the options of `fit`, so `--trainer.max_steps 8192`
+shows what a shorter run would be. Called by `train.__main__`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from transformers import XGLMConfig
+
+from train.cli import ParsedRun
+from train.flops import ParameterCount, count_parameters, flops_per_token, forward_flops
+from train.loss import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK, VOCABULARY_BLOCK
+from train.model import build_config
+
+SIZES = ("vocab_size", "d_model", "num_layers", "attention_heads", "ffn_dim", "max_position_embeddings", "dropout")
+SNAPSHOTS = "callbacks.checkpoint.SnapshotWriter"
+CHECKPOINTS = "callbacks.resume.ResumeCheckpoint"
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SPEEDS = (10_000.0, 50_000.0, 100_000.0, 200_000.0, 400_000.0)
+"""Tokens per second for which hours are shown when none are given."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device during a training step."""
+
+    weights: float
+    """float32 masters, and their bf16 copies under autocast."""
+    gradients: float
+    optimizer: float
+    """AdamW's two moments in float32."""
+    activations: float
+    """Kept for the backward pass of one micro-batch."""
+    logits: float
+    """The largest block of logits, with its gradient."""
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def activation_bytes(config: XGLMConfig, *, bf16: bool, checkpointing: bool) -> int:
+    """Bytes per token that the backward pass needs, counted over the tensors that autograd saves in a block.
+
+    float32: residual stream and LayerNorm output twice each, q, k, v and the attended values (8 d), the hidden layer
+    before and after GELU (2 ffn). Under bf16 autocast the residual stream stays float32 (2 d), all else is bf16 (8 d +
+    2 ffn). To both come LayerNorm statistics and the log-sum-exp of each head. With checkpointing every block keeps its
+    input alone, and one block at a time the rest. Dropout masks (1 byte an element) are added where dropout is on.
+    """
+    d, ffn = config.d_model, config.ffn_dim
+    block = 4 * 2 * d + 2 * (8 * d + 2 * ffn) if bf16 else 4 * (8 * d + 2 * ffn)
+    block += 16 + 4 * config.attention_heads
+    ends = 12 * d + 16
+    if config.dropout:
+        block += 2 * d
+        ends += d
+    if checkpointing:
+        return config.num_layers * 4 * d + block + ends
+    return config.num_layers * block + ends
+
+
+def estimate_memory(
+    config: XGLMConfig, *, micro_batch_tokens: int, bf16: bool, checkpointing: bool, on_gpu: bool
+) -> Memory:
+    """Rough memory of one device; workspaces of kernels, the CUDA context (0.5 GB) and DDP's buckets come on top."""
+    parameters = count_parameters(config)
+    if on_gpu or not bf16:
+        chunk = min(micro_batch_tokens, MAX_TOKEN_CHUNK) * config.vocab_size
+        logits = min(chunk, CUDA_CHUNK_LOGITS if on_gpu else CPU_CHUNK_LOGITS) * (2 if bf16 else 4)
+    else:
+        logits = min(VOCABULARY_BLOCK, config.vocab_size) * micro_batch_tokens * 4
+    return Memory(
+        weights=(6 if bf16 else 4) * parameters.total,
+        gradients=4 * parameters.total,
+        optimizer=8 * parameters.total,
+        activations=micro_batch_tokens * activation_bytes(config, bf16=bf16, checkpointing=checkpointing),
+        logits=2 * logits,
+    )
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """A run in figures."""
+
+    config: XGLMConfig
+    parameters: ParameterCount
+    block_size: int
+    sequences_per_step: int
+    micro_batch: int
+    """Sequences of one forward pass on one device."""
+    devices: int
+    max_steps: int
+    bf16: bool
+    snapshot_steps: tuple[int, ...]
+    snapshot_bytes: int
+    """Of one snapshot."""
+    checkpoint_bytes: int
+    """Of all resume checkpoints that are kept, and the one being written."""
+    measured_steps: tuple[int, ...]
+    """Steps at which live analyses run."""
+    memory: Memory
+    languages: tuple[str, ...]
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.sequences_per_step * self.block_size
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_per_step * self.max_steps
+
+    @property
+    def flops_per_token(self) -> int:
+        return flops_per_token(self.config, self.block_size)
+
+    def hours(self, tokens_per_second: float) -> float:
+        return self.tokens / tokens_per_second / 3600
+
+
+def describe(run: Namespace) -> RunDescription:
+    """Figures of a parsed `fit` configuration.
+
+    Raises:
+        ValueError: no number of steps, or a batch that cannot be divided.
+    """
+    model, data, trainer = run.model, run.data, run.trainer
+    if trainer.max_steps < 1:
+        raise ValueError("trainer.max_steps is not set; the length of a run is counted in optimizer steps")
+    config = build_config(**{name: model[name] for name in SIZES})
+    devices = _devices(trainer)
+    parts = devices * trainer.accumulate_grad_batches
+    if data.batch_size % parts:
+        raise ValueError(
+            f"data.batch_size {data.batch_size} is not divisible by {devices} devices x "
+            f"{trainer.accumulate_grad_batches} accumulated micro-batches"
+        )
+    parameters = count_parameters(config)
+    bf16 = "bf16" in trainer.precision
+    writers = _callbacks(trainer, SNAPSHOTS)
+    others = [entry for entry in trainer.callbacks or [] if entry.class_path != SNAPSHOTS]
+    kept = sum(entry.init_args.keep + 1 for entry in _callbacks(trainer, CHECKPOINTS))
+    return RunDescription(
+        config=config,
+        parameters=parameters,
+        block_size=data.block_size,
+        sequences_per_step=data.batch_size,
+        micro_batch=data.batch_size // parts,
+        devices=devices,
+        max_steps=trainer.max_steps,
+        bf16=bf16,
+        snapshot_steps=_scheduled(writers, trainer.max_steps),
+        snapshot_bytes=sum(BYTES[entry.init_args.dtype] for entry in writers) * parameters.total,
+        checkpoint_bytes=kept * 12 * parameters.total,
+        measured_steps=_scheduled(others, trainer.max_steps),
+        memory=estimate_memory(
+            config,
+            micro_batch_tokens=data.batch_size // parts * data.block_size,
+            bf16=bf16,
+            checkpointing=model.gradient_checkpointing,
+            on_gpu=trainer.accelerator in ("gpu", "cuda"),
+        ),
+        languages=tuple(data.languages or ()),
+    )
+
+
+def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
+    """The description as text."""
+    count, flops, memory = run.parameters, forward_flops(run.config, run.block_size), run.memory
+    c = run.config
+    lines = [
+        f"model         {c.num_layers} layers, d_model {c.d_model}, {c.attention_heads} heads, FFN {c.ffn_dim}, "
+        f"vocabulary {c.vocab_size:,}",
+        f"parameters    {count.total:,} = {count.embedding:,} embedding (tied) + {count.body:,} body",
+        f"FLOPs/token   {_si(run.flops_per_token)} forward and backward (forward: linear {_si(flops.linear)}, "
+        f"attention {_si(flops.attention)}, head {_si(flops.head)})",
+    ]
+    if run.languages:
+        lines.append(f"languages     {len(run.languages)}: {' '.join(run.languages)}")
+    lines += [
+        f"tokens/step   {run.tokens_per_step:,} = {run.sequences_per_step} sequences x {run.block_size} tokens "
+        f"({run.devices} device{'s' if run.devices > 1 else ''}, micro-batches of {run.micro_batch})",
+        f"tokens        {run.tokens:,} in {run.max_steps:,} steps; "
+        f"{_si(run.tokens * run.flops_per_token)} FLOPs in all",
+        f"snapshots     {len(run.snapshot_steps)} of {_size(run.snapshot_bytes)} = "
+        f"{_size(run.snapshot_bytes * len(run.snapshot_steps))}: {_steps(run.snapshot_steps)}",
+        f"checkpoints   up to {_size(run.checkpoint_bytes)}: weights and two moments, those kept and the one in writing",
+        f"live analyses {len(run.measured_steps)} steps: {_steps(run.measured_steps)}",
+        f"memory        about {_size(memory.total)} a device: weights {_size(memory.weights)}"
+        f"{' (float32 and bf16)' if run.bf16 else ''}, gradients {_size(memory.gradients)}, optimizer "
+        f"{_size(memory.optimizer)}, activations {_size(memory.activations)}, logits {_size(memory.logits)}",
+        "time          without analyses and validation:",
+        *(f"              {speed:>11,.0f} tokens/s  {_duration(run.hours(speed))}" for speed in speeds),
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the options of `fit` and `--tokens_per_second N ...`; write the description to stdout."""
+    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    parser.add_argument("--tokens_per_second", nargs="+", type=float, default=list(SPEEDS))
+    own, rest = _split_off(list(arguments), "--tokens_per_second")
+    speeds = parser.parse_args(own).tokens_per_second
+    if any(speed <= 0 for speed in speeds):
+        raise ValueError(f"--tokens_per_second {min(speeds):g}: a speed is above 0")
+    run = describe(ParsedRun(["fit", *rest]).run)
+    sys.stdout.write(format_description(run, speeds) + "\n")
+
+
+def _split_off(arguments: list[str], option: str) -> tuple[list[str], list[str]]:
+    """`option` with its values, and everything else."""
+    own: list[str] = []
+    rest: list[str] = []
+    taking = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            taking = argument.partition("=")[0] == option
+        (own if taking else rest).append(argument)
+    return own, rest
+
+
+def _callbacks(trainer: Namespace, class_path: str) -> list[Namespace]:
+    return [entry for entry in trainer.callbacks or [] if entry.class_path == class_path]
+
+
+def _scheduled(entries: Sequence[Namespace], max_steps: int) -> tuple[int, ...]:
+    """Steps of all `schedule` options of these callbacks; their classes are found by name, as the trainer does."""
+    steps: set[int] = set()
+    for entry in entries:
+        options = entry.get("init_args") or Namespace()
+        if "schedule" not in options:
+            continue
+        module, _, name = entry.class_path.rpartition(".")
+        constructor = getattr(importlib.import_module(module), name).__init__
+        schedule: Any = typing.get_type_hints(constructor)["schedule"]
+        steps.update(schedule(**options.schedule.as_dict()).up_to(max_steps))
+    return tuple(sorted(steps))
+
+
+def _devices(trainer: Namespace) -> int:
+    """Devices of all nodes, as far as the configuration says: 'auto' counts as one."""
+    devices = trainer.devices
+    if isinstance(devices, list):
+        count = len(devices)
+    else:
+        count = int(devices) if str(devices).isdigit() else 1
+    return count * trainer.num_nodes
+
+
+def _si(number: float) -> str:
+    """1.617e9 -> '1.62 G'."""
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
+        if number < 1000 or unit == "E":
+            break
+        number /= 1000
+    return f"{number:.3g} {unit}".rstrip()
+
+
+def _size(number: float) -> str:
+    """Bytes in decimal units."""
+    return _si(number) + ("B" if number >= 1000 else " B")
+
+
+def _duration(hours: float) -> str:
+    if hours < 1:
+        return f"{60 * hours:.1f} minutes"
+    return f"{hours:.1f} hours" + (f" ({hours / 24:.1f} days)" if hours >= 48 else "")
+
+
+def _steps(steps: Sequence[int], shown: int = 24) -> str:
+    """All steps if they are few, else the first and the last."""
+    if not steps:
+        return "none"
+    if len(steps) <= shown:
+        return " ".join(f"{step}" for step in steps)
+    half = math.ceil(shown / 2)
+    return " ".join(map(str, steps[:half])) + " ... " + " ".join(map(str, steps[-half // 2 :]))
