@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser
 from transformers.utils.logging import disable_progress_bar
@@ -21,6 +23,15 @@ class Command:
     help: str
     add_arguments: str = "add_arguments"
     run: str = "run"
+    configurable: bool = True
+    """Options may come from a YAML file and be objects (jsonargparse); else plain argparse does."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser whose mistakes are one line, as everywhere here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
 
 
 COMMANDS = {
@@ -33,9 +44,9 @@ COMMANDS = {
         "add_source_arguments",
         "checkpoints",
     ),
-    "report": Command("analysis.report_command", "write one HTML report for one or more runs"),
+    "report": Command("analysis.report_command", "write one HTML report for one or more runs", configurable=False),
     "steer": Command("analysis.steering_command", "generate with concept neurons forced, and judge the texts"),
-    "label": Command("analysis.labelling", "turn aligned text into a concept file"),
+    "label": Command("analysis.labelling", "turn aligned text into a concept file", configurable=False),
 }
 
 
@@ -67,10 +78,14 @@ def _run(name: str, given: Sequence[str]) -> int:
         raise ValueError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
     command = COMMANDS[name]
     module = importlib.import_module(command.module)
-    parser = ArgumentParser(prog=f"python -m analysis {name}", description=command.help, exit_on_error=False)
-    getattr(module, command.add_arguments)(parser)
-    options = parser.instantiate(parser.parse_args(list(given)))
-    return getattr(module, command.run)(options) or 0
+    prog = f"python -m analysis {name}"
+    if command.configurable:
+        parser = ArgumentParser(prog=prog, description=command.help, exit_on_error=False)
+        getattr(module, command.add_arguments)(parser)
+        return getattr(module, command.run)(parser.instantiate(parser.parse_args(list(given)))) or 0
+    plain = _Parser(prog=prog, description=command.help)
+    getattr(module, command.add_arguments)(plain)
+    return getattr(module, command.run)(plain.parse_args(list(given))) or 0
 
 
 if __name__ == "__main__":

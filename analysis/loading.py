@@ -89,6 +89,8 @@ def read_config(folder: Path, name: str, loading: Loading) -> PretrainedConfig:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}: config.json is damaged ({one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{name}: config.json is damaged (expected an object, got {type(content).__name__})")
     if content.get("auto_map") and loading.architecture is None:
         raise ValueError(
             f"{name}: asks to run code from its repository (auto_map in config.json), which is refused; "
@@ -191,7 +193,10 @@ def load_lightning(file: Path, config_folder: Path, name: str, loading: Loading)
     weights = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
     model = build_random(config_folder, name, loading, seed=0)
     tied = set(model.state_dict()) - set(dict(model.named_parameters())) - set(dict(model.named_buffers()))
-    outcome = model.load_state_dict(weights, strict=False)
+    try:
+        outcome = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{name}: {file.name} holds another model: {one_line(error)}") from None
     missing = sorted(set(outcome.missing_keys) - tied)
     if missing or outcome.unexpected_keys:
         odd = missing or sorted(outcome.unexpected_keys)

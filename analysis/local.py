@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from analysis.checkpoints import Checkpoint, CheckpointSource
 from analysis.loading import load_lightning, load_model
 from analysis.snapshots import SnapshotId
-from analysis.weights import INDEXES, SINGLES, load_pickled, one_line
+from analysis.weights import INDEXES, SINGLES, load_pickled, one_line, untie
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,18 @@ class RunFolder(CheckpointSource):
 
     def fetch(self, checkpoint: Checkpoint) -> Path:
         return self.path / "snapshots" / checkpoint.name
+
+    def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
+        """As the base, after a check that the file is the one that training wrote (safetensors has no checksum)."""
+        promised, file = checkpoint.marks.get("weights_sha256"), path / SINGLES[0]
+        if promised is not None and file.is_file():
+            with file.open("rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if found != promised:
+                raise ValueError(
+                    f"{self.label(checkpoint)}: {file.name} is not the file that {MANIFEST} was written for"
+                )
+        return super().tensors(checkpoint, path)
 
 
 @dataclass(kw_only=True)
@@ -185,8 +197,9 @@ class LightningCheckpoint(CheckpointSource):
 
     def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
         state = load_pickled(path, self.label(checkpoint)).get("state_dict", {})
-        weights = {key: value for key, value in state.items() if key.startswith("model.") and isinstance(value, Tensor)}
-        return ((key.removeprefix("model."), weights[key]) for key in sorted(weights))
+        return iter(
+            untie({key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")})
+        )
 
 
 def _size(folder: Path) -> int | None:

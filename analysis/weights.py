@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -63,8 +63,7 @@ def iter_tensors(files: Iterable[Path], name: str) -> Iterator[tuple[str, Tensor
     """(key, tensor) of all files, sorted by key within a file, on the CPU in the stored dtype.
 
     safetensors are read tensor by tensor and pickled files are memory-mapped, so that one tensor at a time is in
-    memory. Of the names that share one storage (tied weights) the last is given, which is the one that
-    `save_pretrained` keeps.
+    memory. Of tied weights the last name is given, which is the one that `save_pretrained` keeps.
 
     Raises:
         ValueError: a file is truncated or damaged, or holds more than tensors.
@@ -78,11 +77,14 @@ def iter_tensors(files: Iterable[Path], name: str) -> Iterator[tuple[str, Tensor
             except SafetensorError as error:
                 raise ValueError(f"{name}: {file.name} is truncated or damaged ({one_line(error)})") from None
         else:
-            state = load_pickled(file, name)
-            tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-            last = {(value.data_ptr(), value.shape, value.stride()): key for key, value in sorted(tensors.items())}
-            for key in sorted(last.values()):
-                yield key, tensors[key]
+            yield from untie(load_pickled(file, name))
+
+
+def untie(state: Mapping[str, object]) -> list[tuple[str, Tensor]]:
+    """The tensors of `state`, sorted by name; of the names that share one storage only the last."""
+    tensors = {key: value for key, value in sorted(state.items()) if isinstance(value, Tensor)}
+    last = {(value.data_ptr(), value.shape, value.stride()): key for key, value in tensors.items()}
+    return [(key, tensors[key]) for key in sorted(last.values())]
 
 
 def load_pickled(file: Path, name: str) -> dict:
