@@ -34,6 +34,17 @@ class Responses:
     site: Site
     values: Tensor
     """(U, N) float32, texts in the order in which they were given, on the device where the site lives."""
+    first_unit: int = 0
+    """Index of the first unit in `values`: 0 unless the site was split (`split_sites`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Units of one site that are held together."""
+
+    site: Site
+    first: int
+    count: int
 
 
 class _AllHeardError(Exception):
@@ -50,6 +61,7 @@ def iter_responses(
     max_bytes: int = 2**30,
     max_length: int = 512,
     storage: str = "float32",
+    split_sites: bool = False,
 ) -> Iterator[Responses]:
     """Yield the responses of `sites` to `texts`, in the order of `sites`.
 
@@ -59,10 +71,12 @@ def iter_responses(
         max_bytes: bound on the responses held at once; fewer bytes mean more forward passes.
         max_length: tokens after which a text is cut.
         storage: `float32`, or `float16` for half the memory (AP differs by 1e-4 in the mean).
+        split_sites: a site that alone exceeds `max_bytes` comes in several parts (`Responses.first_unit`).
 
     Raises:
-        ValueError: unknown option; no texts or one without content; one site alone exceeds `max_bytes`; a response
-            that is not finite or overflows float16 (naming site and text); a model in training mode.
+        ValueError: unknown option; no texts or one without content; a site (if split, a unit) alone exceeds
+            `max_bytes`; a response that is not finite or overflows float16 (naming site and text); a model in training
+            mode.
     """
     if pool not in POOLINGS:
         raise ValueError(f"pool={pool!r}: choose one of {', '.join(POOLINGS)}")
@@ -73,36 +87,38 @@ def iter_responses(
     limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or max_length
     encoded = encode_texts(snapshot.tokenizer, texts, min(max_length, limit))
     pad_id = padding_id(snapshot.tokenizer)
-    for pack in make_packs(sites, len(texts), STORAGE[storage].itemsize, max_bytes):
+    for pack in _make_packs(sites, len(texts) * STORAGE[storage].itemsize, max_bytes, split_sites):
         held = _run_pack(snapshot.model, encoded, pack, pool, batch_tokens, pad_id, STORAGE[storage])
-        for site in pack:
-            values = held.pop(site)
-            _refuse_not_finite(site, values, texts)
-            yield Responses(site, values.float())
+        for part in pack:
+            values = held.pop(part.site)
+            _refuse_not_finite(part, values, texts)
+            yield Responses(part.site, values.float(), part.first)
 
 
-def make_packs(sites: Sequence[Site], num_texts: int, itemsize: int, max_bytes: int) -> list[list[Site]]:
-    """Consecutive sites whose responses to `num_texts` texts fit `max_bytes` together.
+def _make_packs(sites: Sequence[Site], unit_bytes: int, max_bytes: int, split_sites: bool) -> list[list[_Slice]]:
+    """Consecutive sites whose responses fit `max_bytes` together; `unit_bytes` is what one unit takes.
 
     Raises:
-        ValueError: no sites, or a site that does not fit alone.
+        ValueError: no sites, or one (with `split_sites` a unit) that does not fit alone.
     """
     if not sites:
         raise ValueError("no sites to read: choose a site set, see analysis.sites.SITE_SETS")
-    packs: list[list[Site]] = []
+    room = max_bytes // unit_bytes
+    packs: list[list[_Slice]] = []
     used = 0
     for site in sites:
-        size = site.num_units * num_texts * itemsize
-        if size > max_bytes:
+        if site.num_units > room and (room < 1 or not split_sites):
             raise ValueError(
-                f"max_bytes={max_bytes}: the responses of {site.module} to {num_texts} texts alone take {size} bytes; "
+                f"max_bytes={max_bytes}: the responses of {site.module} alone take {site.num_units * unit_bytes} bytes; "
                 "raise max_bytes or use fewer texts"
             )
-        if not packs or used + size > max_bytes:
-            packs.append([])
-            used = 0
-        packs[-1].append(site)
-        used += size
+        for first in range(0, site.num_units, room):
+            part = _Slice(site, first, min(room, site.num_units - first))
+            if not packs or used + part.count > room:
+                packs.append([])
+                used = 0
+            packs[-1].append(part)
+            used += part.count
     return packs
 
 
@@ -115,23 +131,27 @@ def input_device(model: PreTrainedModel) -> torch.device:
 def _run_pack(
     model: PreTrainedModel,
     encoded: Encoded,
-    pack: Sequence[Site],
+    pack: Sequence[_Slice],
     pool: str,
     batch_tokens: int,
     pad_id: int,
     dtype: torch.dtype,
 ) -> dict[Site, Tensor]:
-    """Responses (U, N) of every site of a pack: one pass over all texts."""
+    """Responses (U, N) of every part of a pack: one pass over all texts."""
+    parts = {part.site: part for part in pack}
     held: dict[Site, Tensor] = {}
     device = input_device(model)
     for batch in iter_batches(encoded, batch_tokens, pad_id):
         pooling = make_pooling(pool, batch.content)
-        waiting = set(pack)
+        waiting = set(parts)
 
         def on_output(site: Site, activations: Tensor) -> None:
+            part = parts[site]
+            if part.count < site.num_units:
+                activations = activations[..., part.first : part.first + part.count]
             pooled = pooling(activations).to(dtype)  # noqa: B023 - used inside this iteration only
             if site not in held:
-                held[site] = torch.empty(site.num_units, len(encoded), dtype=dtype, device=pooled.device)
+                held[site] = torch.empty(part.count, len(encoded), dtype=dtype, device=pooled.device)
             held[site][:, batch.indices.to(pooled.device)] = pooled.T  # noqa: B023
             waiting.discard(site)  # noqa: B023
             if not waiting:  # noqa: B023
@@ -141,7 +161,7 @@ def _run_pack(
         with (
             torch.no_grad(),
             torch.autocast(device.type, enabled=False),
-            read_sites(model, pack, on_output),
+            read_sites(model, list(parts), on_output),
             suppress(_AllHeardError),
         ):
             body(model)(
@@ -152,10 +172,13 @@ def _run_pack(
     return held
 
 
-def _refuse_not_finite(site: Site, values: Tensor, texts: Sequence[str]) -> None:
+def _refuse_not_finite(part: _Slice, values: Tensor, texts: Sequence[str]) -> None:
     if bool(torch.isfinite(values).all()):
         return
     unit, text = (int(index) for index in (~torch.isfinite(values)).nonzero()[0])
     what = "NaN" if bool(torch.isnan(values[unit, text])) else "infinite"
     hint = " (float16 storage overflows above 65504: use float32)" if values.dtype == torch.float16 else ""
-    raise ValueError(f"response of unit {unit} of {site.module} to text {text} ({texts[text][:60]!r}) is {what}{hint}")
+    raise ValueError(
+        f"response of unit {part.first + unit} of {part.site.module} to text {text} ({texts[text][:60]!r}) is "
+        f"{what}{hint}"
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.hooks import read_sites
-from analysis.responses import iter_responses, make_packs
+from analysis.responses import _make_packs, iter_responses
 from analysis.sites import Site, find_sites
 from analysis.snapshots import Snapshot
 
@@ -72,15 +72,37 @@ def test_head_never_runs_and_body_stops_at_the_last_site(
     assert len(list(iter_responses(tiny_snapshot(model), TEXTS, first))) == len(first)
 
 
-def test_responses_held_stay_under_the_bound() -> None:
+def test_responses_held_stay_under_the_bound(
+    tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]
+) -> None:
     sites = [Site(layer, "resid", f"layers.{layer}", 100) for layer in range(7)]
-    packs = make_packs(sites, num_texts=10, itemsize=4, max_bytes=9000)
+    packs = _make_packs(sites, 40, 9000, split_sites=False)
     assert [len(pack) for pack in packs] == [2, 2, 2, 1]
-    assert [site for pack in packs for site in pack] == sites
+    assert [part.site for pack in packs for part in pack] == sites
+    for packs in (_make_packs(sites, 40, bound, split_sites=True) for bound in (40, 3999, 4001, 12345)):
+        covered = [
+            (part.site, unit) for pack in packs for part in pack for unit in range(part.first, part.first + part.count)
+        ]
+        assert covered == [(site, unit) for site in sites for unit in range(100)]
     with pytest.raises(ValueError, match=r"layers\.0 .*4000 bytes; raise max_bytes"):
-        make_packs(sites, num_texts=10, itemsize=4, max_bytes=3999)
+        _make_packs(sites, 40, 3999, split_sites=False)
     with pytest.raises(ValueError, match="no sites"):
-        make_packs([], num_texts=10, itemsize=4, max_bytes=1)
+        _make_packs([], 40, 1, split_sites=False)
+    with pytest.raises(ValueError, match="raise max_bytes"):
+        list(iter_responses(tiny_snapshot(tiny_xglm), TEXTS, find_sites(tiny_xglm), max_bytes=100))
+
+
+def test_a_site_may_come_in_parts(tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]) -> None:
+    sites = find_sites(tiny_xglm)
+    whole = {responses.site: responses.values for responses in iter_responses(tiny_snapshot(tiny_xglm), TEXTS, sites)}
+    stream = iter_responses(tiny_snapshot(tiny_xglm), TEXTS, sites, max_bytes=50 * len(TEXTS) * 4, split_sites=True)
+    covered: dict[Site, int] = dict.fromkeys(sites, 0)
+    for part in stream:
+        assert part.first_unit == covered[part.site]
+        covered[part.site] += len(part.values)
+        expected = whole[part.site][part.first_unit : covered[part.site]]
+        torch.testing.assert_close(part.values, expected, rtol=1e-4, atol=1e-5)
+    assert covered == {site: site.num_units for site in sites}
 
 
 def test_half_precision_storage_is_close_and_refuses_overflow(
