@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from analysis.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
 from analysis.hooks import read_sites
-from analysis.responses import input_device, make_packs
+from analysis.responses import input_device
 from analysis.sites import Site, body
 from analysis.snapshots import Snapshot
 from analysis.texts import Text
@@ -206,7 +206,7 @@ def _iter_states(
     if model.training:
         raise ValueError("the model is in training mode, its dropout would enter the states: call model.eval()")
     pad_id = padding_id(snapshot.tokenizer)
-    for pack in make_packs(sites, num_rows, torch.float32.itemsize, max_bytes):
+    for pack in _packs(sites, num_rows, max_bytes):
         held: dict[Site, Tensor] = {}
         for batch in iter_batches(encoded, batch_tokens, pad_id):
             _read_batch(model, batch, pack, *take(batch), held, num_rows)
@@ -215,6 +215,25 @@ def _iter_states(
             if not bool(torch.isfinite(states).all()):
                 raise ValueError(f"states of {site.module} (layer {site.layer}) hold NaN or infinity: broken weights?")
             yield site, states
+
+
+def _packs(sites: Sequence[Site], num_rows: int, max_bytes: int) -> list[list[Site]]:
+    """Consecutive sites whose states fit `max_bytes` together."""
+    packs: list[list[Site]] = []
+    used = 0
+    for site in sites:
+        size = site.num_units * num_rows * torch.float32.itemsize
+        if size > max_bytes:
+            raise ValueError(
+                f"max_bytes={max_bytes}: the states of {site.module} for {num_rows} tokens or texts alone take {size} "
+                "bytes; raise max_bytes or sample less"
+            )
+        if not packs or used + size > max_bytes:
+            packs.append([])
+            used = 0
+        packs[-1].append(site)
+        used += size
+    return packs
 
 
 def _read_batch(
