@@ -14,7 +14,6 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from train.blocks import PreparedText, TokenStream
-from train.packing import positions_in_segments, segment_ids
 from train.sampling import Schedule
 
 # Shapes: B sequences   T tokens of a sequence (block size)   S tokens of a stream
@@ -199,3 +198,17 @@ class StepLoader(DataLoader):
 
     def load_state_dict(self, state: dict) -> None:
         """Nothing to restore: the position is the trainer's step."""
+
+
+def segment_ids(input_ids: torch.Tensor, separator_id: int) -> torch.Tensor:
+    """Number of the document within its sequence, (B, T), from 0: a separator opens the next one."""
+    ids = (input_ids == separator_id).cumsum(-1)
+    return ids - ids[:, :1]
+
+
+def positions_in_segments(segments: torch.Tensor) -> torch.Tensor:
+    """Position of every token in its document, (B, T), from 0 at the document's first token in the sequence."""
+    index = torch.arange(segments.shape[-1], device=segments.device).expand_as(segments)
+    starts = torch.zeros_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return index - torch.where(starts, index, 0).cummax(-1).values

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from train.readers import expand, read_records
-from train.tokenizer import UNSPACED
+from train.sources import UNSPACED, LocalText, resolve_languages, stream_documents
 
 # Shapes: S units of one text   G n-grams
 
@@ -82,54 +82,67 @@ class Contamination:
 
 
 def audit(
-    training: Mapping[str, Iterable[str]],
+    training: Iterable[tuple[str, str]],
     evaluation: Mapping[str, Sequence[str]],
     *,
     n: int = 13,
-    n_characters: int = 40,
+    n_characters: int = 25,
     num_examples: int = 3,
 ) -> list[Contamination]:
     """One `Contamination` per language of `evaluation`, sorted.
 
     Args:
-        training: texts to search; read once, any size.
+        training: (language, text) of the text to search, in any order and of any size; read once.
+        evaluation: texts of each language, held in memory.
         n: length of an n-gram in words.
-        n_characters: length of an n-gram in characters, for languages whose script does not space words.
+        n_characters: length in characters where the script does not space words (13 words are about that long).
+        num_examples: contaminated texts of each language to keep.
 
     Raises:
-        ValueError: a language of `evaluation` without training text.
+        ValueError: a length below 1, or a language of `evaluation` without training text.
     """
     if n < 1 or n_characters < 1:
         raise ValueError(f"n-grams need a length of at least 1, got n={n}, n_characters={n_characters}")
-    if missing := sorted(set(evaluation) - set(training)):
+    searches = {
+        language: _Search(language, texts, n_characters if language in UNSPACED else n)
+        for language, texts in sorted(evaluation.items())
+    }
+    for language, text in training:
+        if language in searches:
+            searches[language].add(text)
+    if missing := [language for language, search in searches.items() if not search.seen]:
         raise ValueError(f"no training text for {', '.join(missing)} to audit against")
-    reports = []
-    for language in sorted(evaluation):
-        length = n_characters if language in UNSPACED else n
-        texts = evaluation[language]
-        per_text = [ngram_hashes(units(text, language), length) for text in texts]
-        wanted = np.unique(np.concatenate(per_text)) if per_text else np.empty(0, dtype=np.uint64)
-        found = np.zeros(len(wanted), dtype=bool)
-        seen = matching = 0
-        for text in training[language]:
-            seen += 1
-            hits = _places(wanted, ngram_hashes(units(text, language), length))
-            matching += bool(len(hits))
-            found[hits] = True
-        dirty = [i for i, hashes in enumerate(per_text) if found[_places(wanted, hashes)].any()]
-        reports.append(
-            Contamination(
-                language=language,
-                evaluation_texts=len(texts),
-                contaminated_texts=len(dirty),
-                ngrams=len(wanted),
-                found_ngrams=int(found.sum()),
-                training_texts=seen,
-                matching_training_texts=matching,
-                examples=tuple(texts[i] for i in dirty[:num_examples]),
-            )
+    return [search.report(num_examples) for search in searches.values()]
+
+
+class _Search:
+    """The n-grams of one language's evaluation texts, and which of them training text has shown so far."""
+
+    def __init__(self, language: str, texts: Sequence[str], n: int) -> None:
+        self.language, self.texts, self.n = language, texts, n
+        self.seen = self.matching = 0
+        self._per_text = [ngram_hashes(units(text, language), n) for text in texts]
+        self._wanted = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *self._per_text]))
+        self._found = np.zeros(len(self._wanted), dtype=bool)
+
+    def add(self, text: str) -> None:
+        hits = _places(self._wanted, ngram_hashes(units(text, self.language), self.n))
+        self.seen += 1
+        self.matching += len(hits) > 0
+        self._found[hits] = True
+
+    def report(self, num_examples: int) -> Contamination:
+        dirty = [i for i, hashes in enumerate(self._per_text) if self._found[_places(self._wanted, hashes)].any()]
+        return Contamination(
+            language=self.language,
+            evaluation_texts=len(self.texts),
+            contaminated_texts=len(dirty),
+            ngrams=len(self._wanted),
+            found_ngrams=int(self._found.sum()),
+            training_texts=self.seen,
+            matching_training_texts=self.matching,
+            examples=tuple(self.texts[i] for i in dirty[:num_examples]),
         )
-    return reports
 
 
 def units(text: str, language: str) -> np.ndarray:
@@ -198,29 +211,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--languages", nargs="+", help="only these")
     parser.add_argument("--evaluation", help="file of evaluation text (default: the valid and test splits of the data)")
     parser.add_argument("--n", type=int, default=13, help="words in an n-gram (default 13)")
-    parser.add_argument("--n-characters", type=int, default=40, help="characters where words are not spaced")
+    parser.add_argument("--n-characters", type=int, default=25, help="characters where words are not spaced")
     parser.add_argument("--examples", type=int, default=0, help="print so many contaminated texts per language")
 
 
 def run(args: argparse.Namespace) -> None:
     """Audit and write the table to stdout."""
     from train.data import read_options  # the data module imports this file through `train.prepare`
-    from train.sources import LocalText, collect_texts
 
     options = read_options(args)
-    everything = 1 << 62
-    training = options.texts("train", max_bytes=everything)
     if args.evaluation:
         source = LocalText(args.evaluation)
-        languages = [language for language in source.languages() if language in training]
-        evaluation = {language: [] for language in languages}  # type: dict[str, list[str]]
-        for split in ("train", "valid", "test"):
-            for language, texts in collect_texts([source], languages, split, everything).items():
-                evaluation[language] += texts
+        languages = resolve_languages(
+            [source], args.languages or sorted(set(source.languages()) & {*options.languages})
+        )
+        evaluation = {language: list[str]() for language in languages}
+        for document in stream_documents([source], languages):
+            evaluation[document.language].append(document.text)
     else:
-        evaluation = options.texts("valid", max_bytes=everything)
-        for language, texts in options.texts("test", max_bytes=everything).items():
-            evaluation[language] += texts
+        evaluation = {language: list[str]() for language in options.languages}
+        for document in stream_documents(options.sources, options.languages):
+            if document.split != "train":
+                evaluation[document.language].append(document.text)
+    training = (
+        (document.language, document.text)
+        for document in stream_documents(options.sources, sorted(evaluation))
+        if document.split == "train"
+    )
     reports = audit(training, evaluation, n=args.n, n_characters=args.n_characters, num_examples=args.examples)
     sys.stdout.write(format_audit(reports) + "\n")
     for report in reports:

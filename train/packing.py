@@ -2,7 +2,7 @@
 
 The stream is what training reads in blocks of any length: a document may go on in the next block, and no token is
 padding. A special token that occurs literally in a text ("</s>") is encoded as ordinary text, so that the separator id
-marks document starts and nothing else; `segment_ids` relies on it.
+marks document starts and nothing else; document masks (`train.batches`) rely on it.
 
 For validation each token also gets the number of UTF-8 bytes of the raw text that it stands for. A token covers the
 text from the end of the tokens before it to its own end, the last token of a document also what the tokenizer dropped
@@ -15,13 +15,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tokenizers import Encoding, Tokenizer
-from transformers import PreTrainedTokenizerBase
 
-# Shapes: S tokens of several documents   B sequences   T tokens of a sequence
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase  # heavy, and processes that only tokenise do without it
+
+# Shapes: S tokens of several documents
 
 
 @dataclass(frozen=True)
@@ -97,17 +99,3 @@ def bytes_of_tokens(text: str, encoding: Encoding) -> np.ndarray:
     ends = np.maximum.accumulate(np.array([end for _, end in encoding.offsets], dtype=np.int64))
     ends[-1] = len(text)
     return np.diff(byte_at[ends], prepend=0)
-
-
-def segment_ids(input_ids: torch.Tensor, separator_id: int) -> torch.Tensor:
-    """Number of the document within its sequence, (B, T), from 0: a separator opens the next one."""
-    ids = (input_ids == separator_id).cumsum(-1)
-    return ids - ids[:, :1]
-
-
-def positions_in_segments(segments: torch.Tensor) -> torch.Tensor:
-    """Position of every token in its document, (B, T), from 0 at the document's first token in the sequence."""
-    index = torch.arange(segments.shape[-1], device=segments.device).expand_as(segments)
-    starts = torch.zeros_like(segments, dtype=torch.bool)
-    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return index - torch.where(starts, index, 0).cummax(-1).values

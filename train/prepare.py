@@ -24,18 +24,20 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
 
 from filelock import FileLock
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from train.blocks import FORMAT, MANIFEST, PreparedText, file_name
 from train.decontamination import read_excluded, text_digest
 from train.packing import Packer, canonical_json
 from train.readers import expand
 from train.sources import SPLITS, Document, Shard, TextSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase  # heavy, and processes that only tokenise do without it
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +200,18 @@ def _prepare_locked(
     if empty := [language for language in languages if not manifest["languages"][language]["train"]["tokens"]]:
         shutil.rmtree(folder)
         raise ValueError(f"no training text for {', '.join(empty)}; add text or take it from data.languages")
+    _report_exclusion(manifest["languages"], exclude)
     _write_json(folder / MANIFEST, manifest)
+
+
+def _report_exclusion(counts: dict, exclude: Sequence[str]) -> None:
+    if not exclude:
+        return
+    found = {language: splits["train"]["excluded"] for language, splits in counts.items()}
+    if any(found.values()):
+        logger.info("left out of training: %s", ", ".join(f"{language} {n}" for language, n in found.items()))
+    else:
+        logger.warning("no training text occurs in %s: nothing was excluded", ", ".join(map(str, exclude)))
 
 
 def _run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[None]:

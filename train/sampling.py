@@ -29,7 +29,6 @@ import numpy as np
 MODULUS = 1 << 64
 GOLDEN = 0x9E3779B97F4A7C15
 """2^64 / phi, odd."""
-FEISTEL_ROUNDS = 8
 
 
 class Schedule:
@@ -94,7 +93,8 @@ def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half_bits) - 1)
     shift = np.uint64(half_bits)
-    keys = [np.uint64(_key("round", key, number)) for number in range(FEISTEL_ROUNDS)]
+    digest = hashlib.blake2b(key.to_bytes(8, "little"), digest_size=64, person=b"feistel").digest()
+    keys = np.frombuffer(digest, dtype="<u8")  # of 8 rounds
     result = index.astype(np.uint64)
     outside = np.ones(len(result), dtype=bool)
     while outside.any():  # the domain of the network has at most 4 x size values: walk on until back inside

@@ -27,6 +27,8 @@ SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev":
 
 LANGUAGE_COLUMNS = ("lang", "language")
 KEY_COLUMNS = ("uid", "doc", "id")
+UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz"})
+"""Languages whose script puts no space between words: a count of words by spaces means nothing there."""
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*")
 SHARD_BYTES = 64 * 2**20
 """Uncompressed size of the row groups of a parquet file that make one shard."""
@@ -380,6 +382,13 @@ def resolve_languages(sources: Sequence[TextSource], languages: Collection[str] 
     if unknown := sorted(set(languages) - offered):
         raise ValueError(f"unknown language {', '.join(unknown)}: the sources offer {', '.join(sorted(offered))}")
     return tuple(sorted(set(languages)))
+
+
+def stream_documents(sources: Sequence[TextSource], languages: Collection[str]) -> Iterator[Document]:
+    """All documents of these languages, source by source and shard by shard."""
+    for source in sources:
+        for shard in source.shards(languages):
+            yield from source.read(shard, languages)
 
 
 def collect_texts(

@@ -25,6 +25,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from train.mixing import temperature_shares
+from train.sources import UNSPACED
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +42,6 @@ WORDS = (
 
 MAX_BYTES = 256 * 2**20
 """Merges are counted on this much text at most: more changes them little and costs memory."""
-
-UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz"})
-"""Languages whose script puts no space between words: a count of words by spaces means nothing there."""
 
 
 def train_tokenizer(
@@ -263,4 +261,4 @@ def run(args: argparse.Namespace) -> None:
         tokenizer = train_tokenizer(options.texts("train"), vocab_size, alpha=args.alpha, seed=args.seed)
         save_tokenizer(tokenizer, output)
         sys.stdout.write(f"{output}: {len(tokenizer)} tokens\n")
-    sys.stdout.write(format_fertility(measure_fertility(tokenizer, options.texts("valid"))) + "\n")
+    sys.stdout.write(format_fertility(measure_fertility(tokenizer, options.texts("valid", max_bytes=2**21))) + "\n")
