@@ -35,6 +35,9 @@ from analysis.matching import GroupFinder, Groups
 LEXICON_SIZE: Mapping[str, int] = {"word": 3, "field": 20}
 """Entries that may explain a concept of each kind."""
 
+CONCEPT_LIST = Path("data/concepts.tsv")
+"""The list that ships with the repository, seen from its root."""
+
 MINIMUM_FOR_SUPPORT = 20
 """Positives below which support is not estimated: a few entries would fit anything."""
 
@@ -220,7 +223,7 @@ def _richest(kept: list[_Labelled], limit: int | None, dropped: dict[str, str]) 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m analysis label`."""
     parser.add_argument("--texts", type=Path, required=True, help="parallel text: parquet or JSONL, long or wide")
-    parser.add_argument("--list", type=Path, required=True, help="the concept list (tab-separated)")
+    parser.add_argument("--list", type=Path, default=CONCEPT_LIST, help="concept list (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="concept file to write: .parquet or .jsonl")
     words: dict[str, Any] = {"nargs": "+", "default": (), "metavar": "NAME"}
     parser.add_argument("--languages", help="ISO 639-1 codes (default: all of the text)", **words)
