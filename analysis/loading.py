@@ -10,12 +10,14 @@ import gc
 import importlib
 import json
 import logging
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -163,6 +165,10 @@ def load_model(folder: Path, name: str, loading: Loading, *, gguf_file: str | No
         )
     except torch.OutOfMemoryError:
         raise
+    except SafetensorError as error:
+        raise ValueError(f"{name}: the weights are truncated or damaged ({one_line(error)}); fetch them again") from None
+    except pickle.UnpicklingError:
+        raise ValueError(f"{name}: the weights are refused: the pickle holds more than tensors") from None
     except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
         raise ValueError(f"{name}: cannot be loaded: {one_line(error)}") from None
     missing = sorted(report["missing_keys"])
