@@ -17,6 +17,7 @@ Callbacks are named by the configuration; a callback that can find a checkpoint 
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,9 @@ class TrainingCLI(LightningCLI):
         """Bits per byte of the run's newest checkpoint, or of the weights that a run would start with."""
         checkpoint = find_checkpoint(self.trainer, self.config["validate"].resume)
         log.info("validating %s", checkpoint or "untrained weights: no checkpoint found")
-        self.trainer.validate(**arguments, ckpt_path=checkpoint, weights_only=True, verbose=True)
+        (scores,) = self.trainer.validate(**arguments, ckpt_path=checkpoint, weights_only=True, verbose=False)[:1]
+        for key, value in scores.items():
+            sys.stdout.write(f"{key.removeprefix('val/'):<24}{value:8.4f}\n")
 
 
 class ParsedRun(TrainingCLI):

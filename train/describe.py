@@ -194,7 +194,7 @@ def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
         f"{_si(run.tokens * run.flops_per_token)} FLOPs in all",
         f"snapshots     {len(run.snapshot_steps)} of {_size(run.snapshot_bytes)} = "
         f"{_size(run.snapshot_bytes * len(run.snapshot_steps))}: {_steps(run.snapshot_steps)}",
-        f"checkpoints   up to {_size(run.checkpoint_bytes)}: weights and two moments, those kept and the one in writing",
+        f"checkpoints   up to {_size(run.checkpoint_bytes)}: weights and two moments, those kept and one in writing",
         f"live analyses {len(run.measured_steps)} steps: {_steps(run.measured_steps)}",
         f"memory        about {_size(memory.total)} a device: weights {_size(memory.weights)}"
         f"{' (float32 and bf16)' if run.bf16 else ''}, gradients {_size(memory.gradients)}, optimizer "
