@@ -161,10 +161,10 @@ class MultilingualDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise the text if that has not been done; safe to call again."""
+        self._check_mixture_names()
         if self.prepared_folder is not None:
             self._check_prepared(PreparedText(self.prepared_folder))
             return
-        self._check_mixture_names()
         if self._must_train_tokenizer():
             self._train_tokenizer()
         prepare(

@@ -4,10 +4,10 @@ The stream is what training reads in blocks of any length: a document may go on 
 padding. A special token that occurs literally in a text ("</s>") is encoded as ordinary text, so that the separator id
 marks document starts and nothing else; document masks (`train.batches`) rely on it.
 
-For validation each token also gets the number of UTF-8 bytes of the raw text that it stands for. A token covers the
-text from the end of the tokens before it to its own end, the last token of a document also what the tokenizer dropped
-at the end; the separator covers none. The bytes of a document thus sum to exactly its raw bytes, whatever the
-tokenizer normalises. Called by `train.prepare`.
+For validation each token also gets the number of UTF-8 bytes of the raw text that it stands for; the separator stands
+for none. A byte-level token is its bytes. Any other token covers the text from the end of the tokens before it to its
+own end, the last one of a document also what the tokenizer dropped at the end. Either way the bytes of a document sum
+to exactly its raw bytes, whatever the tokenizer normalises. Called by `train.prepare`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Packer:
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._lengths = _byte_lengths(self._backend, backend_json)
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Packer:
@@ -73,9 +74,16 @@ class Packer:
             tokens[place] = self.separator_id
             tokens[place + 1 : place + 1 + len(ids)] = ids
             if token_bytes is not None and ids:
-                token_bytes[place + 1 : place + 1 + len(ids)] = bytes_of_tokens(text, encoding)
+                token_bytes[place + 1 : place + 1 + len(ids)] = self._bytes(text, encoding)
             place += 1 + len(ids)
         return Packed(tokens, token_bytes, sum(len(text.encode()) for text in texts), len(texts))
+
+    def _bytes(self, text: str, encoding: Encoding) -> np.ndarray:
+        if self._lengths is not None:
+            counted = self._lengths[encoding.ids]
+            if counted.sum() == len(text.encode()):  # not so if the tokenizer adds or drops spaces
+                return counted
+        return bytes_of_tokens(text, encoding)
 
     def __getstate__(self) -> tuple[str, int, int]:
         return self._json, self.separator_id, self.vocab_size
@@ -89,6 +97,16 @@ def canonical_json(tokenizer: PreTrainedTokenizerBase) -> str:
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     definition["truncation"] = definition["padding"] = None  # states of the last call, not of the tokenizer
     return json.dumps(definition, sort_keys=False, ensure_ascii=False)
+
+
+def _byte_lengths(backend: Tokenizer, backend_json: str) -> np.ndarray | None:
+    """Bytes of every token (V,) of a byte-level tokenizer, whose tokens are spelled with one character a byte."""
+    if (json.loads(backend_json).get("decoder") or {}).get("type") != "ByteLevel":
+        return None
+    lengths = np.zeros(max(backend.get_vocab().values()) + 1, dtype=np.int64)
+    for token, index in backend.get_vocab().items():
+        lengths[index] = len(token)
+    return lengths
 
 
 def bytes_of_tokens(text: str, encoding: Encoding) -> np.ndarray:
