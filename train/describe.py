@@ -56,15 +56,15 @@ def activation_bytes(config: XGLMConfig, *, bf16: bool, checkpointing: bool) -> 
     float32: residual stream and LayerNorm output twice each, q, k, v and the attended values (8 d), the hidden layer
     before and after GELU (2 ffn). Under bf16 autocast the residual stream stays float32 (2 d), all else is bf16 (8 d +
     2 ffn). To both come LayerNorm statistics and the log-sum-exp of each head. With checkpointing every block keeps its
-    input alone, and one block at a time the rest. Dropout masks (1 byte an element) are added where dropout is on.
+    input alone, and one block at a time the rest. Dropout masks count as large as what they mask (less on a GPU).
     """
     d, ffn = config.d_model, config.ffn_dim
     block = 4 * 2 * d + 2 * (8 * d + 2 * ffn) if bf16 else 4 * (8 * d + 2 * ffn)
     block += 16 + 4 * config.attention_heads
     ends = 12 * d + 16
     if config.dropout:
-        block += 2 * d
-        ends += d
+        block += 2 * d * (2 if bf16 else 4)
+        ends += 4 * d
     if checkpointing:
         return config.num_layers * 4 * d + block + ends
     return config.num_layers * block + ends
