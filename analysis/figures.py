@@ -43,7 +43,7 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
 
     `rows` have one value a step, or one a step and `group` (a column such as `language`).
     """
-    figure = _figure(title, unit)
+    figure = base_figure(title, unit)
     groups = [(None, rows)] if group is None else list(rows.groupby(group, sort=True))
     for index, (name, part) in enumerate(groups):
         part = part.sort_values("step")
@@ -94,7 +94,7 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
 
 def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = "", axis: str = "tokens") -> go.Figure:
     """One line a run over tokens seen (log axis); the step-0 value, which has no place there, is a dotted level."""
-    figure = _figure(title, unit)
+    figure = base_figure(title, unit)
     for index, (name, rows) in enumerate(runs.items()):
         colour = PALETTE[index % len(PALETTE)]
         rows = rows.sort_values("step")
@@ -136,7 +136,7 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = ""
 def layers_by_steps(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
     """Heatmap of a layer measure: layers upwards, snapshots to the right."""
     table = rows.pivot_table(index="layer", columns="step", values="value").sort_index()
-    figure = _figure(title, "")
+    figure = base_figure(title, "")
     figure.add_trace(
         go.Heatmap(
             z=table.to_numpy(),
@@ -156,7 +156,7 @@ def layer_curves(
     rows: pd.DataFrame, title: str, *, unit: str = "", baselines: Mapping[str, pd.DataFrame] | None = None
 ) -> go.Figure:
     """A layer measure at the first, middle and last snapshot; `baselines` (name -> rows) are drawn for the last one."""
-    figure = _figure(title, unit)
+    figure = base_figure(title, unit)
     steps = sorted(rows["step"].unique())
     shown = list(dict.fromkeys([steps[0], steps[len(steps) // 2], steps[-1]]))
     for colour, step in zip((START, "#7aa6c2", PALETTE[0]), shown, strict=False):
@@ -217,7 +217,7 @@ def pair_matrix(
     """Language x language matrix of one snapshot; undirected pairs are mirrored and the diagonal stays empty."""
     matrix = pair_table(rows, directed=directed)
     largest = float(np.nanmax(np.abs(matrix.to_numpy()))) if matrix.notna().any().any() else 1.0
-    figure = _figure(title, "")
+    figure = base_figure(title, "")
     figure.add_trace(
         go.Heatmap(
             z=matrix.to_numpy(),
@@ -235,6 +235,27 @@ def pair_matrix(
     )
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category", autorange="reversed", scaleanchor="x")
+    return figure
+
+
+def directed_matrix(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
+    """Matrix of values from `language` (down) to `other_language` (across); the two need not be the same set."""
+    matrix = rows.pivot_table(index="language", columns="other_language", values="value").sort_index()
+    figure = base_figure(title, "")
+    figure.add_trace(
+        go.Heatmap(
+            z=matrix.to_numpy(),
+            x=list(matrix.columns),
+            y=list(matrix.index),
+            colorscale=SEQUENTIAL,
+            text=matrix.map(lambda v: "" if pd.isna(v) else f"{v:.2f}").to_numpy(),
+            texttemplate="%{text}",
+            colorbar={"title": unit, "thickness": 12},
+            hovertemplate="%{y} to %{x}: %{z:.4g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category", autorange="reversed")
     return figure
 
 
@@ -273,7 +294,7 @@ def dendrogram(rows: pd.DataFrame, title: str) -> go.Figure | None:
 
 def profile(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
     """Bars per layer at the first and the last snapshot beside the chance profile."""
-    figure = _figure(title, unit)
+    figure = base_figure(title, unit)
     steps = sorted(rows["step"].unique())
     for colour, step in zip((START, PALETTE[0]), dict.fromkeys([steps[0], steps[-1]]), strict=False):
         part = rows[rows["step"] == step].sort_values("layer")
@@ -303,7 +324,7 @@ def profile(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
 
 def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str = "") -> go.Figure:
     """Training scalars `prefix/<name>` over steps, one line a name."""
-    figure = _figure(title, unit)
+    figure = base_figure(title, unit)
     rows = history[history["key"].str.startswith(prefix + "/")]
     for index, (key, part) in enumerate(rows.groupby("key", sort=True)):
         part = part.drop_duplicates("step", keep="last").sort_values("step")
@@ -340,7 +361,8 @@ def is_directed(pairs: pd.DataFrame) -> bool:
     return bool((pairs["language"] >= pairs["other_language"]).any())
 
 
-def _figure(title: str, unit: str) -> go.Figure:
+def base_figure(title: str, unit: str) -> go.Figure:
+    """An empty figure in the house style; `unit` names the vertical axis."""
     figure = go.Figure(layout=_layout(title))
     figure.update_xaxes(gridcolor="#efefef", linecolor="#999", zeroline=False)
     figure.update_yaxes(gridcolor="#e8e8e8", linecolor="#999", zeroline=False, title=unit)

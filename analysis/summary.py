@@ -19,7 +19,6 @@ from analysis.runs import RunRecord
 from analysis.statistics import bootstrap_interval
 
 BITS = "val/bits_per_byte"
-UNIGRAM = "val/unigram_bits_per_byte"
 
 
 @dataclass(frozen=True)
@@ -99,23 +98,21 @@ def closing_tables(record: RunRecord) -> list[Table]:
 
 
 def _loss_table(record: RunRecord) -> Table | None:
-    history = record.history
-    bits = history[history["key"].str.startswith(BITS + "/")] if len(history) else history
-    if bits.empty:
-        return None
-    last = bits[bits["step"] == bits["step"].max()].set_index("key")["value"]
-    unigram = history[history["key"].str.startswith(UNIGRAM + "/")].drop_duplicates("key", keep="last")
-    baseline = unigram.set_index("key")["value"]
     rows = []
-    for key in sorted(last.index):
-        language = key.removeprefix(BITS + "/")
-        base = baseline.get(f"{UNIGRAM}/{language}")
-        rows.append((language, _number(last[key]), _number(base), "" if base is None else _number(last[key] - base)))
+    step = 0
+    for name in analyses_of_class(record, "HeldOutLoss"):
+        bits = select(record.frame, name, "bits_per_byte", by=("language",))
+        step = int(bits["step"].max())
+        for row in bits[bits["step"] == step].sort_values("language").itertuples():
+            difference = row.value - row.chance
+            rows.append((str(row.language), _number(row.value), _number(row.chance), f"{difference:+.4f}"))
+    if not rows:
+        return None
     return Table(
-        title=f"Bits per byte on held-out text, step {int(bits['step'].max())}",
+        title=f"Bits per byte on held-out text, step {step}",
         header=("language", "model", "unigram", "difference"),
         rows=tuple(rows),
-        note="Below the unigram model of the same tokens: the model uses context.",
+        note="Unigram: a model of token frequencies, fitted on the training split.",
     )
 
 
