@@ -27,6 +27,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.models.xglm import modeling_xglm as xglm
 
 from train.loss import BACKENDS, IGNORE_INDEX, linear_cross_entropy
+from train.tying import TiedWeight, tie
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,11 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
             inputs["use_cache"] = kwargs.get("past_key_values") is not None
         return_dict = inputs.pop("return_dict", None)
         logits_to_keep = inputs.pop("logits_to_keep", 0)
+        weight = self.lm_head.weight
+        if input_ids is not None and self._ties_gradients(weight):
+            tied = tie(weight)
+            weight = tied.head
+            inputs["input_ids"], inputs["inputs_embeds"] = None, self.model.embed_tokens(input_ids, tied)
         outputs = self.model(**inputs, segment_ids=segment_ids)
         hidden = outputs.last_hidden_state  # (B, T, D)
         if labels.shape != hidden.shape[:2]:
@@ -180,7 +186,7 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
         targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
         loss = linear_cross_entropy(
             hidden.flatten(0, 1),
-            self.lm_head.weight,
+            weight,
             targets.flatten(),
             num_items=num_items,
             backend=self.loss_backend,  # type: ignore[arg-type]
@@ -199,6 +205,16 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
         )
         return result.to_tuple() if return_dict is False else result
 
+    def _ties_gradients(self, weight: Tensor) -> bool:
+        """Whether embedding and head share one weight whose gradient `train.tying` can make in one piece."""
+        return (
+            weight is self.model.embed_tokens.weight
+            and weight.device.type == "cpu"
+            and weight.requires_grad
+            and torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        )
+
 
 class XGLMModel(xglm.XGLMModel):
     """The body, from token ids to the states before the head, with fast attention and right positions."""
@@ -215,9 +231,11 @@ class XGLMModel(xglm.XGLMModel):
             )
         super().__init__(config)
         self.embed_positions = SinusoidalPositions(config.max_position_embeddings, config.d_model, config.pad_token_id)
+        # Same parameters, same initialisation, another forward: nothing is built twice.
+        embedding: Any = self.embed_tokens
+        embedding.__class__ = ScaledEmbedding
         for layer in self.layers:
             attention: Any = layer.self_attn
-            # Same parameters, same initialisation, another forward: nothing is built twice.
             attention.__class__ = SelfAttention
             attention.config = config
 
@@ -254,6 +272,16 @@ class XGLMModel(xglm.XGLMModel):
             tokens = input_ids if input_ids is not None else kwargs["inputs_embeds"]
             position_ids = positions_from_mask(attention_mask, tokens.shape[1], kwargs.get("past_key_values"))
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
+
+
+class ScaledEmbedding(xglm.XGLMScaledWordEmbedding):
+    """XGLM's embedding, times the square root of D, that can look its rows up in a tied weight."""
+
+    def forward(self, input_ids: Tensor, tied: TiedWeight | None = None) -> Tensor:
+        """(B, T) to (B, T, D)."""
+        if tied is None:
+            return super().forward(input_ids)
+        return tied.look_up(input_ids, self.padding_idx) * (self.embed_scale or 1.0)
 
 
 class SelfAttention(xglm.XGLMAttention):
