@@ -32,8 +32,12 @@ from analysis.concept_rules import KINDS, ConceptRule, choose_rules, read_concep
 from analysis.lexicon import EntryIndex, find_lexicon, fold
 from analysis.matching import GroupFinder, Groups
 
-LEXICON_SIZE: Mapping[str, int] = {"word": 3, "field": 20}
-"""Entries that may explain a concept of each kind."""
+LEXICON_LIMITS: Mapping[str, Mapping[str, Any]] = {
+    "word": {"size": 3, "min_share": 0.03},
+    "field": {"size": 20, "min_share": 0.015},
+}
+"""Entries that may explain a concept of each kind. A share of 0.015 for words would raise their mean support on the medium
+corpus by 0.006 and its chance floor from 0.02 to 0.07; the words of a field are each too rare for a larger share."""
 
 CONCEPT_LIST = Path("data/concepts.tsv")
 """The list that ships with the repository, seen from its root."""
@@ -176,11 +180,11 @@ class _Labelled:
                 self.lexicon[language] = [fold(form) for form in self.rule.forms]
                 self.weak[language] = frozenset()
             elif len(positives) >= MINIMUM_FOR_SUPPORT:
-                index, size = indices[language], LEXICON_SIZE[self.rule.kind]
-                entries, covered, false_hits = find_lexicon(index, positives, _joined(negatives), size)
+                index, limits = indices[language], LEXICON_LIMITS[self.rule.kind]
+                entries, covered, false_hits = find_lexicon(index, positives, _joined(negatives), **limits)
                 self.lexicon[language], support = entries, float(covered.mean())
                 self.weak[language] = frozenset(int(row) for row in positives[~covered])
-                floor = _support_by_chance(index, negatives, size)
+                floor = _support_by_chance(index, negatives, limits)
                 if self._settings.strict:
                     members = np.flatnonzero(self.groups.used[:, column])
                     self.groups.used[members[~covered], column] = False
@@ -199,13 +203,13 @@ class _Labelled:
             )
 
 
-def _support_by_chance(index: EntryIndex, negatives: Sequence[np.ndarray], size: int) -> float | None:
+def _support_by_chance(index: EntryIndex, negatives: Sequence[np.ndarray], limits: Mapping[str, Any]) -> float | None:
     """Support of sentences without a common concept: the first negative of each group, against the other negatives."""
     stand_ins = _joined([group[:1] for group in negatives])
     others = _joined([group[1:] for group in negatives])
     if len(stand_ins) < MINIMUM_FOR_SUPPORT or not len(others):
         return None
-    return float(find_lexicon(index, stand_ins, others, size)[1].mean())
+    return float(find_lexicon(index, stand_ins, others, **limits)[1].mean())
 
 
 def _joined(groups: Sequence[np.ndarray]) -> np.ndarray:

@@ -123,9 +123,13 @@ class EntryIndex:
 
 
 def find_lexicon(
-    index: EntryIndex, positives: np.ndarray, negatives: np.ndarray, size: int
+    index: EntryIndex, positives: np.ndarray, negatives: np.ndarray, *, size: int, min_share: float
 ) -> tuple[list[str], np.ndarray, float]:
     """Greedy cover of the positives by at most `size` entries that the negatives lack.
+
+    Args:
+        positives, negatives: rows of `index`.
+        min_share: share of the positives that an entry must newly cover; if too low, chance words are found.
 
     Each round takes the entry with the largest (share of all positives that it newly covers) - 2 x (its rate in the
     negatives) among those that reach `MINIMUM_LIFT`; longer entries break ties.
@@ -137,7 +141,7 @@ def find_lexicon(
     counted, owners = _flatten(index, positives)
     excluded, excluded_owners = _flatten(index, negatives)
     frequency = np.bincount(counted, minlength=len(index))
-    minimum = max(MINIMUM_HITS, 0.015 * len(positives))
+    minimum = max(MINIMUM_HITS, min_share * len(positives))
     candidates = np.flatnonzero(frequency >= minimum)
     names = [index.name(int(entry)) for entry in candidates]
     by_name = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.intp)

@@ -431,11 +431,13 @@ def test_every_entry_of_a_sentence_matches_that_sentence() -> None:
 def test_a_lexicon_without_negatives_or_common_words_is_defined() -> None:
     texts = [f"{letter * 4} {letter * 5}" for letter in "abcdefghij"]
     index = EntryIndex(texts, "de")
-    entries, covered, false_hits = find_lexicon(index, *_rows(range(10), []), 3)
+    entries, covered, false_hits = find_lexicon(index, *_rows(range(10), []), size=3, min_share=0.03)
     assert entries == []
     assert not covered.any()
     assert false_hits == 0.0
-    entries, covered, _ = find_lexicon(EntryIndex(["haus"] * 5 + ["hof"] * 9, "de"), *_rows(range(5), range(5, 14)), 3)
+    entries, covered, _ = find_lexicon(
+        EntryIndex(["haus"] * 5 + ["hof"] * 9, "de"), *_rows(range(5), range(5, 14)), size=3, min_share=0.03
+    )
     assert covered.all()
     assert len(entries) == 1
 
