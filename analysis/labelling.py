@@ -36,8 +36,8 @@ LEXICON_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "word": {"size": 3, "min_share": 0.03},
     "field": {"size": 20, "min_share": 0.015},
 }
-"""Entries that may explain a concept of each kind. A share of 0.015 for words would raise their mean support on the medium
-corpus by 0.006 and its chance floor from 0.02 to 0.07; the words of a field are each too rare for a larger share."""
+"""Entries that may explain a concept of each kind. A share of 0.015 for words would raise their mean support on the
+medium corpus by 0.006 and its chance floor from 0.02 to 0.07; the words of a field are each too rare for more."""
 
 CONCEPT_LIST = Path("data/concepts.tsv")
 """The list that ships with the repository, seen from its root."""
