@@ -97,7 +97,8 @@ def find_gaps(steps: Sequence[int]) -> list[int]:
     """Steps that the suite's own rhythm lets expect and that are not there.
 
     The rhythm is the most frequent distance between neighbours (at least twice); its multiples between two neighbours
-    are missing. Below the first multiple that is present (powers of two at the start) nothing is expected.
+    are missing. Below the first multiple that is present nothing is expected, and where more are missing than present
+    (powers of two) there is no rhythm.
     """
     ordered = sorted(set(steps))
     distances = Counter(after - before for before, after in pairwise(ordered))
@@ -109,7 +110,8 @@ def find_gaps(steps: Sequence[int]) -> list[int]:
     on_beat = [step for step in ordered if step % rhythm == 0 and step > 0]
     if not on_beat:
         return []
-    return [step for step in range(on_beat[0], on_beat[-1], rhythm) if step not in ordered]
+    missing = [step for step in range(on_beat[0], on_beat[-1], rhythm) if step not in ordered]
+    return missing if len(missing) < len(on_beat) else []
 
 
 def find_drift(records: Sequence[Identity]) -> dict[int, list[str]]:
