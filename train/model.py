@@ -184,6 +184,8 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
             )
         # Shifting the labels rather than the states leaves the states contiguous.
         targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
+        if attention_mask is not None and attention_mask.shape == targets.shape:
+            targets = targets.masked_fill(attention_mask == 0, IGNORE_INDEX)  # padding on the left predicts nothing
         loss = linear_cross_entropy(
             hidden.flatten(0, 1),
             weight,

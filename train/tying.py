@@ -2,8 +2,8 @@
 
 Autograd gives a tied weight two gradients and adds them: the head's, which is dense, and the embedding's, which is
 dense too although only the rows of the B x T input tokens differ from zero. With 256,008 rows the second one costs half
-a gigabyte, and on a CPU a good part of the step, for nothing. Here the weight passes once through `tie`; the backward of
-that one node sees the head's gradient and adds the rows of the embedding in place.
+a gigabyte, and on a CPU a good part of the step, for nothing. Here the weight passes once through `tie`; the backward
+of that one node sees the head's gradient and adds the rows of the embedding in place.
 
 Called by `train.model` where it computes the loss on a CPU. On a GPU the detour gains about 1 % and in-place row sums
 are not reproducible there, so the usual path stays.
