@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, XGLMTokenizer
 
 from train.batches import positions_in_segments, segment_ids
 from train.packing import Packer, bytes_of_tokens, canonical_json
@@ -64,10 +64,25 @@ def test_bytes_sum_to_the_raw_text_whatever_a_tokenizer_normalises() -> None:
         assert (counted > 0).all()
 
 
+def test_xglms_own_kind_of_tokenizer() -> None:
+    words = [("▁" + word, -3.0) for word in ("hello", "world", "fi")]
+    letters = [(letter, -4.0) for letter in "</>abcdefghijklmnopqrstuvwxyz½"]
+    specials = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    tokenizer = XGLMTokenizer(vocab=[*specials, ("▁", -2.0), *words, *letters])
+    texts = ["hello  world", "ﬁ ½ 中文 world ", "end </s> hello"]
+    packed = Packer.of(tokenizer).pack(texts, count_bytes=True)
+    assert packed.token_bytes is not None
+    # its vocabulary spells "</s>", which must not open a document in the middle of one
+    starts = np.flatnonzero(packed.tokens == 2)
+    assert np.add.reduceat(packed.token_bytes, starts).tolist() == [len(text.encode()) for text in texts]
+    assert packed.tokens[: starts[1]].tolist() == tokenizer(texts[0])["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(packed.tokens[starts[2] :].tolist())[-2:] == ["<unk>", "▁hello"]
+
+
 def test_a_large_vocabulary_needs_wider_integers_and_a_packer_can_be_pickled(trained: PreTrainedTokenizerFast) -> None:
     packer = Packer.of(trained)
-    assert Packer(canonical_json(trained), 2, 1 << 16).dtype == np.uint16
-    assert Packer(canonical_json(trained), 2, (1 << 16) + 1).dtype == np.uint32
+    assert Packer(canonical_json(trained), 2, 3, 1 << 16).dtype == np.uint16
+    assert Packer(canonical_json(trained), 2, 3, (1 << 16) + 1).dtype == np.uint32
     again = pickle.loads(pickle.dumps(packer))
     assert again.pack(TEXTS, count_bytes=False).tokens.tolist() == packer.pack(TEXTS, count_bytes=False).tokens.tolist()
 

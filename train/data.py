@@ -11,30 +11,29 @@ Named in configs as `data:`; called by `train.cli`.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from train.batches import IGNORED, StepLoader, TrainBatches, ValidationBatches
+from train.batches import StepLoader, TrainBatches, ValidationBatches
 from train.blocks import PreparedText
 from train.decontamination import read_excluded, text_digest
+from train.identity import tokenizer_hash
 from train.mixing import Mixture, expected_epochs, format_mixture
-from train.prepare import find_prepared, prepare, tokenizer_hash
+from train.prepare import find_prepared, prepare
 from train.sampling import Schedule
-from train.sources import LocalText, TextSource, collect_texts, resolve_languages
+from train.sources import TextSource, collect_texts, resolve_languages
 from train.tokenizer import MAX_BYTES, load_tokenizer, save_tokenizer, train_tokenizer
+from train.unigram import unigram_bits_per_byte
 
 logger = logging.getLogger(__name__)
 
@@ -350,27 +349,17 @@ class MultilingualDataModule(LightningDataModule):
             for language in self.validation_languages
         ]
 
-    def unigram_bits_per_byte(self, max_tokens: int = 50_000_000) -> dict[str, float]:
-        """Bits per byte of a unigram model on exactly the tokens that validation predicts: the level to beat.
-
-        Token frequencies are counted per language on its training text (its first `max_tokens` tokens), plus one for
-        every token of the vocabulary; separators are left out, as in validation.
-        """
-        size = len(self.tokenizer)
-        results = {}
-        for batches in self._validation_batches():
-            counts = np.ones(size)
-            for chunk in self.prepared_text.tokens(batches.language, "train").chunks(limit=max_tokens):
-                counts += np.bincount(chunk, minlength=size)
-            counts[self.prepared_text.separator_id] = 0
-            nats = -np.log(np.maximum(counts, 1) / counts.sum())
-            total_nats, total_bytes = 0.0, 0
-            for batch in batches:
-                labels = batch["labels"].numpy()
-                total_nats += float(nats[labels[labels != IGNORED]].sum())
-                total_bytes += int(batch["num_bytes"].sum())
-            results[batches.language] = total_nats / math.log(2) / total_bytes
-        return results
+    def unigram_bits_per_byte(self) -> dict[str, float]:
+        """Bits per byte of a unigram model per language, on what validation predicts: the level to beat."""
+        return {
+            batches.language: unigram_bits_per_byte(
+                self.prepared_text.tokens(batches.language, "train"),
+                batches,
+                vocab_size=len(self.tokenizer),
+                separator_id=self.prepared_text.separator_id,
+            )
+            for batches in self._validation_batches()
+        }
 
     def _attached_trainer(self) -> Any:
         if self.trainer is None:
@@ -419,53 +408,3 @@ class MultilingualDataModule(LightningDataModule):
                 "restore the settings, or set data.allow_changes: true to go on with the new ones"
             )
         logger.warning("resuming with changed data settings: %s", "; ".join(changes))
-
-
-def read_options(args: argparse.Namespace) -> MultilingualDataModule:
-    """The data module that a command's --config (its `data:` section) or --text options describe.
-
-    Raises:
-        ValueError: neither is given, or the section is not valid.
-    """
-    if args.config:
-        section = _data_section(args.config)
-        if args.languages:
-            section["languages"] = args.languages
-        return _instantiate(section)
-    if not getattr(args, "text", None):
-        raise ValueError("no text: give --config with a `data:` section, or --text FILE")
-    sources: list[TextSource] = []
-    for entry in args.text:
-        language, equals, path = entry.partition("=")
-        sources.append(LocalText(files_by_language={language: path}) if equals else LocalText(path=entry))
-    return MultilingualDataModule(sources=sources, tokenizer="", languages=args.languages)
-
-
-def _data_section(paths: Sequence[str]) -> dict[str, Any]:
-    """The `data:` sections of YAML files, later ones winning key by key."""
-    import yaml
-
-    section: dict[str, Any] = {}
-    for path in paths:
-        try:
-            config = yaml.safe_load(Path(path).read_text())
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path}: no such config") from error
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-        data = (config or {}).get("data") or {}
-        section |= data.get("init_args", data)
-    if not section:
-        raise ValueError(f"{', '.join(paths)}: no `data:` section")
-    return section
-
-
-def _instantiate(section: dict[str, Any]) -> MultilingualDataModule:
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(MultilingualDataModule, "data")
-    try:
-        return parser.instantiate_classes(parser.parse_object({"data": section})).data
-    except ArgumentError as error:
-        raise ValueError(f"data section: {' '.join(str(error).split())}") from error

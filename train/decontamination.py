@@ -5,7 +5,7 @@
 occurs in the training text. Words are the unit where words are spaced, characters elsewhere; a text shorter than n
 units is compared as a whole with whole training texts. N-grams are compared by a 64-bit polynomial hash: among 10^9
 training and 10^6 evaluation n-grams a single false hit has a chance of 5e-5.
-Called by `train.prepare` (exclusion) and `python -m train decontaminate` (audit).
+Called by `train.prepare` (exclusion) and `python -m train audit` (audit).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from train.documents import UNSPACED
 from train.readers import expand, read_records
-from train.sources import UNSPACED, LocalText, resolve_languages, stream_documents
+from train.sources import LocalText, resolve_languages, stream_documents
 
 # Shapes: S units of one text   G n-grams
 
@@ -204,7 +205,7 @@ def format_audit(reports: Sequence[Contamination]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m train decontaminate`."""
+    """Options of `python -m train audit`."""
     parser.description = "How much of the evaluation text occurs in the training text, by n-grams, per language."
     parser.add_argument("--config", action="append", help="training config whose `data:` section names the text")
     parser.add_argument("--text", action="append", help="a local training file instead, or LANG=PATH")
@@ -217,7 +218,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Audit and write the table to stdout."""
-    from train.data import read_options  # the data module imports this file through `train.prepare`
+    from train.options import read_options  # it knows the data module, which imports this file
 
     options = read_options(args)
     if args.evaluation:

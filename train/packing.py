@@ -1,7 +1,8 @@
 """Documents to one stream of token ids per language, each document opened by `</s>`.
 
 The stream is what training reads in blocks of any length: a document may go on in the next block, and no token is
-padding. A special token that occurs literally in a text ("</s>") is encoded as ordinary text, so that the separator id
+padding. A special token that occurs literally in a text ("</s>") is encoded as ordinary text (or as an unknown token
+where the vocabulary itself spells it, as XGLM's does), so that the separator id
 marks document starts and nothing else; document masks (`train.batches`) rely on it.
 
 For validation each token also gets the number of UTF-8 bytes of the raw text that it stands for; the separator stands
@@ -42,8 +43,9 @@ class Packed:
 class Packer:
     """Encodes documents with a fixed tokenizer. Can be pickled, so that other processes can use it."""
 
-    def __init__(self, backend_json: str, separator_id: int, vocab_size: int) -> None:
+    def __init__(self, backend_json: str, separator_id: int, unknown_id: int | None, vocab_size: int) -> None:
         self.separator_id = separator_id
+        self.unknown_id = unknown_id
         self.vocab_size = vocab_size
         self._json = backend_json
         self._backend = Tokenizer.from_str(backend_json)
@@ -55,7 +57,8 @@ class Packer:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Packer:
         """Separator = the tokenizer's end-of-text token, with which XGLM opens every text."""
-        return cls(canonical_json(tokenizer), tokenizer.eos_token_id, len(tokenizer))
+        unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+        return cls(canonical_json(tokenizer), tokenizer.eos_token_id, unknown, len(tokenizer))
 
     @property
     def dtype(self) -> np.dtype:
@@ -70,10 +73,16 @@ class Packer:
         token_bytes = np.zeros(length, dtype=np.uint32) if count_bytes else None
         place = 0
         for text, encoding in zip(texts, encodings, strict=True):
-            ids = encoding.ids
+            ids = np.array(encoding.ids, dtype=np.int64)
+            if (spelled := ids == self.separator_id).any():
+                if self.unknown_id is None:
+                    raise ValueError(
+                        f"the tokenizer takes a separator out of the text {text[:80]!r} and has no other token"
+                    )
+                ids[spelled] = self.unknown_id
             tokens[place] = self.separator_id
             tokens[place + 1 : place + 1 + len(ids)] = ids
-            if token_bytes is not None and ids:
+            if token_bytes is not None and len(ids):
                 token_bytes[place + 1 : place + 1 + len(ids)] = self._bytes(text, encoding)
             place += 1 + len(ids)
         return Packed(tokens, token_bytes, sum(len(text.encode()) for text in texts), len(texts))
@@ -85,10 +94,10 @@ class Packer:
                 return counted
         return bytes_of_tokens(text, encoding)
 
-    def __getstate__(self) -> tuple[str, int, int]:
-        return self._json, self.separator_id, self.vocab_size
+    def __getstate__(self) -> tuple[str, int, int | None, int]:
+        return self._json, self.separator_id, self.unknown_id, self.vocab_size
 
-    def __setstate__(self, state: tuple[str, int, int]) -> None:
+    def __setstate__(self, state: tuple[str, int, int | None, int]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
 

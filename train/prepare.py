@@ -16,46 +16,28 @@ import itertools
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-from uuid import uuid4
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from tqdm import tqdm
 
-from train.blocks import FORMAT, MANIFEST, PreparedText, file_name
-from train.decontamination import read_excluded, text_digest
-from train.packing import Packer, canonical_json
+from train.blocks import FORMAT, MANIFEST, PreparedText
+from train.decontamination import read_excluded
+from train.documents import SPLITS, TextSource
+from train.identity import content_key, file_hashes, tokenizer_hash
+from train.packing import Packer
 from train.readers import expand
-from train.sources import SPLITS, Document, Shard, TextSource
+from train.shards import COUNTS, Task, write_json, write_shard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # heavy, and processes that only tokenise do without it
 
 logger = logging.getLogger(__name__)
-
-BATCH_DOCUMENTS = 2048
-"""Documents encoded together: enough to keep the threads of `tokenizers` busy."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One shard of one source, to be written to `folder`."""
-
-    name: str
-    source: TextSource
-    shard: Shard
-    languages: tuple[str, ...]
-    packer: Packer
-    excluded: frozenset[bytes]
-    folder: Path
 
 
 def prepare(
@@ -113,56 +95,6 @@ def find_prepared(
     return PreparedText(folder) if (folder / MANIFEST).is_file() else None
 
 
-def content_key(
-    sources: Sequence[TextSource],
-    tokenizer: PreTrainedTokenizerBase,
-    cache: Path,
-    *,
-    languages: Sequence[str],
-    exclude: Sequence[str],
-) -> str:
-    """Hash of everything that decides the tokens; where files lie does not matter."""
-    files = [path for source in sources for path in source.files()]
-    excluded = [path for pattern in exclude for path in expand(pattern)]
-    hashes = file_hashes([*files, *excluded], cache)
-    identity = {
-        "format": FORMAT,
-        "sources": [source.settings() | {"sha256": [hashes[path] for path in source.files()]} for source in sources],
-        "languages": list(languages),
-        "tokenizer": tokenizer_hash(tokenizer),
-        "exclude": sorted(hashes[path] for path in excluded),
-    }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 of the fast tokenizer's definition."""
-    return hashlib.sha256(canonical_json(tokenizer).encode()).hexdigest()
-
-
-def file_hashes(paths: Sequence[Path], cache: Path) -> dict[Path, str]:
-    """sha256 of each file; kept in the cache folder, so a file of the same size and time is not read again."""
-    store = cache / "sha256.json"
-    try:
-        known: dict[str, list] = json.loads(store.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        known = {}
-    hashes, changed = {}, False
-    for path in paths:
-        stat = path.stat()
-        name, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
-        entry = known.get(name)
-        if entry is None or entry[:2] != stamp:
-            with path.open("rb") as file:
-                entry = known[name] = [*stamp, hashlib.file_digest(file, "sha256").hexdigest()]
-            changed = True
-        hashes[path] = entry[2]
-    if changed:
-        cache.mkdir(parents=True, exist_ok=True)
-        _write_json(store, known)
-    return hashes
-
-
 def _prepare_locked(
     folder: Path,
     key: str,
@@ -201,7 +133,7 @@ def _prepare_locked(
         shutil.rmtree(folder)
         raise ValueError(f"no training text for {', '.join(empty)}; add text or take it from data.languages")
     _report_exclusion(manifest["languages"], exclude)
-    _write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, manifest)
 
 
 def _report_exclusion(counts: dict, exclude: Sequence[str]) -> None:
@@ -227,69 +159,6 @@ def _run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[None]:
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def write_shard(task: Task) -> None:
-    """Tokenise one shard into its folder: complete or not there at all."""
-    final = task.folder / task.name
-    temporary = task.folder / f".{task.name}.{uuid4().hex}"
-    temporary.mkdir()
-    try:
-        counts: dict[str, dict[str, dict[str, int]]] = {}
-        with ExitStack() as stack:
-            files: dict[str, BinaryIO] = {}
-
-            def append(name: str, data: bytes) -> None:
-                if name not in files:
-                    files[name] = stack.enter_context((temporary / name).open("wb"))
-                files[name].write(data)
-
-            documents = task.source.read(task.shard, task.languages)
-            while batch := list(itertools.islice(documents, BATCH_DOCUMENTS)):
-                _append_batch(task, batch, counts, append)
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-        entries = {path.name: _file_entry(path, task.packer) for path in sorted(temporary.iterdir())}
-        _write_json(temporary / "shard.json", {"name": task.name, "counts": counts, "files": entries})
-        temporary.replace(final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _append_batch(
-    task: Task,
-    batch: Sequence[Document],
-    counts: dict[str, dict[str, dict[str, int]]],
-    append: Callable[[str, bytes], None],
-) -> None:
-    groups: dict[tuple[str, str], list[str]] = {}
-    for document in batch:
-        row = counts.setdefault(document.language, {}).setdefault(document.split, dict.fromkeys(COUNTS, 0))
-        if document.split == "train" and task.excluded and text_digest(document.text) in task.excluded:
-            row["excluded"] += 1
-        else:
-            groups.setdefault((document.language, document.split), []).append(document.text)
-    for (language, split), texts in groups.items():
-        packed = task.packer.pack(texts, count_bytes=split != "train")
-        append(file_name(language, split, "tokens"), packed.tokens.tobytes())
-        if packed.token_bytes is not None:
-            append(file_name(language, split, "bytes"), packed.token_bytes.tobytes())
-        row = counts[language][split]
-        row["tokens"] += len(packed.tokens)
-        row["bytes"] += packed.num_bytes
-        row["documents"] += packed.num_documents
-
-
-COUNTS = ("tokens", "bytes", "documents", "excluded")
-
-
-def _file_entry(path: Path, packer: Packer) -> dict:
-    width = packer.dtype.itemsize if path.name.endswith(".tokens") else 4
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    size = path.stat().st_size
-    return {"items": size // width, "size": size, "sha256": digest}
 
 
 def _manifest(
@@ -331,18 +200,6 @@ def _manifest(
     }
 
 
-def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("w") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def verify(prepared: PreparedText) -> None:
     """Read every file again and compare its hash with the manifest.
 
@@ -382,7 +239,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prepare, and write the counts to stdout."""
-    from train.data import read_options  # the data module imports this file
+    from train.options import read_options  # it knows the data module, which imports this file
 
     options = read_options(args)
     if args.workers is not None:

@@ -24,8 +24,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from train.documents import UNSPACED
 from train.mixing import temperature_shares
-from train.sources import UNSPACED
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train and save (or load) a tokenizer; writes its fertility on the valid split to stdout."""
-    from train.data import read_options  # the data module imports this file
+    from train.options import read_options  # it knows the data module, which imports this file
 
     options = read_options(args)
     if args.measure:
