@@ -109,7 +109,7 @@ def _make_packs(sites: Sequence[Site], unit_bytes: int, max_bytes: int, split_si
     for site in sites:
         if site.num_units > room and (room < 1 or not split_sites):
             raise ValueError(
-                f"max_bytes={max_bytes}: the responses of {site.module} alone take {site.num_units * unit_bytes} bytes; "
+                f"max_bytes={max_bytes}: the responses of {site.module} take {site.num_units * unit_bytes} bytes; "
                 "raise max_bytes or use fewer texts"
             )
         for first in range(0, site.num_units, room):
