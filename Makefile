@@ -19,8 +19,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-demo: $(READY)
-	$(BIN)/python -m train demo
+# A second `make demo` goes on with or shows the run that is there; rm -r runs/demo starts afresh.
+demo: $(READY) runs/demo-concepts.parquet
+	$(BIN)/python -m train fit --config configs/demo.yaml
+	$(BIN)/python -m analysis report runs/demo
+
+# Label 16 concepts in ten languages; the training leaves these sentences out.
+runs/demo-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
+	$(BIN)/python -m analysis label --texts $< --out $@ --max-concepts 16 --min-positives 40 --cap 40 --complete
 
 demo-steering: $(READY)
 	$(BIN)/python -m analysis steer --config configs/steering.yaml

@@ -15,7 +15,8 @@ from analysis import figures as draw
 from analysis.figures import select
 from analysis.page import Page
 from analysis.runs import RunRecord
-from analysis.summary import Table, change_since_start
+from analysis.summary import change_since_start
+from analysis.tables import Table
 
 SIZE_DEPENDENT = ("shared", "jaccard", "shared_units")
 """Metrics whose value under the null depends on the number of units."""

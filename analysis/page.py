@@ -16,7 +16,7 @@ from uuid import uuid4
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from analysis.summary import Table
+from analysis.tables import Table, table_markup
 
 STYLE = """
 :root{--ink:#1d2733;--soft:#5d6b7a;--line:#dfe4ea;--ground:#f6f7f9;--accent:#2f6db3}
@@ -112,13 +112,6 @@ class Page:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def table_markup(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    note = f"<p>{html.escape(table.note)}</p>" if table.note else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
 
 def folded(title: str, content: dict) -> str:

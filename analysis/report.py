@@ -21,7 +21,8 @@ from analysis.figures import select
 from analysis.page import Page, folded
 from analysis.runs import RunRecord, read_run
 from analysis.statistics import benjamini_hochberg
-from analysis.summary import BITS, Table, analyses_of_class, change_since_start, closing_tables
+from analysis.summary import BITS, analyses_of_class, change_since_start, closing_tables
+from analysis.tables import Table
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:

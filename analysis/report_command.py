@@ -1,12 +1,20 @@
-"""The command `report`: one run, or several side by side, as one HTML file. Called by `analysis.__main__`."""
+"""The command `report`: one run, or several side by side, as one HTML file. Called by `analysis.__main__`.
+
+For a single run the closing tables are printed too: loss, probe and overlap beside their baselines, cost, and where
+everything lies.
+"""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from analysis.report import write_report
+from analysis.runs import read_run
+from analysis.summary import closing_tables
+from analysis.tables import console_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,5 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    sys.stdout.write(f"report: {write_report(options.runs, options.out)}\n")
+    path = write_report(options.runs, options.out)
+    console = Console(soft_wrap=True)
+    if len(options.runs) == 1:
+        record = read_run(options.runs[0])
+        for table in closing_tables(record):
+            console.print(console_table(table))
+        console.print(f"results:  {record.table.root}")
+        for session in sorted((record.folder / "wandb").glob("*run-*")):
+            console.print(f"W&B run:  {session}")
+    console.print(f"report:   {path}")
     return 0

@@ -17,18 +17,9 @@ from analysis.figures import select
 from analysis.headlines import layer_label
 from analysis.runs import RunRecord
 from analysis.statistics import bootstrap_interval
+from analysis.tables import Table
 
 BITS = "val/bits_per_byte"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A titled table of strings; the first column names the rows."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
 
 
 @dataclass(frozen=True)
