@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
@@ -32,7 +31,7 @@ from train.mixing import Mixture, expected_epochs, format_mixture
 from train.prepare import find_prepared, prepare
 from train.sampling import Schedule
 from train.sources import TextSource, collect_texts, resolve_languages
-from train.tokenizer import MAX_BYTES, load_tokenizer, save_tokenizer, train_tokenizer
+from train.tokenizer import MAX_BYTES, ensure_tokenizer, load_tokenizer
 from train.unigram import unigram_bits_per_byte
 
 logger = logging.getLogger(__name__)
@@ -165,7 +164,10 @@ class MultilingualDataModule(LightningDataModule):
             self._check_prepared(PreparedText(self.prepared_folder))
             return
         if self._must_train_tokenizer():
-            self._train_tokenizer()
+            assert self.requested_vocab_size is not None
+            ensure_tokenizer(
+                self.tokenizer_name, lambda: self.texts("train"), self.requested_vocab_size, seed=self.seed
+            )
         prepare(
             self.sources,
             self.tokenizer,
@@ -179,16 +181,6 @@ class MultilingualDataModule(LightningDataModule):
         return (
             self._tokenizer is None and self.requested_vocab_size is not None and not Path(self.tokenizer_name).exists()
         )
-
-    def _train_tokenizer(self) -> None:
-        folder = Path(self.tokenizer_name)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
-            if folder.exists():  # made by another process in the meantime
-                return
-            assert self.requested_vocab_size is not None
-            logger.info("training a tokenizer of %d tokens for %s", self.requested_vocab_size, folder)
-            save_tokenizer(train_tokenizer(self.texts("train"), self.requested_vocab_size, seed=self.seed), folder)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the prepared text and check it against the settings; every process does this."""

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.documents import SPLIT_NAMES, Document, Shard, TextSource, assign_split, check_shares
-from train.readers import Record, check_text_column, columns_of, expand, kind_of, open_parquet, read_records
+from train.readers import (
+    Record,
+    check_text_column,
+    columns_of,
+    distinct_values,
+    expand,
+    kind_of,
+    open_parquet,
+    read_records,
+)
 
 LANGUAGE_COLUMNS = ("lang", "language")
 KEY_COLUMNS = ("uid", "doc", "id")
@@ -120,7 +129,8 @@ class LocalText(TextSource):
         if wide := self._wide_languages(names):
             return set(wide)
         column = self._language_column(path, names)
-        return {self._language_of(record, column, place) for record, place in read_records(path, [column])}
+        values = distinct_values(path, column)
+        return {self._language_of({column: value}, column, place) for value, place in values.items()}
 
     def _wide_languages(self, names: Sequence[str]) -> list[str]:
         """Columns named by two letters, if the file has no text column; `id` is Indonesian only beside a `uid`."""

@@ -77,7 +77,7 @@ class Packer:
             if (spelled := ids == self.separator_id).any():
                 if self.unknown_id is None:
                     raise ValueError(
-                        f"the tokenizer takes a separator out of the text {text[:80]!r} and has no other token"
+                        f"the tokenizer makes its separator of the text {text[:60]!r} and has no unknown token instead"
                     )
                 ids[spelled] = self.unknown_id
             tokens[place] = self.separator_id

@@ -84,6 +84,21 @@ def check_text_column(path: Path, column: str) -> None:
         raise ValueError(f"{path}: column {column!r} holds {kind}, not text; name the text column of this file")
 
 
+def distinct_values(path: Path, column: str) -> dict[Any, str]:
+    """Values of a column, each with the place where it was first seen."""
+    values: dict[Any, str] = {}
+    if kind_of(path) == "parquet":
+        row = 0
+        for batch in open_parquet(path).iter_batches(columns=[column]):
+            for value in batch.column(0).unique().to_pylist():
+                values.setdefault(value, f"{path}: rows from {row}")
+            row += batch.num_rows
+    else:
+        for record, place in read_records(path):
+            values.setdefault(str(record.get(column)) if column in record else None, place)
+    return values
+
+
 def read_records(
     path: Path, columns: Sequence[str] | None = None, row_groups: Sequence[int] | None = None
 ) -> Iterator[tuple[Record, str]]:

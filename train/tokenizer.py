@@ -17,10 +17,11 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -145,6 +146,18 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def ensure_tokenizer(
+    folder: str | Path, texts: Callable[[], Mapping[str, Iterable[str]]], vocab_size: int, *, seed: int = 0
+) -> None:
+    """Train and save a tokenizer unless `folder` is there; of several processes one does it and the others wait."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.exists():
+            logger.info("training a tokenizer of %d tokens for %s", vocab_size, folder)
+            save_tokenizer(train_tokenizer(texts(), vocab_size, seed=seed), folder)
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
