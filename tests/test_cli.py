@@ -176,6 +176,29 @@ def test_a_missing_configuration_and_an_unknown_command_are_named(command: Comma
     assert "unknown command 'train'; commands are fit" in line
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "prepare", "audit"])
+def test_commands_of_the_data_refuse_in_one_line_too(command: Command, name: str) -> None:
+    code, out, line = command(name, "--no-such-option")
+    assert (code, out) == (2, "")
+    assert line.startswith("error: ")
+    assert "--no-such-option" in line or "required" in line
+    code, _, line = command(name, "--config", "nowhere.yaml", *(["--against", "x"] if name == "audit" else []))
+    assert code == 2
+    assert line.startswith("error: ")
+
+
+def test_prepared_text_is_what_training_reads(command: Command, config: Path, tmp_path: Path) -> None:
+    assert command("tokenizer", "--config", config)[0] == 0
+    code, out, _ = command("prepare", "--config", config)
+    assert code == 0
+    assert "tr" in out
+    prepared = sorted((tmp_path / "cache").glob("*/manifest.json"))
+    before = [path.stat().st_mtime_ns for path in prepared]
+    assert before
+    assert command("fit", "--config", config)[0] == 0
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").glob("*/manifest.json"))] == before
+
+
 def test_the_traceback_is_there_for_who_asks(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BABELSCOPE_TRACEBACK", "1")
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +21,7 @@ from train.module import LanguageModelingModule, TrainingDivergedError, bits_per
 from train.optim import OptimizerOptions
 from train.throughput import ThroughputMeter
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZES: dict[str, Any] = {"vocab_size": 384, "d_model": 16, "num_layers": 2, "attention_heads": 2, "ffn_dim": 32}
 BLOCK = 12
 
@@ -323,6 +325,24 @@ def test_initial_weights_are_taken_and_other_sizes_refused(tmp_path: Path) -> No
         make_module(ffn_dim=64, initial_weights=str(tmp_path / "start"))
     with pytest.raises(FileNotFoundError, match=r"nowhere has no config.json"):
         make_module(initial_weights="nowhere")
+
+
+@pytest.mark.slow
+def test_the_real_model_takes_a_step(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """257,115,136 parameters, one optimizer step in bf16 on the CPU: about 6 GB."""
+    options = yaml.safe_load((ROOT / "configs" / "xglm_257m.yaml").read_text(encoding="utf-8"))["model"]
+    options["optimizer"]["warmup_steps"] = 1
+    optimizer = OptimizerOptions(**options.pop("optimizer"))
+    module = LanguageModelingModule(**options | {"optimizer": optimizer, "compile": False})
+    assert sum(parameter.numel() for parameter in module.parameters()) == 257_115_136
+    data, record = MadeUpData(byte_tokenizer, batch_size=2), Record()
+    data.vocab_size = 256_008
+    before = module.model.model.layers[12].fc1.weight.detach().clone()
+    make_trainer(tmp_path, 2, [record], precision="bf16-mixed", gradient_clip_val=1.0, limit_val_batches=0).fit(
+        module, datamodule=data
+    )
+    assert record.rows[0][1]["train/loss"] == pytest.approx(math.log(256_008), abs=1.0)
+    assert not torch.equal(module.model.model.layers[12].fc1.weight, before)
 
 
 def wrong_data(tokenizer: Any) -> Iterator[tuple[MadeUpData, str]]:

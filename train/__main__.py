@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from jsonargparse import ArgumentError
 
@@ -29,6 +30,13 @@ MODULES = {
 
 TRACEBACK_VARIABLE = "BABELSCOPE_TRACEBACK"
 USER_ERRORS = (ValueError, OSError, ArgumentError)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argparse parser whose refusals are one line, as everywhere here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +74,7 @@ def run(command: str, arguments: list[str]) -> None:
     """Hand the arguments to the command's module."""
     if command in MODULES:
         module = importlib.import_module(MODULES[command])
-        parser = argparse.ArgumentParser(prog=f"python -m train {command}")
+        parser = OneLineParser(prog=f"python -m train {command}")
         module.add_arguments(parser)
         module.run(parser.parse_args(arguments))
         return

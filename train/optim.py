@@ -59,9 +59,8 @@ def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[s
     """
     undecayed: set[nn.Parameter] = set()
     for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            undecayed.update(module.parameters(recurse=False))
-        elif isinstance(module, nn.Embedding) and not options.decay_embeddings:
+        spared_embedding = isinstance(module, nn.Embedding) and not options.decay_embeddings
+        if isinstance(module, nn.LayerNorm) or spared_embedding:
             undecayed.update(module.parameters(recurse=False))
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
@@ -94,8 +93,8 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
 def learning_rate_factor(step: int, *, warmup_steps: int, max_steps: int, floor: float) -> float:
     """Share of the peak learning rate that optimizer step `step` (from 0) uses.
 
-    (step + 1) / warmup_steps while warming up, then floor + (1 - floor) (1 + cos(pi t)) / 2 with t running from 0 at the
-    end of the warm-up to 1 at the last step; the floor from there on.
+    (step + 1) / warmup_steps while warming up, then floor + (1 - floor) (1 + cos(pi t)) / 2 with t running from 0 at
+    the end of the warm-up to 1 at the last step; the floor from there on.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
