@@ -68,7 +68,7 @@ def write_corpus(
             "rows": Counter(row.split for row in rows),
             "per_language": counts,
             "drops": {f"{source}:{language}": reasons for (source, language), reasons in drops.items()},
-            "licenses": {name: SOURCES[name].license for name in {row.source for row in rows}},
+            "licenses": {name: SOURCES[name].license for name in dict.fromkeys(row.source for row in rows)},
         }
         _write_json(scratch / "stats.json", stats)
         for file in scratch.rglob("*"):
