@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +147,54 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(
     clean = prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "clean", languages=LANGUAGES)
     assert streams(resumed) == streams(clean)
     assert resumed.fingerprint == clean.fingerprint
+
+
+PROGRAM = """
+import sys, time
+from train.sources import LocalText
+from tokenizers import Tokenizer
+import train.prepare
+pattern, tokenizer, cache = sys.argv[1:]
+class Light:  # what prepare needs of a tokenizer, without the seconds that importing transformers takes
+    backend_tokenizer = Tokenizer.from_file(tokenizer + "/tokenizer.json")
+    eos_token_id, unk_token_id = 2, 3
+    def __len__(self):
+        return self.backend_tokenizer.get_vocab_size()
+original = train.prepare.write_shard
+def slowly(task):
+    original(task)
+    time.sleep(0.3)
+train.prepare.write_shard = slowly
+train.prepare.prepare([LocalText(pattern)], Light(), cache, languages=("de", "en", "zh"))
+"""
+
+
+def test_one_of_two_processes_is_killed_and_the_other_finishes(
+    tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    pattern = write_shards(tmp_path / "text", num_files=6, num_documents=9)
+    save_tokenizer(byte_tokenizer, tmp_path / "tok")
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", PROGRAM, pattern, str(tmp_path / "tok"), str(cache)]
+    root = Path(__file__).parents[1]
+    processes = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE) for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(cache.glob("*/shards/0*/shard.json"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        processes[0].kill()  # SIGKILL, whether it was at work or waiting for the lock
+        errors = [process.communicate(timeout=60)[1].decode() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert processes[1].returncode == 0, errors[1]
+    found = find_prepared([LocalText(pattern)], byte_tokenizer, cache, languages=LANGUAGES)
+    assert found is not None
+    verify(found)
+    clean = prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "clean", languages=LANGUAGES)
+    assert streams(found) == streams(clean)
 
 
 def test_an_error_in_a_shard_leaves_no_half_written_shard(

@@ -19,6 +19,7 @@ Called by `train.data`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 
@@ -69,43 +70,49 @@ class Schedule:
         bounds = np.array(self._upper[:-1], dtype=np.uint64)
         language_index = np.searchsorted(bounds, points, side="right")
         before = self.counts(start)
-        block = np.empty(count, dtype=np.int64)
+        order = np.empty(count, dtype=np.int64)  # running number of the sample among those of its language
+        size = np.empty(count, dtype=np.int64)
+        keys = np.empty((8, count), dtype=np.uint64)
         for position, language in enumerate(self.languages):
             chosen = np.flatnonzero(language_index == position)
-            if len(chosen):
-                block[chosen] = self._blocks(language, before[language] + np.arange(len(chosen)))
-        return language_index, block
-
-    def _blocks(self, language: str, order: np.ndarray) -> np.ndarray:
-        """Blocks (N,) read by the samples of a language with running numbers `order` (N,), ascending."""
-        size = self.num_blocks[language]
-        blocks = np.empty(len(order), dtype=np.int64)
-        epochs = order // size
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            blocks[here] = permute(order[here] % size, size, _key("block", self.seed, language, int(epoch)))
-        return blocks
+            order[chosen] = before[language] + np.arange(len(chosen))
+            size[chosen] = self.num_blocks[language]
+            epochs = order[chosen] // self.num_blocks[language]
+            for epoch in np.unique(epochs):
+                keys[:, chosen[epochs == epoch]] = round_keys(_key("block", self.seed, language, int(epoch)))[:, None]
+        return language_index, permute(order % size, size, keys)
 
 
-def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Images (N,) of `index` (N,), values in [0, size), under the permutation of [0, size) that `key` selects."""
-    assert size >= 1
-    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = np.uint64((1 << half_bits) - 1)
-    shift = np.uint64(half_bits)
-    digest = hashlib.blake2b(key.to_bytes(8, "little"), digest_size=64, person=b"feistel").digest()
-    keys = np.frombuffer(digest, dtype="<u8")  # of 8 rounds
+def permute(index: np.ndarray, size: int | np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Images (N,) of `index` (N,), values in [0, size), under the permutation of [0, size) that `keys` select.
+
+    Args:
+        size: one for all, or one for each index (N,).
+        keys: of the rounds, (8, 1) for all or (8, N), from `round_keys`.
+    """
+    sizes = np.broadcast_to(np.asarray(size, dtype=np.uint64), index.shape)
+    keys = np.broadcast_to(keys, (len(keys), len(index)))
+    bits = np.frexp((sizes - np.uint64(1)).astype(np.float64))[1]  # of the largest index; exact below 2^53
+    half_bits = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    masks = (np.uint64(1) << half_bits) - np.uint64(1)
     result = index.astype(np.uint64)
-    outside = np.ones(len(result), dtype=bool)
-    while outside.any():  # the domain of the network has at most 4 x size values: walk on until back inside
-        value = result[outside]
+    todo = np.arange(len(index))
+    while len(todo):  # the domain of the network has at most 4 x size values: walk on until back inside
+        value, shift, mask = result[todo], half_bits[todo], masks[todo]
         left, right = value >> shift, value & mask
-        for round_key in keys:
+        for round_key in keys[:, todo]:
             left, right = right, left ^ (_mix(right ^ round_key) & mask)
         value = (left << shift) | right
-        result[outside] = value
-        outside[outside] = value >= size
+        result[todo] = value
+        todo = todo[value >= sizes[todo]]
     return result.astype(np.int64)
+
+
+@functools.lru_cache(maxsize=1024)
+def round_keys(key: int) -> np.ndarray:
+    """Keys (8,) of the rounds of the network, from a hash of `key`."""
+    digest = hashlib.blake2b(key.to_bytes(8, "little"), digest_size=64, person=b"feistel").digest()
+    return np.frombuffer(digest, dtype="<u8")
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
@@ -116,6 +123,7 @@ def _mix(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
+@functools.lru_cache(maxsize=1024)
 def _key(*parts: int | str) -> int:
     """64 bits from a hash of the parts."""
     return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "little")
