@@ -345,12 +345,17 @@ def test_unigram_baseline_equals_a_count_by_hand(make_data: Any, text_file: str)
 # -- configuration ----------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_tokenizer_is_trained_once_with_its_stated_size(make_data: Any, tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_trained_once_with_its_stated_size(
+    make_data: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     data = make_data(tokenizer=str(tmp_path / "new"), vocab_size=290, cache=str(tmp_path / "cache"))
     assert data.vocab_size == 290
     assert data.tokens_per_step == 128
     ready(data)
     assert len(data.tokenizer) == data.vocab_size == 290
+    table = [record.message.split() for record in caplog.records if record.message.startswith(("de ", "zh "))]
+    assert [row[2] for row in table] == [table[0][2], "-"]  # tokens per word, where there are words
     stamp = (tmp_path / "new" / "tokenizer.json").stat().st_mtime_ns
     again = ready(make_data(tokenizer=str(tmp_path / "new"), vocab_size=290, cache=str(tmp_path / "cache")))
     assert (tmp_path / "new" / "tokenizer.json").stat().st_mtime_ns == stamp

@@ -31,7 +31,7 @@ from train.mixing import Mixture, expected_epochs, format_mixture
 from train.prepare import find_prepared, prepare
 from train.sampling import Schedule
 from train.sources import TextSource, collect_texts, resolve_languages
-from train.tokenizer import MAX_BYTES, ensure_tokenizer, load_tokenizer
+from train.tokenizer import MAX_BYTES, ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
 from train.unigram import unigram_bits_per_byte
 
 logger = logging.getLogger(__name__)
@@ -165,9 +165,10 @@ class MultilingualDataModule(LightningDataModule):
             return
         if self._must_train_tokenizer():
             assert self.requested_vocab_size is not None
-            ensure_tokenizer(
+            if ensure_tokenizer(
                 self.tokenizer_name, lambda: self.texts("train"), self.requested_vocab_size, seed=self.seed
-            )
+            ):
+                self._log_fertility()
         prepare(
             self.sources,
             self.tokenizer,
@@ -176,6 +177,11 @@ class MultilingualDataModule(LightningDataModule):
             exclude=self.exclude,
             workers=self.prepare_workers,
         )
+
+    def _log_fertility(self) -> None:
+        held_out = {language: texts for language, texts in self.texts("valid", max_bytes=2**21).items() if texts}
+        for line in format_fertility(measure_fertility(self.tokenizer, held_out)).splitlines():
+            logger.info(line)
 
     def _must_train_tokenizer(self) -> bool:
         return (

@@ -150,14 +150,20 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
 
 def ensure_tokenizer(
     folder: str | Path, texts: Callable[[], Mapping[str, Iterable[str]]], vocab_size: int, *, seed: int = 0
-) -> None:
-    """Train and save a tokenizer unless `folder` is there; of several processes one does it and the others wait."""
+) -> bool:
+    """Train and save a tokenizer unless `folder` is there; of several processes one does it and the others wait.
+
+    Returns:
+        Whether this call trained it.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not folder.exists():
-            logger.info("training a tokenizer of %d tokens for %s", vocab_size, folder)
-            save_tokenizer(train_tokenizer(texts(), vocab_size, seed=seed), folder)
+        if folder.exists():
+            return False
+        logger.info("training a tokenizer of %d tokens for %s", vocab_size, folder)
+        save_tokenizer(train_tokenizer(texts(), vocab_size, seed=seed), folder)
+        return True
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
