@@ -155,24 +155,16 @@ class Lape(Analysis):
         space: UnitSpace,
         languages: Sequence[str],
     ) -> Iterator[Row]:
-        sizes = [site.num_units for site in space.sites]
-        layers: np.ndarray = np.repeat([site.layer for site in space.sites], sizes)
-        for layer in [*dict.fromkeys(layers.tolist()), None]:
-            here = np.flatnonzero(np.ones_like(layers) if layer is None else layers == layer)
-            for number, language in enumerate([*languages, None]):
-
-                def count(neurons: LanguageNeurons, here: np.ndarray = here, number: int = number) -> int:
-                    of: np.ndarray = (
-                        neurons.chosen.any(axis=0) if number == len(neurons.chosen) else neurons.chosen[number]
-                    )
-                    return int(of[here].sum())
-
+        counts = [_count(one, space) for one in (found, *shuffled)]  # (sites + 1, L + 1) each
+        chance = np.mean(counts[1:], axis=0)
+        for i, layer in enumerate([*(site.layer for site in space.sites), None]):
+            for j, language in enumerate([*languages, None]):
                 yield Row(
                     metric="neurons",
-                    value=count(found),
+                    value=float(counts[0][i, j]),
                     layer=layer,
                     language=language,
-                    chance=float(np.mean([count(one) for one in shuffled])),
+                    chance=float(chance[i, j]),
                 )
 
     def _entropy_rows(
@@ -213,6 +205,13 @@ class Lape(Analysis):
                     other_language=other,
                     chance=float(chance),
                 )
+
+
+def _count(neurons: LanguageNeurons, space: UnitSpace) -> np.ndarray:
+    """Language neurons per site and language, (sites + 1, L + 1); last: over all sites, of any language."""
+    member = np.concatenate([neurons.chosen, neurons.chosen.any(axis=0, keepdims=True)])  # (L + 1, A)
+    by_site = np.add.reduceat(member.astype(np.int64), space.offsets[:-1], axis=1)
+    return np.concatenate([by_site, by_site.sum(axis=1, keepdims=True)], axis=1).T
 
 
 def _mean_entropy(entropy: np.ndarray, num_languages: int) -> float:
