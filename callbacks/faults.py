@@ -3,7 +3,8 @@
 A signal reaches any rank, at any time. Its handler only takes a note; at the next boundary between optimizer steps (and
 between batches of a validation) the ranks compare notes with one small all-reduce, so that all of them stop at the same
 boundary, whoever was told. Lightning 2.6 broadcasts from inside its handler instead, and hangs when only a rank other
-than 0 is told. A second signal ends the process at once. Called by `callbacks.resume`.
+than 0 is told. A second signal ends the process at once, and so does the end of a grace period, should the boundary
+never come (a rank that died, a stuck collective). Called by `callbacks.resume`.
 
 Exit codes: 128 + the signal's number (143 after SIGTERM, 130 after SIGINT), also when the state was saved and the same
 command goes on from there; 0 only when the training is complete.
@@ -42,9 +43,12 @@ class StopSignals:
 
     Args:
         names: signals to handle, e.g. SIGTERM, SIGINT, SIGUSR1.
+        grace_seconds: seconds from the first signal after which the process ends unsaved.
     """
 
-    def __init__(self, names: Sequence[str] = ("SIGTERM", "SIGINT")) -> None:
+    def __init__(self, names: Sequence[str] = ("SIGTERM", "SIGINT"), grace_seconds: float = 300.0) -> None:
+        if not grace_seconds > 0:
+            raise ValueError(f"grace_seconds is {grace_seconds}; use more than 0 seconds")
         unknown = [name for name in names if not name.startswith("SIG") or not hasattr(signal, name)]
         if unknown:
             raise ValueError(f"signals: {unknown[0]!r} is no signal of this system; use names such as SIGTERM, SIGUSR1")
@@ -53,6 +57,8 @@ class StopSignals:
         self.numbers = tuple(int(getattr(signal, name)) for name in names)
         self.received: int | None = None
         """Number of the first signal that this process received since `install`."""
+        self.grace_seconds = grace_seconds
+        self._deadline: threading.Timer | None = None
         self._before: dict[int, Any] = {}
         self._process = -1
 
@@ -69,6 +75,9 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
@@ -77,6 +86,10 @@ class StopSignals:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
+        # A thread, since the main one may be stuck in a collective where no Python code runs.
+        self._deadline = threading.Timer(self.grace_seconds, os._exit, (128 + number,))
+        self._deadline.daemon = True
+        self._deadline.start()
         # Logging may hold a lock that the interrupted code holds too; a plain write cannot deadlock.
         name = signal.Signals(number).name
         os.write(2, f"\n{name}: stopping after this step; once more to stop at once\n".encode())

@@ -54,6 +54,7 @@ class ResumeCheckpoint(Checkpoint):
         allow_changed: conditions that may differ from those of the checkpoint (world_size, accumulate_grad_batches,
             tokens_per_step, data_fingerprint). The training then takes another course than without the interruption.
         signals: signals that mean "save and stop". Under SLURM add the one of `--signal`, e.g. SIGUSR1.
+        grace_seconds: seconds after the signal at which the process ends unsaved if the step never ends.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ResumeCheckpoint(Checkpoint):
         keep: int = 2,
         allow_changed: tuple[str, ...] = (),
         signals: tuple[str, ...] = ("SIGTERM", "SIGINT"),
+        grace_seconds: float = 300.0,
     ) -> None:
         super().__init__()
         if every_n_steps is not None and every_n_steps < 1:
@@ -77,7 +79,7 @@ class ResumeCheckpoint(Checkpoint):
         self.allow_changed = tuple(allow_changed)
         self.failures = 0
         """Checkpoints lost to a full disk or the like since the fit began."""
-        self._signals = StopSignals(signals)
+        self._signals = StopSignals(signals, grace_seconds)
         self._loaded: dict[str, Any] | None = None
         """State of a checkpoint until the training loop has reached the place at which it was taken."""
         self._saved_step = self._seen_step = -1
