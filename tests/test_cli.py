@@ -60,6 +60,7 @@ def config(tmp_path: Path) -> Path:
     options["trainer"] |= {
         "default_root_dir": str(tmp_path / "run"),
         "max_steps": 4,
+        "precision": None,
         "val_check_interval": 4,
         "enable_progress_bar": False,
         "callbacks": [
@@ -109,6 +110,7 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     assert stored is not None
     assert stored["model"]["optimizer"]["betas"] == [0.9, 0.95]  # a default, saved all the same
     assert stored["trainer"]["max_steps"] == 4
+    assert stored["trainer"]["precision"] == default_precision("cpu")  # what null stood for here
     assert not {"resume", "allow_changes", "config"} & stored.keys()
     before = (folder / "config.yaml").stat()
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -136,6 +137,8 @@ class LanguageModelingModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         check_strategy(self.trainer.strategy)
+        # What is logged here has been summed over ranks already.
+        warnings.filterwarnings("ignore", message=".*sync_dist=True.*when logging on epoch level.*")
         if self.trainer.precision == "16-mixed":
             raise ValueError("trainer.precision is 16-mixed, whose loss scaling hides skipped steps; use bf16-mixed")
         if self.trainer.gradient_clip_algorithm not in (None, "norm"):

@@ -56,7 +56,7 @@ class Difference:
         return self.key.startswith(DECISIVE) and not self.key.startswith(HARMLESS)
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.stored!r} -> {self.given!r}"
+        return f"{self.key}: {_short(self.stored)} -> {_short(self.given)}"
 
 
 def find_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Difference]:
@@ -99,6 +99,12 @@ def save_config(folder: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _short(value: Any, width: int = 100) -> str:
+    """Whole lists of callbacks would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
