@@ -23,7 +23,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.files import write_text_atomic
 
-VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache", "auto_map")
+VOLATILE = frozenset(
+    "_name_or_path _model_name_or_path transformers_version torch_dtype dtype architectures use_cache auto_map "
+    "id2label label2id quantization_config".split()
+)
 """Entries of a config that do not change the network."""
 
 
@@ -65,8 +68,13 @@ def describe_config(model: PreTrainedModel) -> dict[str, object]:
 
 
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of the fast tokenizer's own serialisation (vocabulary, merges, rules)."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    """SHA-256 of the fast tokenizer's own serialisation (vocabulary, merges, rules).
+
+    Truncation and padding are left out: they are traces of the last call, not properties of the tokenizer.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 def record_path(results: Path, step: int) -> Path:
