@@ -259,6 +259,41 @@ def test_state_names_the_world_size(make_data: Any) -> None:
     data.load_state_dict(state)
 
 
+class FileRecorder(Recorder):
+    """Leaves what this rank saw in a file, because it runs in another process."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_train_end(self) -> None:
+        path = self.folder / f"rank{self.global_rank}.json"
+        path.write_text(json.dumps({"seen": [batch for _, batch in self.seen], "bytes": self.bytes}))
+
+
+@pytest.mark.slow  # quick, but it forks, which other tests' threads do not always survive
+@pytest.mark.parametrize("use_distributed_sampler", [True, False])
+def test_two_processes_share_each_global_batch_and_the_validation_text(
+    make_data: Any, text_file: str, tmp_path: Path, use_distributed_sampler: bool
+) -> None:
+    data = ready(make_data())
+    trainer = make_trainer(
+        tmp_path,
+        4,
+        limit_val_batches=1.0,
+        val_check_interval=4,
+        devices=2,
+        strategy="ddp_fork",
+        use_distributed_sampler=use_distributed_sampler,
+    )
+    trainer.fit(FileRecorder(tmp_path), datamodule=data)
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    shared = [row for pair in zip(first["seen"], second["seen"], strict=True) for batch in pair for row in batch]
+    assert [tuple(row) for row in shared] == rows(data.train_batches(num_steps=4))
+    for index, language in enumerate(data.languages):
+        assert first["bytes"][str(index)] + second["bytes"][str(index)] == raw_bytes(text_file, language)
+
+
 def test_length_must_be_given_in_steps(make_data: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trainer\.max_steps must be given"):
         train(make_data(), tmp_path, max_steps=-1, max_epochs=1)
