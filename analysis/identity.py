@@ -24,8 +24,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from analysis.files import write_text_atomic
 
 VOLATILE = frozenset(
-    "_name_or_path _model_name_or_path transformers_version torch_dtype dtype architectures use_cache auto_map "
-    "id2label label2id quantization_config".split()
+    [
+        "_name_or_path",
+        "_model_name_or_path",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "architectures",
+        "use_cache",
+        "auto_map",
+        "id2label",
+        "label2id",
+        "quantization_config",
+    ]
 )
 """Entries of a config that do not change the network."""
 

