@@ -28,13 +28,13 @@ from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from train.compatibility import check_data, check_trainer, refuse_sharded
 from train.data import MultilingualDataModule
-from train.module import LanguageModelingModule, check_compatible, check_strategy
+from train.module import LanguageModelingModule
 from train.run_config import find_differences, load_config, save_config
 
 log = logging.getLogger(__name__)
 
-SHARDED_STRATEGIES = ("fsdp", "deepspeed", "modelparallel")
 CONDITIONS = ("world_size", "accumulate_grad_batches", "tokens_per_step", "data_fingerprint")
 """What a resuming callback (`allow_changed`) compares between a checkpoint and now."""
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -109,7 +109,7 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        check_strategy(self.trainer.strategy)
+        check_trainer(self.trainer)
 
     def fit(self, **arguments: Any) -> None:
         """Train from the start or from where the run stopped."""
@@ -126,7 +126,7 @@ class TrainingCLI(LightningCLI):
             log.info("resuming from %s", checkpoint)
         if given.allow_changes:
             allow_changes(self.trainer, self.datamodule)
-        check_compatible(self.model, self.datamodule)
+        check_data(self.datamodule, self.model.model.config)
         self.trainer.fit(**arguments, ckpt_path=checkpoint, weights_only=True)
 
     def validate(self, **arguments: Any) -> None:
@@ -194,16 +194,6 @@ def _cpu_has_bf16() -> bool:
     """Whether the processor has bf16 dot products (AVX-512 BF16, AMX); without them oneDNN's emulation is slow."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
-
-
-def refuse_sharded(strategy: Any) -> None:
-    """Raise ValueError for a strategy that spreads one model over devices, before Lightning tries to start it."""
-    name = strategy if isinstance(strategy, str) else str(getattr(strategy, "class_path", type(strategy).__name__))
-    if any(word in name.lower().replace("_", "") for word in SHARDED_STRATEGIES):
-        raise ValueError(
-            f"trainer.strategy is {name}: snapshots and live analyses need the whole model on every rank; "
-            "use ddp or auto"
-        )
 
 
 def refuse_other_run(folder: Path, given: dict[str, Any], *, resume: str, allow_changes: bool) -> None:

@@ -22,14 +22,13 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
+from train.compatibility import check_data, check_trainer, read_initial_weights
 from train.flops import flops_per_token, peak_flops
 from train.model import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer, build_scheduler
@@ -107,7 +106,7 @@ class LanguageModelingModule(pl.LightningModule):
         )
         self.model = XGLMForCausalLM(config, loss_backend=loss_backend)
         if initial_weights:
-            self.model.load_state_dict(_weights_of(initial_weights, config.to_dict()))
+            self.model.load_state_dict(read_initial_weights(initial_weights, config))
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         # A function, not a module: a compiled module would enter state_dict a second time under another name.
@@ -136,19 +135,13 @@ class LanguageModelingModule(pl.LightningModule):
     # set-up -----------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        check_strategy(self.trainer.strategy)
+        check_trainer(self.trainer)
         # What is logged here has been summed over ranks already.
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*when logging on epoch level.*")
-        if self.trainer.precision == "16-mixed":
-            raise ValueError("trainer.precision is 16-mixed, whose loss scaling hides skipped steps; use bf16-mixed")
-        if self.trainer.gradient_clip_algorithm not in (None, "norm"):
-            raise ValueError(
-                f"trainer.gradient_clip_algorithm is {self.trainer.gradient_clip_algorithm!r}; only norm is supported"
-            )
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None:
             raise ValueError("no data module given; pass one as `datamodule`")
-        check_compatible(self, data)
+        check_data(data, self.model.config)
         self.tokenizer = data.tokenizer
         self._languages = tuple(data.validation_languages)
         self._tokens_per_step = data.tokens_per_step
@@ -286,38 +279,6 @@ def bits_per_byte(nats: float, num_bytes: float) -> float:
     return nats / math.log(2) / num_bytes
 
 
-def check_strategy(strategy: object) -> None:
-    """Refuse strategies under which no rank holds the whole model.
-
-    Raises:
-        ValueError: anything but one device or DDP.
-    """
-    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-        raise ValueError(
-            f"trainer.strategy is {type(strategy).__name__}: snapshots and live analyses need the whole model on every "
-            "rank, and 257M parameters fit one device; use ddp or auto"
-        )
-
-
-def check_compatible(module: LanguageModelingModule, data: Any) -> None:
-    """Refuse a tokenizer or block length that the model has no room for.
-
-    Raises:
-        ValueError: sizes differ, or blocks are longer than the context.
-    """
-    config = module.model.config
-    if data.vocab_size != config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {data.vocab_size:,} tokens but model.vocab_size is {config.vocab_size:,}; "
-            f"set model.vocab_size to {data.vocab_size} or give another tokenizer"
-        )
-    if data.block_size > config.max_position_embeddings:
-        raise ValueError(
-            f"data.block_size is {data.block_size} but model.max_position_embeddings is "
-            f"{config.max_position_embeddings}; raise the latter or shorten the blocks"
-        )
-
-
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: batch[key] for key in MODEL_INPUTS if key in batch}
 
@@ -329,21 +290,3 @@ def _wide(device: torch.device) -> torch.dtype:
 
 def _matmul_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if "bf16" in precision else torch.float32
-
-
-def _weights_of(folder: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights of a Hugging Face folder with the sizes of `config`.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: other sizes.
-    """
-    if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"model.initial_weights: {folder} has no config.json; give a Hugging Face folder")
-    given = XGLMForCausalLM.from_pretrained(folder, local_files_only=True)
-    for key in ("vocab_size", "d_model", "num_layers", "attention_heads", "ffn_dim"):
-        if getattr(given.config, key) != config[key]:
-            raise ValueError(
-                f"model.initial_weights: {folder} has {key} {getattr(given.config, key)} but the run has {config[key]}"
-            )
-    return given.state_dict()
