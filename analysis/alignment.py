@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,11 +24,10 @@ from analysis.hidden_states import SENTENCE_POOLINGS, iter_sentence_states, unit
 from analysis.similarity import SYMMETRIC, Similarity, compare_languages
 from analysis.sites import Site, find_sites
 from analysis.snapshots import Snapshot
+from analysis.statistics import bootstrap_interval
 from analysis.texts import Text, read_texts
 
 logger = logging.getLogger(__name__)
-
-BOOTSTRAP_DRAWS = 1000
 
 
 def choose_parallel(texts: Mapping[str, Sequence[Text]], count: int, seed: int = 0) -> dict[str, list[str]]:
@@ -203,13 +201,8 @@ class Alignment(Analysis):
         wide = torch.cat([influence, over_layers[:, None]], dim=1)  # (n, Y + 1, Q)
         margin = torch.cat([influence.mean(dim=2), of_mean[:, None]], dim=1)  # (n, Y + 1)
         spread = torch.cat([wide, margin[:, :, None]], dim=2).double().cpu().numpy()
-        count = spread.shape[0]
-        generator = np.random.default_rng(self.seed)
-        drawn = generator.multinomial(count, np.full(count, 1 / count), size=BOOTSTRAP_DRAWS) / count
-        shift = np.tensordot(drawn, spread - spread.mean(axis=0), axes=1)  # (R, Y + 1, Q + 1)
-        low, high = np.quantile(shift, [0.025, 0.975], axis=0)
-        centre = observed.double().cpu()
-        return centre + torch.from_numpy(low), centre + torch.from_numpy(high)
+        low, high = bootstrap_interval(spread.reshape(len(spread), -1), seed=self.seed)
+        return torch.from_numpy(low).view(observed.shape), torch.from_numpy(high).view(observed.shape)
 
 
 def _with_margins(values: Tensor, aggregate: str) -> Tensor:

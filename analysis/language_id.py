@@ -9,6 +9,9 @@ seeds. Every accuracy comes with what it has to be compared to:
 - control task: a random language for every token type (Hewitt & Liang, EMNLP 2019); selectivity is the difference;
 - the untrained network: the step-0 rows of the same run.
 
+The information that a layer gives about the language is that of the same probe: V-information (Xu et al., ICLR 2020),
+I = H(language) - H(language | state) in bits, by the held-out log loss.
+
 Folds are disjoint in sentences, and a key (a sentence and its translations) lies in the same fold in all languages.
 
 Shapes:  Y layers   N sampled tokens   S seeds   P problems (seeds, then controls)   L languages   G keys
@@ -18,101 +21,57 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from analysis.base import Analysis, Row
-from analysis.folds import Fold, cluster_intervals, make_folds, shared_tokens, token_identity_accuracy
-from analysis.hidden_states import TokenSample, iter_token_states, sample_tokens, unit_hash
+from analysis.base import Row
+from analysis.folds import Fold, shared_tokens, token_identity_accuracy
+from analysis.hidden_states import TokenSample, iter_token_states, unit_hash
 from analysis.logistic import fit_logistic
 from analysis.sites import find_sites
 from analysis.snapshots import Snapshot
-from analysis.texts import Text, read_texts
+from analysis.token_probe import TokenProbe, score_rows
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class LanguageProbe(Analysis):
+class LanguageProbe(TokenProbe):
     """Accuracy of a language classifier on the token states of every layer, embeddings (layer -1) included.
 
     Rows, per layer and (without layer) as the mean over layers: `accuracy` (mean over seeds with a bootstrap interval
-    over keys; also per seed), `accuracy_shared` (on tokens that occur in two languages or more), `accuracy_shuffled`,
-    `accuracy_control`, `selectivity`, `recall` per language, `confusion` (share of `language` taken for
-    `other_language`; on some layers); without layer only `accuracy_majority` and `accuracy_token_identity`.
+    over keys; also per seed), `accuracy_shared` (on tokens that occur in two languages or more), `information` (bits,
+    at most log2 of the number of languages), `accuracy_shuffled`, `accuracy_control`, `selectivity`, `recall` per
+    language, `confusion` (share of `language` taken for `other_language`; on some layers); without layer only
+    `accuracy_majority` and `accuracy_token_identity`.
 
     Raises (when measuring):
-        FileNotFoundError, ValueError: see `read_texts` and `make_folds`.
+        FileNotFoundError, ValueError: see `TokenProbe.draw`.
     """
 
-    texts: str
-    """Texts by language, parquet or JSONL (see `analysis.texts`)."""
-    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
-    """Splits to draw from: text that the model did not train on."""
-    languages: list[str] = field(default_factory=list)
-    """ISO 639-1 codes; empty means all languages of the file."""
-    tokens_per_language: int = 1000
-    """Training tokens of each language."""
-    test_tokens_per_language: int = 500
-    """Test tokens of each language."""
-    tokens_per_text: int = 20
-    """Tokens drawn from one text at most: more texts make more independent observations."""
-    max_length: int = 128
-    """Tokens after which a text is cut."""
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """One probe per seed, each with its own division of the sentences."""
     regularisation: float = 1.0
     """scikit-learn's C: smaller is stronger."""
     controls: bool = True
     """Fit the shuffled-label and control-task probes (for the first seed)."""
     confusion_layers: list[int] | None = None
     """Layers for which the confusion matrix is given; None means embeddings, middle and last."""
-    batch_tokens: int = 4096
-    """Tokens per forward pass."""
-    max_bytes: int = 2**30
-    """Bound on the token states held at once."""
 
     default_name: ClassVar[str] = "language_probe"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("tokens_per_language", "test_tokens_per_language", "tokens_per_text", "max_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{self.name}: {name}={getattr(self, name)} must be at least 1")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"{self.name}: seeds={self.seeds} must be different numbers, at least one")
         if self.regularisation <= 0:
             raise ValueError(f"{self.name}: regularisation={self.regularisation} must be positive")
-        if len(self.languages) == 1:
-            raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) cannot be told apart; name two")
-        self._loaded: dict[str, list[Text]] | None = None
-
-    def sample(self, snapshot: Snapshot) -> TokenSample:
-        """The tokens of this analysis; a quarter more than needed, so that every fold can be balanced."""
-        if self._loaded is None:
-            self._loaded = read_texts(self.texts, languages=self.languages, splits=self.splits)
-        if len(self._loaded) < 2:
-            raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(self._loaded)} only; two are needed")
-        return sample_tokens(
-            snapshot,
-            self._loaded,
-            int(1.25 * (self.tokens_per_language + self.test_tokens_per_language)),
-            tokens_per_text=self.tokens_per_text,
-            max_length=self.max_length,
-        )
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        sample = self.sample(snapshot)
-        folds = make_folds(sample, self.seeds, self.tokens_per_language, self.test_tokens_per_language)
-        given = int(folds[0].train.sum()) // len(sample.languages)
-        if given < self.tokens_per_language:
-            logger.info("%s: %d training tokens per language (%d wanted)", self.name, given, self.tokens_per_language)
+        sample, folds = self.draw(snapshot)
         labels, train = self._problems(sample, folds)
         sites = find_sites(snapshot.model, "hidden")
         predicted = np.empty((len(sites), *labels.shape), dtype=np.int64)  # (Y, P, N)
+        surprise = np.empty((len(sites), len(folds), len(sample)))  # (Y, S, N) bits for the true language
         states = iter_token_states(snapshot, sample, sites, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
         for index, (_, values) in enumerate(states):
             fit = fit_logistic(
@@ -123,8 +82,12 @@ class LanguageProbe(Analysis):
                 inverse_penalty=self.regularisation,
             )
             predicted[index] = fit.predictions().cpu().numpy()
+            surprise[index] = fit.surprise(torch.from_numpy(sample.language))[: len(folds)].cpu().numpy()
         layers = [site.layer for site in sites]
         yield from self._accuracies(sample, folds, layers, predicted[:, : len(folds)])
+        test = np.stack([fold.test for fold in folds])
+        gained = np.log2(len(sample.languages)) - surprise
+        yield from score_rows("information", gained, test, sample, layers, 0.0)
         yield from self._baselines(sample, folds, layers, predicted, labels)
         yield from self._by_language(sample, folds, layers, predicted[:, : len(folds)])
 
@@ -145,32 +108,15 @@ class LanguageProbe(Analysis):
     def _accuracies(
         self, sample: TokenSample, folds: Sequence[Fold], layers: Sequence[int], predicted: np.ndarray
     ) -> Iterator[Row]:
-        """Accuracy per layer and over layers with intervals from one bootstrap over keys, and per layer and seed."""
         test = np.stack([fold.test for fold in folds])  # (S, N)
-        keyed = np.zeros((len(sample), len(sample.key_names)))
-        keyed[np.arange(len(sample)), sample.key] = 1
-        for metric, mask in {"accuracy": test, "accuracy_shared": test & shared_tokens(sample)}.items():
-            if not mask.any(axis=1).all():
-                logger.info("%s: no test token is shared by two languages, so no %s", self.name, metric)
-                continue
-            hits = ((predicted == sample.language) & mask) @ keyed  # (Y, S, G)
-            hits = np.concatenate([hits, hits.mean(axis=0, keepdims=True)])  # last: the mean over layers
-            totals = mask @ keyed  # (S, G)
-            low, high = cluster_intervals(hits, totals)
-            value = hits.sum(axis=-1) / totals.sum(axis=-1)  # (Y + 1, S)
-            chance = float(np.mean([np.bincount(sample.language[row]).max() / row.sum() for row in mask]))
-            for index, layer in enumerate([*layers, None]):
-                yield Row(
-                    metric=metric,
-                    value=float(value[index].mean()),
-                    layer=layer,
-                    chance=chance,
-                    low=float(low[index]),
-                    high=float(high[index]),
-                )
-                if metric == "accuracy" and layer is not None:
-                    for fold, accuracy in zip(folds, value[index], strict=True):
-                        yield Row(metric=metric, value=float(accuracy), layer=layer, seed=fold.seed, chance=chance)
+        correct = predicted == sample.language
+        yield from score_rows("accuracy", correct, test, sample, layers, 1 / len(sample.languages), self.seeds)
+        shared = test & shared_tokens(sample)
+        if shared.any(axis=1).all():
+            largest = float(np.mean([np.bincount(sample.language[row]).max() / row.sum() for row in shared]))
+            yield from score_rows("accuracy_shared", correct, shared, sample, layers, largest)
+        else:
+            logger.info("%s: no test token is shared by two languages, so no accuracy_shared", self.name)
 
     def _baselines(
         self,

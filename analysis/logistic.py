@@ -19,6 +19,7 @@ Shapes:  N rows   D features   P problems   K classes   F = D + 1 (features and 
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,11 @@ class LogisticFit:
     def predictions(self) -> Tensor:
         """Most probable class of every row, (P, N)."""
         return self.logits.argmax(dim=1)
+
+    def surprise(self, labels: Tensor) -> Tensor:
+        """-log2 of the probability of the labels (N,), (P, N) bits; infinite for a class that was never trained on."""
+        chosen = labels.to(self.logits.device).expand(self.logits.shape[0], 1, -1)
+        return (self.logits.logsumexp(dim=1) - self.logits.gather(1, chosen)[:, 0]) / math.log(2)
 
 
 def fit_logistic(

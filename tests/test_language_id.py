@@ -61,6 +61,8 @@ def test_languages_with_disjoint_scripts_are_told_apart(
         by_seed = _rows(rows, "accuracy", layer=layer)
         assert sorted(row.seed for row in by_seed if row.seed is not None) == [0, 1, 2]
         assert mean.value == pytest.approx(np.mean([row.value for row in by_seed if row.seed is not None]))
+        (information,) = _rows(rows, "information", layer=layer)
+        assert 0.9 < information.value <= 1.0  # one bit tells two languages apart
         (shuffled,) = _rows(rows, "accuracy_shuffled", layer=layer)
         assert abs(shuffled.value - 0.5) < 0.2
         assert len(_rows(rows, "recall", layer=layer)) == 2
@@ -82,6 +84,7 @@ def test_the_same_language_twice_is_at_chance(
         # 450 test tokens a seed, two of one text: with four overlapping seeds a standard error of about 0.017.
         assert abs(row.value - 1 / 3) < 0.07
     assert abs(_rows(rows, "accuracy_token_identity")[0].value - 1 / 3) < 0.07
+    assert all(row.value < 0.05 for row in _rows(rows, "information"))
 
 
 def test_shared_tokens_are_harder_than_the_rest(
