@@ -24,6 +24,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,19 @@ class StopSignals:
         # Logging may hold a lock that the interrupted code holds too; a plain write cannot deadlock.
         name = signal.Signals(number).name
         os.write(2, f"\n{name}: stopping after this step; once more to stop at once\n".encode())
+
+
+class ListenFirst(Callback):
+    """Takes the signals over from Lightning before other callbacks begin the long work of step 0."""
+
+    def __init__(self, signals: StopSignals) -> None:
+        self._signals = signals
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._signals.install()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._signals.install()
 
 
 def _die_as_a_worker(number: int) -> None:

@@ -24,7 +24,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from callbacks.checkpoint import checkpoint_file, manifest_file
 from callbacks.checkpoint_io import DurableCheckpointIO, checkpoint_step, find_checkpoints, newest_checkpoint
 from callbacks.durable import remove_leftovers
-from callbacks.faults import StoppedBySignal, StopSignals, agree, describe_write_error
+from callbacks.faults import ListenFirst, StoppedBySignal, StopSignals, agree, describe_write_error
 from callbacks.rng import capture_rng, gather_rng, restore_rng
 
 log = logging.getLogger(__name__)
@@ -108,11 +108,10 @@ class ResumeCheckpoint(Checkpoint):
                 "ResumeCheckpoint brings a writer of its own"
             )
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._signals.install()
+        if stage == "fit" and not any(isinstance(callback, ListenFirst) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            trainer.callbacks = [ListenFirst(self._signals), *trainer.callbacks]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._signals.install()
         self._saved_step, self._seen_step, self._saved_time = trainer.global_step, -1, time.monotonic()
         if trainer.is_global_zero:
             remove_leftovers(checkpoint_file(Path(trainer.default_root_dir), 0).parent)

@@ -7,8 +7,10 @@ epochs of seven batches, validation inside and at the end of epochs. Whatever is
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import random
+import sys
 from collections.abc import Callable
 from itertools import count, pairwise
 from pathlib import Path
@@ -531,3 +533,23 @@ def test_the_random_state_survives_a_file_that_holds_no_objects(tmp_path):
     assert draw() != expected
     restore_rng(torch.load(tmp_path / "rng.pt", weights_only=True))
     assert draw() == expected
+
+
+# the real thing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_real_trainings_killed_at_random_moments_lose_nothing(tmp_path, accumulate):
+    """A few kills of the benchmark, which forks real `train fit` processes and sends SIGKILL."""
+    path = Path(__file__).parent / "benchmarks" / "kill_resume.py"
+    spec = importlib.util.spec_from_file_location("kill_resume", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    sys.modules["kill_resume"] = script  # its dataclasses look themselves up there
+    spec.loader.exec_module(script)
+    outcome = script.run(4, tmp_path, max_steps=24, accumulate=accumulate, seed=accumulate)
+    assert outcome.kills >= 4
+    assert outcome.damaged == 0
+    assert outcome.differences == []
