@@ -95,6 +95,10 @@ class CheckpointSource(SnapshotSource):
         """`checkpoint` with size, commit and digest filled in as far as a look-up without download can."""
         return checkpoint
 
+    def marks(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """What tells the content of a fetched checkpoint cheaply, see `Checkpoint.marks`."""
+        return dict(checkpoint.marks)
+
     def load(self, checkpoint: Checkpoint, path: Path) -> PreTrainedModel:
         """The model in `path`, the value of `fetch`."""
         return load_model(path, self.label(checkpoint), self.loading)

@@ -118,6 +118,13 @@ class HubSource(CheckpointSource):
             logger.info("%s: deleted from the cache (disk budget)", self.label(checkpoint))
             self.hub.evict(self.repo, entry)
 
+    def marks(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """The commit that the cache holds: known only now if the checkpoint has just been downloaded."""
+        if self.is_baseline(checkpoint):
+            return dict(checkpoint.marks)
+        commit = self.hub.commit(self.repo, self.revision(checkpoint))
+        return {"commit": commit} if commit else {}
+
     def _wanted(self, files: Sequence[RepoFile], prefix: str) -> list[str]:
         present = [file.path.removeprefix(prefix) for file in files if file.path.startswith(prefix)]
         weights = choose_weight_files(present)

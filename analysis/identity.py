@@ -23,20 +23,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.files import write_text_atomic
 
-VOLATILE = frozenset(
-    [
-        "_name_or_path",
-        "_model_name_or_path",
-        "transformers_version",
-        "torch_dtype",
-        "dtype",
-        "architectures",
-        "use_cache",
-        "auto_map",
-        "id2label",
-        "label2id",
-        "quantization_config",
-    ]
+VOLATILE = (
+    *("_name_or_path", "_model_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
+    *("use_cache", "auto_map", "id2label", "label2id", "quantization_config"),
 )
 """Entries of a config that do not change the network."""
 
@@ -67,7 +56,7 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in tensors:
         digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(flat.numpy()))
+        digest.update(flat.numpy().data)
         digests[name] = digest.digest()
     return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
 

@@ -166,7 +166,9 @@ def load_model(folder: Path, name: str, loading: Loading, *, gguf_file: str | No
     except torch.OutOfMemoryError:
         raise
     except SafetensorError as error:
-        raise ValueError(f"{name}: the weights are truncated or damaged ({one_line(error)}); fetch them again") from None
+        raise ValueError(
+            f"{name}: the weights are truncated or damaged ({one_line(error)}); fetch them again"
+        ) from None
     except pickle.UnpicklingError:
         raise ValueError(f"{name}: the weights are refused: the pickle holds more than tensors") from None
     except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:

@@ -85,7 +85,10 @@ class Task:
         outcome = Outcome(step=self.checkpoint.id.step, label=self.label)
         try:
             with self._lock(wait):
-                self._measure(outcome, listener)
+                try:
+                    self._measure(outcome, listener)
+                finally:
+                    self.source.finish(self.checkpoint)
         except Timeout:
             outcome.busy = True
         except Exception as error:
@@ -121,23 +124,23 @@ class Task:
                     outcome.failed[analysis.name] = self._told(error)
                 if listener is not None:
                     listener(analysis.name)
-        self.source.finish(self.checkpoint)
 
     def _hash_weights(self) -> str:
         """Hash of the stored weights, from the record if the files are still the same. Reads every byte once."""
         known = read_record(self.results, self.checkpoint.id.step)
-        if known is not None and dict(known.marks) == dict(self.checkpoint.marks) != {}:
-            return known.weights_sha256
         if self.source.is_baseline(self.checkpoint):
             return "random seed " + self.checkpoint.marks["seed"]
-        return hash_tensors(self.source.tensors(self.checkpoint, self.source.fetch(self.checkpoint)))
+        path = self.source.fetch(self.checkpoint)
+        if known is not None and dict(known.marks) == self.source.marks(self.checkpoint) != {}:
+            return known.weights_sha256
+        return hash_tensors(self.source.tensors(self.checkpoint, path))
 
     def _identify(self, snapshot: Snapshot, weights: str) -> Identity:
         identity = Identity(
             step=snapshot.id.step,
             tokens=snapshot.id.tokens,
             name=self.checkpoint.name,
-            marks=dict(self.checkpoint.marks),
+            marks=self.source.marks(self.checkpoint),
             weights_sha256=weights,
             tokenizer_sha256=hash_tokenizer(snapshot.tokenizer),
             config=describe_config(snapshot.model),
@@ -154,7 +157,7 @@ class Task:
 
 def marks_of(source: CheckpointSource, checkpoint: Checkpoint) -> dict[str, str]:
     """What a result is stamped with and must agree with: the content's marks and the precision of the forward pass."""
-    return {**checkpoint.marks, "dtype": source.loading.dtype}
+    return {**source.marks(checkpoint), "dtype": source.loading.dtype}
 
 
 def missing_analyses(
