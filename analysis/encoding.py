@@ -76,7 +76,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_l
             raise ValueError(f"text {index} ({texts[index][:60]!r}) has no token but special ones: remove empty texts")
     cut = sum(len(row) == max_length for row in ids)
     if cut:
-        log.info("%d of %d texts have %d tokens or more and were cut there", cut, len(ids), max_length)
+        log.debug("%d of %d texts have %d tokens or more and were cut there", cut, len(ids), max_length)
     return Encoded(ids, content)
 
 
