@@ -346,6 +346,14 @@ def test_the_random_baseline_needs_no_weights(suite: Suite, hub: FakeHub) -> Non
     assert not any(name.endswith((".bin", ".safetensors")) for name in hub.downloads())
 
 
+def test_the_commit_is_known_after_the_download(suite: Suite, hub: FakeHub) -> None:
+    source = suite(template="global_step{step}", steps=[1000])
+    (checkpoint,) = source.checkpoints()
+    assert source.marks(checkpoint) == {}
+    source.fetch(checkpoint)
+    assert source.marks(checkpoint) == {"commit": hub.refs[REPO]["global_step1000"]}
+
+
 def test_a_named_revision_may_be_a_commit(suite: Suite, hub: FakeHub) -> None:
     commit = hub.refs[REPO]["global_step20000"]
     source = suite(revisions={commit: 20_000})
