@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import resource
 import signal
 import socket
@@ -345,3 +346,13 @@ def test_a_full_disk_at_a_signal_still_stops_and_names_what_is_left(tmp_path, mo
     with pytest.raises(StoppedBySignal):
         train(tmp_path, At("on_train_batch_end", 5, fill_and_tell), ResumeCheckpoint(every_n_steps=3))
     assert "goes on from step 3" in caplog.text
+
+
+def test_the_readme_names_tests_that_exist():
+    folder = Path(__file__).parent
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(re.findall(r"^\| \d+ \|", text, re.MULTILINE)) == 20
+    assert len(named) > 40
+    missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (folder / file).read_text("utf-8")]
+    assert missing == []

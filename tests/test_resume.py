@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 import random
+import signal
 import sys
+import time
 from collections.abc import Callable
 from itertools import count, pairwise
 from pathlib import Path
@@ -24,7 +27,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.checkpoint import checkpoint_file, manifest_file
-from callbacks.checkpoint_io import DurableCheckpointIO, find_checkpoints, load_checkpoint, newest_checkpoint
+from callbacks.checkpoint_io import (
+    DurableCheckpointIO,
+    find_checkpoints,
+    find_damage,
+    load_checkpoint,
+    newest_checkpoint,
+)
 from callbacks.resume import ResumeCheckpoint
 from callbacks.rng import capture_rng, restore_rng
 
@@ -327,6 +336,35 @@ def test_leftovers_of_a_killed_save_are_cleared_at_the_next_start(tmp_path):
     (folder / ".step_00000004.ckpt.123.tmp").write_bytes(b"half")
     train(tmp_path, {}, saver=ResumeCheckpoint())
     assert [path.name for path in folder.iterdir() if path.name.endswith(".tmp")] == []
+
+
+def test_a_kill_while_saving_leaves_only_checkpoints_that_load(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setenv("TMPDIR", str(other))
+    run_folder, torsos, step = tmp_path / "run", 0, 1
+    draw = random.Random(0)
+    for _ in range(8):
+        saver = os.fork()
+        if saver == 0:
+            for number in range(step, step + 10_000):
+                content = {"state_dict": {"x": torch.full((500_000,), float(number))}, "global_step": number}
+                DurableCheckpointIO().save_checkpoint(content, checkpoint_file(run_folder, number))
+            os._exit(1)
+        time.sleep(draw.uniform(0.05, 0.2))
+        os.kill(saver, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(saver, 0)[1]) == -signal.SIGKILL
+        torsos += any(path.suffix == ".tmp" for path in (run_folder / "checkpoints").iterdir())
+        for path in find_checkpoints(run_folder):
+            assert find_damage(path) is None or not manifest_file(path).exists()
+        newest = newest_checkpoint(run_folder)
+        if newest is not None:
+            content = load_checkpoint(newest)
+            assert torch.equal(content["state_dict"]["x"], torch.full((500_000,), float(content["global_step"])))
+            step = content["global_step"] + 1
+    assert step > 8
+    assert torsos > 0
+    assert list(other.iterdir()) == []
 
 
 # which checkpoint is taken -------------------------------------------------------------------------------------------
