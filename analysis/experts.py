@@ -22,7 +22,7 @@ from torch import Tensor
 
 from analysis.concepts import ConceptSet
 from analysis.correlation import RankCorrelation
-from analysis.expertise import average_precision, measure_expertise
+from analysis.expertise import Labels, measure_expertise, score
 from analysis.responses import iter_responses
 from analysis.sites import Site, UnitSpace, find_sites, unit_kinds
 from analysis.snapshots import Snapshot
@@ -232,19 +232,20 @@ class _Search:
     def __init__(self, concept_set: ConceptSet, k: int, describe: bool = False) -> None:
         self.pools = [concept_set.pools[language] for language in concept_set.languages]
         self.concepts = concept_set.concepts
-        self.labels = [pool.labels(self.concepts) for pool in self.pools]
+        self.labels = [Labels(len(pool.texts), *pool.labels(self.concepts)) for pool in self.pools]
         self.num_groups = len(self.pools) * len(self.concepts)
         self.describe = describe
+        self.auroc = np.empty(0)
         self.top = TopUnits(self.num_groups, k)
 
     def score(self, values: Sequence[Tensor]) -> np.ndarray:
         """AP (L, C, U) from the responses of each language's texts."""
-        return np.stack(
-            [
-                average_precision(part, yes, no).cpu().numpy()
-                for part, (yes, no) in zip(values, self.labels, strict=True)
-            ]
-        )
+        if not self.describe:
+            scores = [score(part, labels) for part, labels in zip(values, self.labels, strict=True)]
+            return np.stack([ap.cpu().numpy() for ap in scores])
+        both = [measure_expertise(part, labels) for part, labels in zip(values, self.labels, strict=True)]
+        self.auroc = np.stack([expertise.auroc.cpu().numpy() for expertise in both])
+        return np.stack([expertise.ap.cpu().numpy() for expertise in both])
 
     def update(self, ap: np.ndarray, kept: np.ndarray | None, values: Sequence[Tensor], first: int) -> None:
         """Let the units with flat ids from `first` compete by `ap`; `kept` (L, C, U) is the AP to keep of them."""
@@ -260,6 +261,7 @@ class _Search:
                 rest = num_concepts - 1
                 found["ap_of_others"] = (totals[:, units].T - own) / rest if rest else own
             if self.describe:
+                found["auroc"] = self.auroc[language, concept, units]
                 found |= self._describe(values[language], language, self.concepts[concept], units)
             return found
 
@@ -267,11 +269,10 @@ class _Search:
 
     def _describe(self, values: Tensor, language: int, concept: str, units: np.ndarray) -> dict[str, np.ndarray]:
         chosen = values[torch.from_numpy(units).to(values.device)].cpu()
-        yes, no = self.pools[language].positives[concept], self.pools[language].negatives[concept]
-        positives, negatives = chosen[:, yes].numpy(), chosen[:, no].numpy()
+        positives = chosen[:, self.pools[language].positives[concept]].numpy()
+        negatives = chosen[:, self.pools[language].negatives[concept]].numpy()
         p50, p90 = np.percentile(positives, [50, 90], axis=1)
         return {
-            "auroc": measure_expertise(chosen, [yes], [no]).auroc[0].numpy(),
             "on_p50": p50.astype(np.float32),
             "on_mean": positives.mean(1),
             "on_p90": p90.astype(np.float32),

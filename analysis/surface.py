@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.concepts import ConceptSet
 from analysis.encoding import encode_texts
-from analysis.expertise import average_precision
+from analysis.expertise import Labels, score
 from analysis.topk import TopUnits
 
 MAIN_SCRIPT = 0.1
@@ -47,14 +47,14 @@ def token_experts(
     num_concepts = len(concept_set.concepts)
     tops = [TopUnits(num_concepts, k) for _ in concept_set.languages]
     for language, texts, top in zip(concept_set.languages, present, tops, strict=True):
-        yes, no = concept_set.pools[language].labels(concept_set.concepts)
+        labels = Labels(len(texts), *concept_set.pools[language].labels(concept_set.concepts))
         columns = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts])
         rows = np.searchsorted(tokens, np.concatenate(texts))
         for first in range(0, len(tokens), BLOCK):
             inside = (rows >= first) & (rows < first + BLOCK)
             values = torch.zeros(min(BLOCK, len(tokens) - first), len(texts))
             values[rows[inside] - first, columns[inside]] = 1.0
-            top.update(average_precision(values, yes, no).numpy(), first, lambda group, units: {})
+            top.update(score(values, labels).numpy(), first, lambda group, units: {})
     return np.stack([top.units for top in tops]), len(tokens)
 
 

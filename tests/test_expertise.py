@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from analysis.expertise import average_precision, measure_expertise
+from analysis.expertise import Labels, average_precision, measure_expertise
 
 BACKENDS = ["numba", "numpy", "torch"]
 NUM_TEXTS = 150
@@ -51,12 +51,14 @@ def oracle(values: Tensor, positives: list[Tensor], negatives: list[Tensor] | No
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("matched", [True, False], ids=["matched", "others"])
-def test_scores_equal_scikit_learn_with_ties(backend: str, matched: bool) -> None:
+@pytest.mark.parametrize("kind", ["matched", "all but a few", "others"])
+def test_scores_equal_scikit_learn_with_ties(backend: str, kind: str) -> None:
     values = make_values()
     positives, negatives = make_labels()
-    chosen = negatives if matched else None
-    scores = measure_expertise(values, positives, chosen, backend=backend)
+    rest = [np.setdiff1d(np.arange(NUM_TEXTS), yes) for yes in positives]
+    few = [torch.from_numpy(others[place % 3 :: 1][place % 5 :]) for place, others in enumerate(rest)]
+    chosen = {"matched": negatives, "all but a few": few, "others": None}[kind]
+    scores = measure_expertise(values, Labels(NUM_TEXTS, positives, chosen), backend=backend)
     ap, auroc = oracle(values, positives, chosen)
     assert np.abs(scores.ap.numpy() - ap).max() < 1e-6
     assert np.abs(scores.auroc.numpy() - auroc).max() < 1e-6
@@ -65,7 +67,7 @@ def test_scores_equal_scikit_learn_with_ties(backend: str, matched: bool) -> Non
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_constant_unit_is_at_prevalence(backend: str) -> None:
     positives, negatives = make_labels()
-    scores = measure_expertise(torch.zeros(3, NUM_TEXTS), positives, negatives, backend=backend)
+    scores = measure_expertise(torch.zeros(3, NUM_TEXTS), Labels(NUM_TEXTS, positives, negatives), backend=backend)
     prevalence = torch.tensor([len(p) / (len(p) + len(n)) for p, n in zip(positives, negatives, strict=True)])
     torch.testing.assert_close(scores.ap, prevalence[:, None].expand(-1, 3))
     torch.testing.assert_close(scores.auroc, torch.full_like(scores.auroc, 0.5))
@@ -75,7 +77,9 @@ def test_constant_unit_is_at_prevalence(backend: str) -> None:
 def test_perfect_and_reversed_detectors(backend: str) -> None:
     label = torch.zeros(NUM_TEXTS)
     label[[3, 77, 140]] = 1
-    scores = measure_expertise(torch.stack([label, -label]), [label.nonzero().flatten()], backend=backend)
+    scores = measure_expertise(
+        torch.stack([label, -label]), Labels(NUM_TEXTS, [label.nonzero().flatten()]), backend=backend
+    )
     assert scores.ap[0, 0] == 1.0
     assert scores.auroc[0].tolist() == [1.0, 0.0]
 
