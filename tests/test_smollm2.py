@@ -17,7 +17,7 @@ import pytest
 from analysis.base import Row
 from analysis.heldout import HeldOutLoss
 from analysis.language_id import LanguageProbe
-from analysis.loading import Loading, build_random, load_model
+from analysis.loading import Loading, build_random
 from analysis.local import LocalFolder
 from analysis.snapshots import Snapshot, SnapshotId
 
@@ -60,9 +60,9 @@ def overall(rows: list[Row], metric: str, language: str | None = None) -> Row:
 
 def test_a_real_model_gives_sane_figures(folder: Path, tmp_path: Path) -> None:
     source = LocalFolder(path=folder, gguf_file="model.gguf", run="smollm2", loading=Loading(device="cpu"))
-    heldout = HeldOutLoss(texts=TEXTS, languages=["en", "es"], max_texts=40)
+    heldout = HeldOutLoss(texts=TEXTS, languages=["en", "es"], max_texts=20)
     probe = LanguageProbe(
-        texts=str(TEXTS), languages=["en", "es"], tokens_per_language=400, test_tokens_per_language=200, seeds=[0]
+        texts=str(TEXTS), languages=["en", "es"], tokens_per_language=200, test_tokens_per_language=100, seeds=[0]
     )
     (snapshot_id,) = source.ids()
     with source.open(snapshot_id) as snapshot:
@@ -71,7 +71,6 @@ def test_a_real_model_gives_sane_figures(folder: Path, tmp_path: Path) -> None:
         snapshot.model.config.save_pretrained(tmp_path)
         random = build_random(tmp_path, "random", Loading(device="cpu"), seed=0)
         floor = list(heldout.measure(Snapshot(SnapshotId("random", 0), random, snapshot.tokenizer)))
-        snapshot.model.save_pretrained(tmp_path / "converted")
 
     english, untrained = overall(losses, "bits_per_byte", "en"), overall(floor, "bits_per_byte", "en")
     accuracy, majority = overall(probes, "accuracy"), overall(probes, "accuracy_majority")
@@ -83,6 +82,3 @@ def test_a_real_model_gives_sane_figures(folder: Path, tmp_path: Path) -> None:
     assert english.value < (english.chance or 0.0)
     assert english.value < overall(losses, "bits_per_byte", "es").value, "it was trained on English"
     assert accuracy.value > majority.value + 0.3
-
-    converted = load_model(tmp_path / "converted", "converted", Loading(device="cpu"))
-    assert converted.num_parameters() == 134_515_008
