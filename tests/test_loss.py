@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from train import loss as loss_module
 from train.loss import choose_backend, linear_cross_entropy, token_losses
+from train.loss_tokens import token_chunk
 
 SHAPES = [(5, 123, 384), (1, 4, 3), (64, 32, 5000), (130, 16, 4099)]
 FORMULATIONS = [("vocab", None), ("vocab", 100), ("vocab", 1), ("tokens", None), ("tokens", 7), ("naive", None)]
@@ -196,12 +197,12 @@ def test_no_tensor_is_as_large_as_the_logits(backend: Any, chunk: int | None, dt
 
 def test_default_chunks_bound_the_logits_at_the_real_size() -> None:
     vocabulary = 256_008
-    cpu = loss_module._token_chunk(vocabulary, torch.device("cpu"), None)
-    cuda = loss_module._token_chunk(vocabulary, torch.device("cuda"), None)
+    cpu = token_chunk(vocabulary, torch.device("cpu"), None)
+    cuda = token_chunk(vocabulary, torch.device("cuda"), None)
     assert 64 <= cpu <= 512
     assert 4096 <= cuda <= 8192
     assert cuda * vocabulary < 2**31
-    assert loss_module._token_chunk(vocabulary, torch.device("cuda"), 5) == 5
+    assert token_chunk(vocabulary, torch.device("cuda"), 5) == 5
 
 
 def test_auto_takes_the_formulation_of_the_device() -> None:

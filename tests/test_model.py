@@ -15,14 +15,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.models.xglm import modeling_xglm
 
-from train.model import (
-    SinusoidalPositions,
-    XGLMForCausalLM,
-    build_config,
-    positions_from_mask,
-    positions_in_segments,
-    segment_mask,
-)
+from train.model import XGLMForCausalLM, build_config
+from train.positions import SinusoidalPositions, positions_from_mask, positions_in_segments, segment_mask
 from train.tying import tie
 
 VOCABULARY = 384

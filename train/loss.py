@@ -22,7 +22,6 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal
 
@@ -30,18 +29,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from train.loss_tokens import TokenChunks, token_chunk, token_chunk_losses
+from train.loss_vocab import VocabularyBlocks, vocabulary_losses
+
 Backend = Literal["auto", "vocab", "tokens", "naive", "liger", "cce"]
 BACKENDS: tuple[str, ...] = ("auto", "vocab", "tokens", "naive", "liger", "cce")
 IGNORE_INDEX = -100
-
-VOCABULARY_BLOCK = 2048
-"""Default rows of the weight per block of ``vocab``: 1,024 tokens x 2,048 float32 logits are 8 MB."""
-MAX_TOKEN_CHUNK = 8192
-"""Most tokens per chunk of ``tokens`` on a GPU: above, passes over the weight gradient cost next to nothing."""
-CUDA_CHUNK_LOGITS = 2**31
-"""Most logits at a time of ``tokens`` on a GPU (4 GiB in bfloat16); also the reach of 32-bit indices in kernels."""
-CPU_CHUNK_LOGITS = 2**26
-"""Most logits at a time of ``tokens`` on a CPU (256 MiB in float32)."""
 
 
 @torch.compiler.disable
@@ -118,7 +111,7 @@ def token_losses(
     dtype = _compute_dtype(hidden)
     name = choose_backend(backend, hidden.device, dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        return _LOSSES.get(name, _token_chunk_losses)(hidden, weight, labels, ignore_index, chunk, dtype)
+        return _LOSSES.get(name, token_chunk_losses)(hidden, weight, labels, ignore_index, chunk, dtype)
 
 
 def choose_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -150,222 +143,6 @@ def _check_inputs(hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: 
         raise ValueError(f"label {int(labels[~legal][0])} lies outside the vocabulary of {weight.shape[0]} tokens")
 
 
-def _token_chunk(num_vocabulary: int, device: torch.device, chunk: int | None) -> int:
-    if chunk is not None:
-        return chunk
-    budget = CPU_CHUNK_LOGITS if device.type == "cpu" else CUDA_CHUNK_LOGITS
-    fitting = budget // num_vocabulary
-    return min(MAX_TOKEN_CHUNK, max(64, fitting - fitting % 64))
-
-
-# ---- vocab: two passes over blocks of the vocabulary -----------------------------------------------------------------
-
-
-class _BlockLogits:
-    """Float32 logits of one vocabulary block after another, in two buffers that are reused.
-
-    Fresh temporaries of this size would be mapped and faulted in by the system for each block.
-    """
-
-    def __init__(self, hidden: Tensor, weight: Tensor, block: int) -> None:
-        self.hidden = hidden  # (N, D) in the compute dtype
-        self.weight = weight  # (V, D) in its own dtype
-        self.block = min(block, weight.shape[0])
-        self.wide = hidden.new_empty((hidden.shape[0], self.block), dtype=torch.float32)
-        self.narrow = self.wide if hidden.dtype == torch.float32 else torch.empty_like(self.wide, dtype=hidden.dtype)
-
-    def blocks(self) -> range:
-        return range(0, self.weight.shape[0], self.block)
-
-    def __call__(self, start: int) -> tuple[Tensor, Tensor]:
-        """Logits (N, B) float32, valid until the next call, and the block's weight (B, D) in the compute dtype."""
-        rows = self.weight[start : start + self.block].to(self.hidden.dtype)
-        wide = self.wide.view(-1)[: self.hidden.shape[0] * rows.shape[0]].view(-1, rows.shape[0])
-        if self.narrow is self.wide:
-            torch.mm(self.hidden, rows.t(), out=wide)
-        else:
-            wide.copy_(torch.mm(self.hidden, rows.t(), out=self.cast(wide)))
-        return wide, rows
-
-    def cast(self, wide: Tensor) -> Tensor:
-        """The buffer of the compute dtype in the shape of ``wide``."""
-        return self.narrow.view(-1)[: wide.numel()].view(wide.shape)
-
-
-def _in_block(labels: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
-    """Column of each token's label in the block (N, 1), clamped into it, and 1.0 where it really lies there (N, 1)."""
-    column = (labels - start).unsqueeze(1)
-    return column.clamp(0, width - 1), ((column >= 0) & (column < width)).float()
-
-
-def _scan_vocabulary(hidden: Tensor, weight: Tensor, labels: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp of the logits and the logit of the label, each (N,) float32."""
-    logits_of = _BlockLogits(hidden, weight, block)
-    highest = hidden.new_full((hidden.shape[0], 1), -torch.inf, dtype=torch.float32)
-    total = torch.zeros_like(highest)
-    target = torch.zeros_like(highest)
-    for start in logits_of.blocks():
-        logits, _ = logits_of(start)
-        column, inside = _in_block(labels, start, logits.shape[1])
-        target.addcmul_(logits.gather(1, column), inside)
-        higher = torch.maximum(highest, logits.amax(1, keepdim=True))
-        total.mul_(torch.exp(highest - higher)).add_(logits.sub_(higher).exp_().sum(1, keepdim=True))
-        highest = higher
-    return (highest + total.log()).squeeze(1), target.squeeze(1)
-
-
-def _vocabulary_losses(
-    hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, chunk: int | None, dtype: torch.dtype
-) -> Tensor:
-    log_normaliser, target = _scan_vocabulary(hidden.to(dtype), weight, labels, chunk or VOCABULARY_BLOCK)
-    return (log_normaliser - target).masked_fill(labels == ignore_index, 0.0)
-
-
-class _VocabularyBlocks(torch.autograd.Function):
-    """Sum of the losses; the gradients are made in the backward, from the saved log-sum-exp."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        ignore_index: int,
-        chunk: int | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        ctx.block, ctx.dtype = chunk or VOCABULARY_BLOCK, dtype
-        log_normaliser, target = _scan_vocabulary(hidden.to(dtype), weight, labels, ctx.block)
-        ignored = labels == ignore_index
-        # exp(logit - inf) = 0 takes the ignored rows out of the backward without a mask of its own.
-        ctx.save_for_backward(hidden, weight, labels, log_normaliser.masked_fill(ignored, torch.inf))
-        return (log_normaliser - target).masked_fill(ignored, 0.0).sum()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, labels, log_normaliser = ctx.saved_tensors
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
-        with torch.autocast(hidden.device.type, enabled=False):
-            factor = hidden.to(ctx.dtype)
-            log_normaliser = log_normaliser.unsqueeze(1)
-            kept = torch.isfinite(log_normaliser).float()
-            grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if need_hidden else None
-            grad_weight = torch.empty_like(weight) if need_weight else None
-            logits_of = _BlockLogits(factor, weight, ctx.block)
-            for start in logits_of.blocks():
-                logits, rows = logits_of(start)
-                column, inside = _in_block(labels, start, rows.shape[0])
-                residual = logits.sub_(log_normaliser).exp_().scatter_add_(1, column, -inside * kept)
-                if logits_of.narrow is not logits_of.wide:
-                    residual = logits_of.cast(residual).copy_(residual)
-                if grad_hidden is not None:
-                    grad_hidden.add_(residual @ rows)
-                if grad_weight is not None:
-                    grad_weight[start : start + rows.shape[0]].copy_(residual.t() @ factor).mul_(grad)
-            if grad_hidden is not None:
-                grad_hidden = grad_hidden.mul_(grad).to(hidden.dtype)
-        return grad_hidden, grad_weight, None, None, None, None
-
-
-# ---- tokens: chunks of tokens against the whole vocabulary -----------------------------------------------------------
-
-
-def _softmax_residual(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Losses (C,) float32 and softmax minus one-hot (C, V) in the dtype of ``logits``; zero in ignored rows."""
-    ignored = labels == ignore_index
-    column = labels.masked_fill(ignored, 0).unsqueeze(1)
-    residual = logits.float() if logits.dtype != torch.float32 else logits
-    target = residual.gather(1, column)
-    highest = residual.amax(1, keepdim=True)
-    residual.sub_(highest).exp_()
-    total = residual.sum(1, keepdim=True)
-    losses = (total.log() + highest - target).squeeze(1).masked_fill(ignored, 0.0)
-    kept = ~ignored.unsqueeze(1)
-    residual.mul_(kept / total).scatter_add_(1, column, -kept.float())
-    return losses, residual.to(logits.dtype)
-
-
-@lru_cache(maxsize=8)
-def _has_float32_addmm(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch multiplies ``dtype`` matrices into a float32 result on this device (CUDA, torch >= 2.8)."""
-    one = torch.ones((16, 16), device=device, dtype=dtype)
-    try:
-        return torch.addmm(one.float(), one, one, out_dtype=torch.float32).dtype == torch.float32
-    except (RuntimeError, TypeError, NotImplementedError):
-        return False
-
-
-def _accumulate_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left @ right`` with a float32 ``total`` and factors of lower precision."""
-    if left.dtype == torch.float32:
-        total.addmm_(left, right)
-    elif _has_float32_addmm(left.device, left.dtype):
-        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
-    else:
-        total.add_(left @ right)
-
-
-def _token_chunk_losses(
-    hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, chunk: int | None, dtype: torch.dtype
-) -> Tensor:
-    rows = weight.to(dtype)
-    size = _token_chunk(weight.shape[0], hidden.device, chunk)
-    losses = []
-    for states, targets in zip(hidden.split(size), labels.split(size), strict=True):
-        ignored = targets == ignore_index
-        logits = (states.to(dtype) @ rows.t()).float()
-        target = logits.gather(1, targets.masked_fill(ignored, 0).unsqueeze(1)).squeeze(1)
-        losses.append((logits.logsumexp(1) - target).masked_fill(ignored, 0.0))
-    return torch.cat(losses)
-
-
-class _TokenChunks(torch.autograd.Function):
-    """Sum of the losses; the gradients of that sum are made in the forward and scaled in the backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        ignore_index: int,
-        chunk: int | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
-        rows = weight.to(dtype)
-        size = _token_chunk(weight.shape[0], hidden.device, chunk)
-        total = hidden.new_zeros((), dtype=torch.float32)
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
-        for start in range(0, hidden.shape[0], size):
-            states = hidden[start : start + size].to(dtype)
-            losses, residual = _softmax_residual(states @ rows.t(), labels[start : start + size], ignore_index)
-            total += losses.sum()
-            if grad_hidden is not None:
-                grad_hidden[start : start + size] = residual @ rows
-            if grad_weight is not None:
-                _accumulate_product(grad_weight, residual.t(), states)
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_dtype = weight.dtype
-        return total
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        # Scaled by the tensor itself: asking for its value would make the host wait for the device.
-        if grad_hidden is not None:
-            grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
-        if grad_weight is not None:
-            grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None
-
-
-# ---- reference and optional backends ---------------------------------------------------------------------------------
-
-
 def _naive_losses(
     hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, chunk: int | None, dtype: torch.dtype
 ) -> Tensor:
@@ -394,7 +171,7 @@ def _liger_total(
     function = module.liger_fused_linear_cross_entropy
     if "chunk_mem_const" not in inspect.signature(function).parameters:
         raise ValueError("loss backend 'liger' needs liger-kernel >= 0.8.5, which lets the chunk be set")
-    size = min(_token_chunk(weight.shape[0], hidden.device, chunk), hidden.shape[0])
+    size = min(token_chunk(weight.shape[0], hidden.device, chunk), hidden.shape[0])
     # Liger splits N tokens into ceil(V / (constant D)) chunks and rounds their size up to a power of two.
     constant = max(1, math.ceil(weight.shape[0] * size / (weight.shape[1] * hidden.shape[0])))
     total = function(
@@ -422,13 +199,13 @@ def _cce_total(
 
 _Losses = Callable[[Tensor, Tensor, Tensor, int, "int | None", torch.dtype], Tensor]
 _LOSSES: dict[str, _Losses] = {
-    "vocab": _vocabulary_losses,
-    "tokens": _token_chunk_losses,
+    "vocab": vocabulary_losses,
+    "tokens": token_chunk_losses,
     "naive": _naive_losses,
 }
 _TOTALS: dict[str, _Losses] = {
-    "vocab": _VocabularyBlocks.apply,
-    "tokens": _TokenChunks.apply,
+    "vocab": VocabularyBlocks.apply,
+    "tokens": TokenChunks.apply,
     "naive": _naive_total,
     "liger": _liger_total,
     "cce": _cce_total,
