@@ -41,7 +41,7 @@ COMMANDS = {
     "checkpoints": Command(
         "analysis.commands",
         "list the checkpoints: step, tokens, size, what is cached",
-        "add_source_arguments",
+        "add_run_arguments",
         "checkpoints",
     ),
     "report": Command("analysis.report_command", "write one HTML report for one or more runs", configurable=False),

@@ -29,8 +29,8 @@ from analysis.sweep import Outcome, Split, Task, plan
 logger = logging.getLogger(__name__)
 
 
-def add_source_arguments(parser: ArgumentParser) -> None:
-    """The options that `run` and `checkpoints` share."""
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """The options of `run`; `checkpoints` takes the same files and uses what concerns it."""
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_argument("--source", type=CheckpointSource, required=True, help="where checkpoints come from")
     parser.add_argument("--steps", type=int | list[int] | str, default="all", help="all, last, 1000:100000, 0,1000 ...")
@@ -38,10 +38,6 @@ def add_source_arguments(parser: ArgumentParser) -> None:
         "--results", type=Path | None, default=None, help="default: <run folder>/results, or results/<run>"
     )
     parser.add_argument("--analyses", type=list[dict] | str, default="configs/analyses.yaml", help="list, or its file")
-
-
-def add_run_arguments(parser: ArgumentParser) -> None:
-    add_source_arguments(parser)
     parser.add_argument("--executor", type=Executor, default=Inline(), help="Inline, ProcessPool or Submitit")
     parser.add_argument(
         "--split", type=Split, default="checkpoint", help="a task is a checkpoint, or one analysis of it"
@@ -183,7 +179,8 @@ def _describe(source: CheckpointSource, checkpoint: Checkpoint) -> tuple[Checkpo
     try:
         return source.describe(checkpoint), ""
     except (OSError, ValueError) as error:
-        return replace(checkpoint, cached=False), str(error)
+        # The table names the checkpoint already.
+        return replace(checkpoint, cached=False), str(error).rpartition(f"{checkpoint.name}: ")[2]
 
 
 def _tokens(tokens: int | None) -> str:

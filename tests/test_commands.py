@@ -44,7 +44,7 @@ def config(run: Path, tmp_path: Path) -> Path:
     ]
     source = {"class_path": "RunFolder", "init_args": {"path": str(run), "loading": {"device": "cpu"}}}
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump({"source": source, "analyses": analyses}))
+    path.write_text(yaml.safe_dump({"source": source, "analyses": analyses, "executor": {"class_path": "Inline"}}))
     return path
 
 
