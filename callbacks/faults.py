@@ -7,7 +7,9 @@ than 0 is told. A second signal ends the process at once, and so does the end of
 never come (a rank that died, a stuck collective). Called by `callbacks.resume`.
 
 Exit codes: 128 + the signal's number (143 after SIGTERM, 130 after SIGINT), also when the state was saved and the same
-command goes on from there; 0 only when the training is complete.
+command goes on from there; 0 only when the training is complete. Under SLURM, `#SBATCH --signal=USR1@180` with SIGUSR1
+among the signals gives three minutes before the time limit; a job script that then reads exit code 138 calls
+`scontrol requeue $SLURM_JOB_ID`. Lightning's own requeueing is not used.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
     python tests/benchmarks/kill_resume.py --kills 50
 
 Every life of a run is a process of its own (forked, so that the imports are paid once) that runs the real command
-`train fit` on configs/smoke.yaml, made longer, with dropout, validation, snapshots, metrics and a checkpoint every
-other step. It is killed after a random time and started again with the same command until the run is complete; then
-the next run begins, until there were enough kills. Compared with an uninterrupted run: the weights of every snapshot
-and of the end (SHA-256), and every row of metrics.jsonl but its clock. Prints a table; exits with 1 on any difference.
+`train fit` on configs/smoke.yaml, made longer, with dropout, validation, snapshots, an analysis, metrics and a
+checkpoint every other step. It is killed after a random time and started again with the same command until the run is
+complete; then the next run begins, until there were enough kills. Compared with an uninterrupted run: the weights of
+every snapshot and of the end (SHA-256), the result table, and every row of metrics.jsonl but its clock. Prints a
+table; exits with 1 on any difference.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402  (the repository must be importable first)
 
+from analysis.results import ResultTable  # noqa: E402
 from callbacks.checkpoint import read_snapshot_info  # noqa: E402
 from callbacks.checkpoint_io import checkpoint_step, find_damage, newest_checkpoint  # noqa: E402
 from train.__main__ import main as train_main  # noqa: E402
 
-IMPORTED_ONCE = ("train.cli", "train.data", "callbacks.lock", "callbacks.tracking", "callbacks.resume")
+IMPORTED_ONCE = ("train.cli", "train.data", "callbacks.lock", "callbacks.live", "callbacks.resume", "analysis.heldout")
 LIFE_LIMIT = 300.0
 """Seconds after which a life that neither ends nor is killed counts as hanging."""
 
@@ -91,6 +93,14 @@ def write_config(folder: Path, max_steps: int, accumulate: int) -> Path:
     options["model"]["dropout"] = 0.1
     options["data"] |= {"tokenizer": str(folder / "tokenizer"), "cache": str(folder / "cache")}
     options["data"]["sources"][0]["init_args"]["path"] = str(ROOT / options["data"]["sources"][0]["init_args"]["path"])
+    text = options["data"]["sources"][0]["init_args"]["path"]
+    loss = {"texts": text, "languages": ["de"], "max_texts": 4, "max_length": 32, "num_bootstrap": 20}
+    analyses = folder / "analyses.yaml"
+    analyses.write_text(
+        yaml.safe_dump({"analyses": [{"class_path": "analysis.heldout.HeldOutLoss", "init_args": loss}]}),
+        encoding="utf-8",
+    )
+    live = {"analyses": str(analyses), "schedule": {"base": 4, "every": 20}, "figures": False}
     options["trainer"] |= {
         "max_steps": max_steps,
         "accumulate_grad_batches": accumulate,
@@ -100,6 +110,7 @@ def write_config(folder: Path, max_steps: int, accumulate: int) -> Path:
         "callbacks": [
             {"class_path": "callbacks.lock.RunLock"},
             {"class_path": "callbacks.checkpoint.SnapshotWriter", "init_args": {"schedule": {"base": 2, "every": 10}}},
+            {"class_path": "callbacks.live.AnalysisCallback", "init_args": live},
             {"class_path": "callbacks.tracking.Tracker", "init_args": {"mode": "disabled", "every_n_steps": 1}},
             {"class_path": "callbacks.resume.ResumeCheckpoint", "init_args": {"every_n_steps": 2}},
         ],
@@ -183,7 +194,7 @@ def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
         row.pop("time", None)
-        row["values"] = {key: value for key, value in row["values"].items() if not key.startswith("perf/")}
+        row["values"] = {key: x for key, x in row["values"].items() if not key.startswith(("perf/", "analysis_cost/"))}
         rows.append(row)
     return rows
 
@@ -206,6 +217,8 @@ def compare(reference: Path, run_folder: Path) -> list[str]:
         for expected, row in zip(expected_rows, rows, strict=False)
         if row != expected
     ]
+    if not ResultTable(reference / "results").frame().equals(ResultTable(run_folder / "results").frame()):
+        differences.append(f"{run_folder.name}: another result table")
     return differences
 
 
