@@ -11,9 +11,8 @@ Shapes:  U units of one site (or of a part of it)   N texts   C concepts   L lan
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -22,23 +21,10 @@ from torch import Tensor
 
 from analysis.concepts import ConceptSet
 from analysis.correlation import RankCorrelation
-from analysis.expertise import Labels, measure_expertise, score
+from analysis.expert_search import Experts, Scorer, Search, shuffle_labels
 from analysis.responses import iter_responses
 from analysis.sites import Site, UnitSpace, find_sites, unit_kinds
 from analysis.snapshots import Snapshot
-from analysis.topk import TopUnits
-
-
-@dataclass(frozen=True)
-class Experts:
-    """The top units of every (language, concept) by one labelling of the sentences."""
-
-    units: np.ndarray
-    """(L, C, K) int64 flat ids, best first."""
-    ap: np.ndarray
-    """(L, C, K, L) float32: AP of each expert for its concept in every language."""
-    ap_of_others: np.ndarray
-    """(L, C, K, L) float32: its mean AP for the other concepts in every language (its own AP if there are none)."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +143,13 @@ def find_experts(
     ends = np.cumsum([len(entry.texts) for entry in pools]).tolist()
     parts = [slice(end - len(entry.texts), end) for entry, end in zip(pools, ends, strict=True)]
 
-    main = _Search(concept_set, count, describe=True)
-    half_searches = [_Search(concept_set.half(which), count) for which in (0, 1)] if halves else []
-    shuffle_searches = [_Search(shuffle_labels(concept_set, seed + number), count) for number in range(shuffles)]
+    labellings = [concept_set]
+    if halves:
+        labellings += [concept_set.half(0), concept_set.half(1)]
+    labellings += [shuffle_labels(concept_set, seed + number) for number in range(shuffles)]
+    scorer = Scorer(labellings)
+    main, *rest = (Search(labelling, count) for labelling in labellings)
+    half_searches, shuffle_searches = (rest[:2], rest[2:]) if halves else ([], rest)
     correlation = RankCorrelation(main.num_groups) if correlate else None
     offsets = dict(zip(sites, space.offsets[:-1].tolist(), strict=True))
     stream = iter_responses(
@@ -176,16 +166,14 @@ def find_experts(
     for responses in stream:
         values = [responses.values[:, part] for part in parts]
         first = offsets[responses.site] + responses.first_unit
-        ap = main.score(values)
-        main.update(ap, ap, values, first)
+        ap, auroc = scorer.score(values)
+        main.update(ap[0], ap[0], first, describe=(values, auroc))
         if correlation is not None:
-            correlation.update(ap)
-        if half_searches:
-            scores = [search.score(values) for search in half_searches]
-            for search, own, held_out in zip(half_searches, scores, scores[::-1], strict=True):
-                search.update(own, held_out, values, first)
-        for search in shuffle_searches:
-            search.update(search.score(values), None, values, first)
+            correlation.update(ap[0])
+        for place, search in enumerate(half_searches):
+            search.update(ap[1 + place], ap[2 - place], first)
+        for search, by_chance in zip(shuffle_searches, ap[1 + len(half_searches) :], strict=True):
+            search.update(by_chance, None, first)
 
     shape = (len(pools), len(concept_set.concepts))
     details = main.top.payload
@@ -205,89 +193,6 @@ def find_experts(
         shuffled=tuple(search.top.units.reshape(*shape, count) for search in shuffle_searches),
         ap_correlation=None if correlation is None else correlation.result().reshape(*shape, *shape),
     )
-
-
-def shuffle_labels(concept_set: ConceptSet, seed: int) -> ConceptSet:
-    """Labels drawn anew among each concept's labelled sentences, as many positives as before.
-
-    The draw is a function of seed, concept and the sentence's key, so translations of a sentence keep a common label.
-    """
-    pools = {}
-    for language, pool in concept_set.pools.items():
-        yes, no = {}, {}
-        for concept in concept_set.concepts:
-            labelled = torch.cat([pool.positives[concept], pool.negatives[concept]]).tolist()
-            prefix = f"shuffle:{seed}:{concept}:"
-            labelled.sort(key=lambda index: hashlib.sha256((prefix + pool.keys[index]).encode()).digest())
-            count = len(pool.positives[concept])
-            yes[concept] = torch.tensor(sorted(labelled[:count]))
-            no[concept] = torch.tensor(sorted(labelled[count:]))
-        pools[language] = replace(pool, positives=yes, negatives=no)
-    return replace(concept_set, pools=pools)
-
-
-class _Search:
-    """The running top-K of one labelling of the sentences."""
-
-    def __init__(self, concept_set: ConceptSet, k: int, describe: bool = False) -> None:
-        self.pools = [concept_set.pools[language] for language in concept_set.languages]
-        self.concepts = concept_set.concepts
-        self.labels = [Labels(len(pool.texts), *pool.labels(self.concepts)) for pool in self.pools]
-        self.num_groups = len(self.pools) * len(self.concepts)
-        self.describe = describe
-        self.auroc = np.empty(0)
-        self.top = TopUnits(self.num_groups, k)
-
-    def score(self, values: Sequence[Tensor]) -> np.ndarray:
-        """AP (L, C, U) from the responses of each language's texts."""
-        if not self.describe:
-            scores = [score(part, labels) for part, labels in zip(values, self.labels, strict=True)]
-            return np.stack([ap.cpu().numpy() for ap in scores])
-        both = [measure_expertise(part, labels) for part, labels in zip(values, self.labels, strict=True)]
-        self.auroc = np.stack([expertise.auroc.cpu().numpy() for expertise in both])
-        return np.stack([expertise.ap.cpu().numpy() for expertise in both])
-
-    def update(self, ap: np.ndarray, kept: np.ndarray | None, values: Sequence[Tensor], first: int) -> None:
-        """Let the units with flat ids from `first` compete by `ap`; `kept` (L, C, U) is the AP to keep of them."""
-        num_concepts = len(self.concepts)
-        totals = None if kept is None else kept.sum(axis=1)
-
-        def describe(group: int, units: np.ndarray) -> Mapping[str, np.ndarray]:
-            language, concept = divmod(group, num_concepts)
-            found: dict[str, np.ndarray] = {}
-            if kept is not None and totals is not None:
-                own = kept[:, concept, units].T
-                found["ap"] = own
-                rest = num_concepts - 1
-                found["ap_of_others"] = (totals[:, units].T - own) / rest if rest else own
-            if self.describe:
-                found["auroc"] = self.auroc[language, concept, units]
-                found |= self._describe(values[language], language, self.concepts[concept], units)
-            return found
-
-        self.top.update(ap.reshape(self.num_groups, -1), first, describe)
-
-    def _describe(self, values: Tensor, language: int, concept: str, units: np.ndarray) -> dict[str, np.ndarray]:
-        chosen = values[torch.from_numpy(units).to(values.device)].cpu()
-        positives = chosen[:, self.pools[language].positives[concept]].numpy()
-        negatives = chosen[:, self.pools[language].negatives[concept]].numpy()
-        p50, p90 = np.percentile(positives, [50, 90], axis=1)
-        return {
-            "on_p50": p50.astype(np.float32),
-            "on_mean": positives.mean(1),
-            "on_p90": p90.astype(np.float32),
-            "off_mean": negatives.mean(1),
-        }
-
-    def experts(self) -> Experts:
-        num_languages, num_concepts = len(self.pools), len(self.concepts)
-        shape = (num_languages, num_concepts, self.top.k)
-        payload = self.top.payload
-        return Experts(
-            units=self.top.units.reshape(shape),
-            ap=payload["ap"].reshape(*shape, num_languages),
-            ap_of_others=payload["ap_of_others"].reshape(*shape, num_languages),
-        )
 
 
 def forcing_of(
