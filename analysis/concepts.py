@@ -133,6 +133,8 @@ def load_concepts(
         raise ValueError(f"negatives={negatives!r}: choose one of {', '.join(NEGATIVES)}")
     if min_positives < 1:
         raise ValueError(f"min_positives={min_positives}: must be at least 1")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such concept file; `python -m analysis label` makes one")
     records = read_selfcond(path) if path.is_dir() or path.suffix == ".json" else _read_long(path)
     cells = _collect(path, records, splits)
     found_languages = sorted({language for language, _ in cells})
