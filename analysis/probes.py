@@ -179,8 +179,7 @@ def online_code(
 ) -> OnlineCode:
     """Code the labels in the order of the rows; the code of each block is a logistic regression on all rows before.
 
-    The first block is sent uniformly: L = t_1 log2 K - sum_i log2 p_i(block i + 1). All regressions are problems of one
-    batched solve.
+    The first block is sent uniformly: L = t_1 log2 K - sum_i log2 p_i(block i + 1).
 
     Raises:
         ValueError: fractions that do not rise to 1, no rows, or one class only.
@@ -192,13 +191,19 @@ def online_code(
         raise ValueError(f"{count} rows of {num_classes} classes: a code needs at least two of both")
     ends = sorted({min(count, max(num_classes, round(fraction * count))) for fraction in fractions})
     bits = ends[0] * math.log2(num_classes)
-    if len(ends) > 1:
-        place = torch.arange(count, device=features.device)
-        before = place[None] < torch.tensor(ends[:-1], device=features.device)[:, None]  # (P, N)
-        surprise = fit_logistic(features, labels, before, num_classes).surprise(labels)
+    # A regression needs no row behind the block that it codes. The many small ones share a solve, the large go alone.
+    blocks = list(pairwise(ends))
+    small = [block for block in blocks if block[1] <= count / 8]
+    for group in [small, *([block] for block in blocks[len(small) :])]:
+        if not group:
+            continue
+        last = group[-1][1]
+        place = torch.arange(last, device=features.device)
+        before = place[None] < torch.tensor([start for start, _ in group], device=features.device)[:, None]  # (P, rows)
+        surprise = fit_logistic(features[:last], labels[:last], before, num_classes).surprise(labels[:last])
         probability = (1 - FLOOR) * torch.exp2(-surprise.double()) + FLOOR / num_classes
-        for number, (start, end) in enumerate(pairwise(ends)):
-            bits -= float(probability[number, start:end].log2().sum())
+        for own, (start, end) in zip(probability, group, strict=True):
+            bits -= float(own[start:end].log2().sum())
     return OnlineCode(bits, count, num_classes)
 
 

@@ -1,0 +1,235 @@
+"""Probes against scikit-learn per layer and seed, calibrated alignment against the published loop.
+
+    python tests/benchmarks/bench_probes.py [--quick]
+
+One thread and CPU time on both sides, rounds interleaved, medians. scikit-learn gets float32 states, StandardScaler and
+lbfgs at its default tolerance (1e-4), at which it stops well short of the optimum; the gaps of both to a solution in
+double precision, run to the end, stand in the note. States are synthetic like those of PERF (power-law spectrum k^-a, offsets,
+outlier dimensions) and the real token states of an untrained XGLM on the embedded sample.
+
+`make bench` collects `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from calibrated_similarity import calibrate as published_calibrate
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import PreTrainedTokenizerFast, XGLMConfig, XGLMForCausalLM  # noqa: E402
+
+from analysis.calibration import calibrate, draw_permutations, draw_signs  # noqa: E402
+from analysis.folds import make_folds  # noqa: E402
+from analysis.hidden_states import iter_token_states, sample_tokens  # noqa: E402
+from analysis.logistic import fit_logistic  # noqa: E402
+from analysis.similarity import compare_languages  # noqa: E402
+from analysis.sites import find_sites  # noqa: E402
+from analysis.snapshots import Snapshot, SnapshotId  # noqa: E402
+from analysis.texts import read_texts  # noqa: E402
+
+TEXTS = ROOT / "data" / "embedded_cdda10.parquet"
+SEEDS = (0, 1, 2)
+
+
+def synthetic_states(rows: int, width: int, classes: int, decay: float) -> tuple[np.ndarray, np.ndarray]:
+    """States whose classes overlap, with a spectrum k^-decay, offsets and outlier dimensions."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, classes, rows)
+    basis, _ = np.linalg.qr(generator.normal(size=(width, width)))
+    spectrum = np.arange(1, width + 1) ** -decay
+    centres = 2.5 / np.sqrt(width) * generator.normal(size=(classes, width))
+    states = ((generator.normal(size=(rows, width)) + centres[labels]) * spectrum) @ basis
+    states = states * np.exp(0.5 * generator.normal(size=width)) + 2 * generator.normal(size=width)
+    states[:, : max(1, width // 128)] *= 30
+    return states.astype(np.float32), labels
+
+
+def model_states(width: int, layers: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Token states of every layer of an untrained XGLM on the sample, languages (N,), training rows (seeds, N)."""
+    texts = read_texts(TEXTS, splits=["valid", "test"])
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    backend.train_from_iterator((entry.text for entries in texts.values() for entry in entries), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    torch.manual_seed(0)
+    config = XGLMConfig(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        ffn_dim=4 * width,
+        num_layers=layers,
+        attention_heads=4,
+        use_cache=False,
+    )
+    snapshot = Snapshot(SnapshotId("untrained", 0), XGLMForCausalLM(config).eval(), tokenizer)
+    sample = sample_tokens(snapshot, texts, 1875, tokens_per_text=20)
+    folds = make_folds(sample, SEEDS, 1000, 500)
+    states = [values.numpy() for _, values in iter_token_states(snapshot, sample, find_sites(snapshot.model, "hidden"))]
+    return states, sample.language, np.stack([fold.train for fold in folds])
+
+
+def fit_scikit_learn(states: np.ndarray, labels: np.ndarray, train: np.ndarray) -> list[tuple[Any, Any, np.ndarray]]:
+    """One fit per seed, as is usual: model, scaler, predictions of all rows."""
+    predictions = []
+    for rows in train:
+        scaler = StandardScaler().fit(states[rows])
+        model = LogisticRegression(max_iter=2000).fit(scaler.transform(states[rows]), labels[rows])
+        predictions.append((model, scaler, model.predict(scaler.transform(states))))
+    return predictions
+
+
+def fit_ours(states: np.ndarray, labels: np.ndarray, train: np.ndarray) -> Any:
+    return fit_logistic(
+        torch.from_numpy(states), torch.from_numpy(labels), torch.from_numpy(train), int(labels.max()) + 1
+    )
+
+
+def quality(states: np.ndarray, labels: np.ndarray, train: np.ndarray) -> str:
+    """Objective gaps and accuracy differences to the exact optimum, for the first seed."""
+    rows = train[0]
+    exact = StandardScaler().fit(states[rows].astype(np.float64))
+    scaled = exact.transform(states.astype(np.float64))
+    optimum = LogisticRegression(tol=1e-8, max_iter=100_000).fit(scaled[rows], labels[rows])
+
+    def objective(weights: np.ndarray, intercept: np.ndarray) -> float:
+        logits = scaled[rows] @ weights.T + intercept
+        top = logits.max(axis=1)
+        normaliser = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+        loss = (normaliser - logits[np.arange(len(logits)), labels[rows]]).mean()
+        return float(loss + (weights**2).sum() / (2 * rows.sum()))
+
+    best = objective(optimum.coef_, optimum.intercept_)
+    model, _, theirs = fit_scikit_learn(states, labels, train[:1])[0]
+    found = fit_ours(states, labels, train[:1])
+    raw = found.coefficients[0].double().numpy()
+    ours = objective(raw * exact.scale_, found.intercepts[0].double().numpy() + raw @ exact.mean_)
+    gaps = ours - best, objective(model.coef_, model.intercept_) - best
+    exactly, own, their = (
+        float((predicted[~rows] == labels[~rows]).mean())
+        for predicted in (optimum.predict(scaled), found.predictions()[0].numpy(), theirs)
+    )
+    return (
+        f"gap to the optimum: ours {gaps[0]:.1e}, scikit-learn {gaps[1]:.1e}; "
+        f"test accuracy {exactly:.4f}, ours {own - exactly:+.4f}, scikit-learn {their - exactly:+.4f}"
+    )
+
+
+def interleaved(rounds: int, baseline: Callable[[], Any], ours: Callable[[], Any]) -> tuple[float, float]:
+    """Median CPU seconds of both sides, taken in turn."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for side, work in enumerate((baseline, ours)):
+            started = time.process_time()
+            work()
+            times[side].append(time.process_time() - started)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def _row(name: str, seconds: tuple[float, float], note: str) -> dict[str, Any]:
+    baseline, ours = seconds
+    return {"name": name, "baseline": baseline, "ours": ours, "ratio": baseline / ours, "unit": "CPU s", "note": note}
+
+
+def probe_rows(quick: bool) -> Iterator[dict[str, Any]]:
+    shapes = [(4000, 128, 0.5)] if quick else [(16_000, 512, 0.5), (16_000, 128, 1.0)]
+    rounds = 1 if quick else 3
+    for count, width, decay in shapes:
+        states, labels = synthetic_states(count, width, 16, decay)
+        train = np.random.default_rng(1).random((len(SEEDS), count)) < 0.8
+        fit_ours(states[:500], labels[:500], train[:, :500])
+        work = [partial(fit, states, labels, train) for fit in (fit_scikit_learn, fit_ours)]
+        note = f"one layer x 3 seeds, {count} tokens, 16 classes; {quality(states, labels, train)}"
+        yield _row(f"probe, synthetic d={width}, spectrum k^-{decay}", interleaved(rounds, *work), note)
+    layers, labels, train = model_states(128, 2 if quick else 6)
+
+    def all_layers(fit: Callable[..., Any]) -> None:
+        for states in layers:
+            fit(states, labels, train)
+
+    seconds = interleaved(rounds, lambda: all_layers(fit_scikit_learn), lambda: all_layers(fit_ours))
+    note = f"{len(layers)} layers x 3 seeds, {len(labels)} tokens, 10 languages; {quality(layers[-1], labels, train)}"
+    yield _row("probe, untrained XGLM d=128", seconds, note)
+
+
+def alignment_row(quick: bool) -> dict[str, Any]:
+    languages, sentences, count = (3, 60, 50) if quick else (4, 100, 200)
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, sentences, 128, generator=generator) + torch.randn(
+        languages, sentences, 128, generator=generator
+    )
+    pairs = [(i, j) for i in range(languages) for j in range(i + 1, languages)]
+    permutations, signs = draw_permutations(sentences, count, 0), draw_signs(sentences, count, 0)
+
+    def cka(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        first, second = first - first.mean(0), second - second.mean(0)
+        k, m = first @ first.T, second @ second.T
+        return (k * m).sum() / (k.norm() * m.norm())
+
+    def published() -> list[float]:
+        scores = []
+        for i, j in pairs:
+            queue = iter(permutations)
+            found = published_calibrate(states[i], states[j], cka, K=count, perm_fn=lambda n, d, q=queue: next(q))
+            scores.append(float(found[0]))
+        return scores
+
+    def ours() -> list[float]:
+        found = compare_languages(states, pairs, permutations, signs, measures=["cka"])["cka"]
+        return calibrate(found.observed, found.null).score.tolist()
+
+    difference = float(np.abs(np.array(published()) - np.array(ours())).max())
+    seconds = interleaved(1 if quick else 3, published, ours)
+    note = f"{len(pairs)} pairs, {sentences} sentences, {count} permutations; largest difference {difference:.1e}"
+    return _row("calibrated CKA against calibrated-similarity", seconds, note)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run(quick: bool) -> list[dict[str, Any]]:
+    """Rows ``name, baseline, ours, ratio, unit, note``; a ratio above 1 is in our favour."""
+    with one_thread():
+        return [*probe_rows(quick), alignment_row(quick)]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="smaller inputs, one round")
+    for row in run(parser.parse_args().quick):
+        values = f"{row['baseline']:.3g} / {row['ours']:.3g} {row['unit']} = {row['ratio']:.1f}x"
+        print(f"{row['name']}: {values} ({row['note']})")
