@@ -56,7 +56,8 @@ def trend_test(x: Sequence[float], y: Sequence[float], blocks: Sequence[Hashable
         raise ValueError("a trend over values that are not finite")
     # Twice the midranks are whole numbers, so that equal statistics are equal to the last bit.
     ranks_x, ranks_y = (np.rint(2 * rankdata(values)).astype(np.int64) for values in (first, second))
-    totals, probabilities = np.zeros(1, dtype=np.int64), np.ones(1)
+    totals: np.ndarray = np.zeros(1, dtype=np.int64)
+    probabilities: np.ndarray = np.ones(1)
     for block in dict.fromkeys(blocks):
         members = [place for place, name in enumerate(blocks) if name == block]
         if len(members) > LARGEST_BLOCK:

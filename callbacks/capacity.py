@@ -207,9 +207,10 @@ def run(family: Family, *, dry_run: bool = False, report_only: bool = False) -> 
     left_out = len(members) - len(finished)
     if left_out:
         log.warning("%d of %d runs are not finished and not in the report", left_out, len(members))
-    for table in write_capacity_report(finished, family.report, f"Capacity: {family.name}"):
-        console.print(console_table(table))
-    console.print(f"report:   {family.report}")
+    if finished or not failed:
+        for table in write_capacity_report(finished, family.report, f"Capacity: {family.name}"):
+            console.print(console_table(table))
+        console.print(f"report:   {family.report}")
     for name, why in failed.items():
         console.print(f"failed:   {name}: {why}")
     return 1 if failed else 0

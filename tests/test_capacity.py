@@ -362,7 +362,7 @@ def test_a_real_family_trains_and_goes_on_where_it_was(tmp_path: Path, monkeypat
     listed[0]["init_args"] |= {"max_texts": 8}
     listed[1]["init_args"] |= {"concepts": str(concepts), "halves": False, "surface": False}
     analyses.write_text(yaml.safe_dump({"analyses": listed[:2]}))
-    base["model"] |= {"vocab_size": 512, "num_layers": 1}
+    base["model"] |= {"vocab_size": 512, "num_layers": 1, "optimizer": {"lr": 1.0e-3, "warmup_steps": 1}}
     base["data"] |= {"vocab_size": 512, "tokenizer": str(tmp_path / "tokenizer"), "cache": str(tmp_path / "cache")}
     base["data"] |= {"languages": ["de", "en"], "exclude": [str(concepts)], "block_size": 32, "batch_size": 4}
     base["trainer"] |= {"max_steps": 4, "accelerator": "cpu"}
