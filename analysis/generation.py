@@ -2,8 +2,9 @@
 
 Every text draws its own uniform number per position from a counter-based generator keyed by its seed, and the token is
 read off the inverse of its own cumulative distribution: what a seed writes does not depend on the texts beside it, on
-the batch size or on global random numbers. ml-selfcond and its forks generate one seed at a time, and leave seed 0 (the
-former: every seed) unseeded. Called by `analysis.steering`.
+the batch size or on global random numbers (but for a draw that falls within float rounding of the border between two
+tokens). ml-selfcond and its forks generate one seed at a time, and leave seed 0 (the former: every seed) unseeded.
+Called by `analysis.steering`.
 
 Shapes:  B texts of a batch   T tokens of the padded prompts   V vocabulary
 """
@@ -19,10 +20,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.hooks import Forcing, force_units
+from analysis.responses import input_device
 from analysis.sites import Site
+
+SUM_BLOCK = 256
+"""Tokens of the vocabulary that are summed together when a token is drawn."""
 
 RowForcing = Mapping[Site, tuple[Tensor, Tensor]]
 """For one text: units (M,) int64 and the values (M,) float32 that they are held at."""
@@ -100,32 +106,74 @@ def generate(
     return written
 
 
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, start_token: str | None) -> tuple[int, ...]:
+    """Token ids of a prompt, start token included exactly once.
+
+    The start token is `start_token`, else `</s>` (XGLM's own prefix, and the document separator of BLOOM, whose
+    tokenizer adds none: METHOD, after Kojima et al.), else the tokenizer's start token.
+
+    Raises:
+        ValueError: the tokenizer has no such token, or no start token at all.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if start_token is not None and start_token not in vocabulary:
+        raise ValueError(f"the tokenizer has no token {start_token!r}; choose another start_token")
+    name = start_token or ("</s>" if "</s>" in vocabulary else tokenizer.bos_token)
+    if name is None:
+        raise ValueError("the tokenizer has no start token; name one with start_token")
+    start = int(tokenizer.convert_tokens_to_ids(name))  # type: ignore[arg-type]
+    content = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
+    return (start, *content)
+
+
 def uniforms(seed: int, count: int) -> np.ndarray:
     """(count,) float64 in [0, 1): the random numbers of one text, a function of its seed alone."""
     return np.random.Generator(np.random.Philox(key=seed % 2**64)).random(count)
 
 
 def choose_tokens(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
-    """(B,) tokens for logits (B, V): the inverse of the cumulative distribution at `uniform` (B,).
+    """(B,) tokens for logits (B, V): the inverse of the cumulative distribution at `uniform` (B,) in [0, 1).
 
     Greedy decoding ignores `uniform`. Ties at the border of top-k are all kept.
     """
     if decoding.temperature == 0:
         return logits.argmax(dim=-1)
-    scaled = logits.double() / decoding.temperature
+    scaled = logits.float() / decoding.temperature
     if 0 < decoding.top_k < scaled.shape[-1]:
         border = scaled.topk(decoding.top_k, dim=-1).values[:, -1:]
         scaled = scaled.masked_fill(scaled < border, -torch.inf)
-    probabilities = scaled.softmax(dim=-1)
+    weights = (scaled - scaled.amax(dim=-1, keepdim=True)).exp_()
     if decoding.top_p < 1:
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= decoding.top_p  # the token that crosses the border stays
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(outside, 0.0))
-    cumulative = probabilities.cumsum(dim=-1)
-    target = uniform[:, None].to(cumulative) * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    last = probabilities.shape[-1] - 1 - probabilities.flip(-1).ne(0).to(torch.uint8).argmax(dim=-1)
-    return torch.minimum(chosen, last)  # rounding must not reach a token of probability zero
+        ordered, order = weights.sort(dim=-1, descending=True, stable=True)
+        before = ordered.double().cumsum(dim=-1) - ordered
+        outside = before >= decoding.top_p * ordered.double().sum(dim=-1, keepdim=True)
+        # the token that crosses the border stays
+        weights = torch.zeros_like(weights).scatter(-1, order, ordered.masked_fill(outside, 0.0))
+    return _invert(weights, uniform)
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The first token (B,) at which the running sum of `weights` (B, V) exceeds the share `uniform` of its total.
+
+    Sums over blocks first, so that only one block a text needs a running sum in double precision: over a vocabulary of
+    256,000 a running sum in single precision would lose rare tokens, and in double precision cost more than the model.
+    """
+    rows = torch.arange(len(weights), device=weights.device)
+    blocks = F.pad(weights, (0, -weights.shape[-1] % SUM_BLOCK)).unflatten(-1, (-1, SUM_BLOCK))
+    sums = blocks.sum(dim=-1)
+    ends = sums.double().cumsum(dim=-1)
+    target = uniform.to(ends) * ends[:, -1]
+    # rounding must not reach a block or a token of probability zero
+    block = torch.minimum(torch.searchsorted(ends, target[:, None], right=True)[:, 0], _last_positive(sums))
+    target = target - torch.where(block > 0, ends[rows, (block - 1).clamp(min=0)], 0.0)
+    inside = blocks[rows, block]
+    chosen = torch.searchsorted(inside.double().cumsum(dim=-1), target[:, None], right=True)[:, 0]
+    return block * SUM_BLOCK + torch.minimum(chosen, _last_positive(inside))
+
+
+def _last_positive(values: Tensor) -> Tensor:
+    """Index (B,) of the last entry above zero in every row of (B, N)."""
+    return values.shape[-1] - 1 - values.flip(-1).gt(0).to(torch.uint8).argmax(dim=-1)
 
 
 def _check(model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding, batch_size: int) -> None:
@@ -162,51 +210,57 @@ def _decode(
     positions: Literal["all", "new"],
     use_cache: bool,
 ) -> list[list[int]]:
-    device = next(model.get_input_embeddings().parameters()).device
+    device = input_device(model)
     width = max(len(job.prompt) for job in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.ones(len(batch), width + decoding.max_new_tokens, dtype=torch.long)
     for row, job in enumerate(batch):  # left padding: all texts end at the same place
         ids[row, width - len(job.prompt) :] = torch.tensor(job.prompt)
-        mask[row, width - len(job.prompt) :] = 1
+        mask[row, : width - len(job.prompt)] = 0
+    places = (mask.cumsum(dim=-1) - 1).clamp(min=0).to(device)
     ids, mask = ids.to(device), mask.to(device)
     draws = torch.from_numpy(np.stack([uniforms(job.seed, decoding.max_new_tokens) for job in batch])).to(device)
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    tokens: list[list[int]] = [[] for _ in batch]
-    alive = [True] * len(batch)
+    takes_positions, takes_last = _accepts(model, "position_ids"), _accepts(model, "logits_to_keep")
+    alive = torch.ones(len(batch), dtype=torch.bool, device=device)
+    chosen: list[Tensor] = []
     cache: Any = None
-    step_ids = ids
     with _forced(model, batch, positions, width):
         for step in range(decoding.max_new_tokens):
-            inputs: dict[str, Any] = {"input_ids": step_ids, "attention_mask": mask, "use_cache": use_cache}
+            end = width + step
+            inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask[:, :end], "use_cache": use_cache}
             if takes_positions:
-                place = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-                inputs["position_ids"] = place[:, -step_ids.shape[1] :]
-            if use_cache and cache is not None:
+                inputs["position_ids"] = places[:, end - ids.shape[1] : end]
+            if takes_last:
+                inputs["logits_to_keep"] = 1
+            if cache is not None:
                 inputs["past_key_values"] = cache
-            output = model(**inputs, logits_to_keep=1) if _keeps(model) else model(**inputs)
+            output = model(**inputs)
             cache = output.past_key_values if use_cache else None
             logits = output.logits[:, -1].float()
             if end_id is not None and step < decoding.min_new_tokens:
                 logits[:, end_id] = -torch.inf
-            chosen = choose_tokens(logits, draws[:, step], decoding)
-            for row, token in enumerate(chosen.tolist()):
-                if alive[row] and token == end_id:
-                    alive[row] = False
-                elif alive[row]:
-                    tokens[row].append(token)
-            if not any(alive):
-                break
-            mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=-1)
-            if use_cache:
-                step_ids = chosen[:, None]
-            else:
-                step_ids = torch.cat([step_ids, chosen[:, None]], dim=-1)
-    return tokens
+            token = choose_tokens(logits, draws[:, step], decoding)
+            chosen.append(token)
+            if end_id is not None:
+                alive &= token != end_id
+                # Asking a GPU makes it wait; what is written after the end is cut off anyway.
+                if (device.type == "cpu" or step % 8 == 7) and not bool(alive.any()):
+                    break
+            ids = token[:, None] if use_cache else torch.cat([ids, token[:, None]], dim=-1)
+    return [_until_end(tokens, end_id) for tokens in torch.stack(chosen, dim=1).tolist()]
 
 
-def _keeps(model: PreTrainedModel) -> bool:
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+def _until_end(tokens: list[int], end_id: int | None) -> list[int]:
+    return tokens[: tokens.index(end_id)] if end_id in tokens else tokens
+
+
+def _accepts(model: PreTrainedModel, argument: str) -> bool:
+    """Whether the model's forward takes `argument`, be it by way of a base class to which it hands the rest."""
+    return any(
+        argument in inspect.signature(vars(cls)["forward"]).parameters
+        for cls in type(model).__mro__
+        if "forward" in vars(cls)
+    )
 
 
 def _forced(

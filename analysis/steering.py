@@ -9,25 +9,30 @@ concept are judged. Every figure stands beside its controls (`analysis.condition
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
-import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
+from tqdm import tqdm
 
 from analysis.base import Analysis, Attachment, Row
-from analysis.concepts import ConceptSet, load_concepts
+from analysis.concept_check import judge_by_experts
+from analysis.concepts import ConceptSet
 from analysis.conditions import CONTROLS, VALUES, Conditions
 from analysis.experts import find_experts, resolve_k
-from analysis.fluency import bits_per_text, bits_under
-from analysis.generation import Decoding, Job, generate
-from analysis.judging import ConceptLexicon, LanguageDetector, ScriptAndLangid
-from analysis.lexicon import read_lexicon
+from analysis.fluency import bits_per_text, bits_under, check_folder
+from analysis.generation import Decoding, Job, encode_prompt, generate
+from analysis.judging import LanguageDetector, ScriptAndLangid
 from analysis.sites import UnitSpace, find_sites
 from analysis.snapshots import Snapshot
-from analysis.steering_rows import Written, rows_of
+from analysis.steering_inputs import Inputs, read_inputs
+from analysis.steering_rows import rows_of
+from analysis.written import Written, judge_language_and_words, texts_table
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +42,21 @@ class Steering(Analysis):
     """Hold concept neurons of one language and judge the language and the concept of what the model writes.
 
     Rows (`kind` is the condition and K, e.g. `experts@500`, `random@500`, `none`; `language` the source language whose
-    experts are held; for `none` there is no source):
-        output_language   share of texts judged to be in `other_language` (`undetermined` is one); chance: without
-                          intervention
-        concept_hit       share of texts with a word of the concept in any study language; chance: without intervention
-        concept_hit_source, concept_hit_other   the same with words of the source language only, of the others only
-        language_entropy  entropy of the output languages, bits
-        bits_per_byte     of the texts under the unforced model, and under `fluency_model` as bits_per_byte_judge
-        distinct_2, self_bleu, repetition   variety of the texts, and 4-gram repetition within a text
-    with 95 % bootstrap intervals over concepts (over seeds where there is one concept). Attachment `texts`: every text
+    experts are held, or None for all of them). Chance is the same judgement on texts without intervention:
+        output_language             share of texts judged to be in `other_language` (`undetermined` is one)
+        output_in_source_language   share judged to be in the source language
+        concept_hit                 share with a word of the concept in any language; also per `concept`
+        concept_hit_source, concept_hit_other       with words of the source language, of any other language
+        concept_in_language         share in `other_language` with a word of the concept in that language. Where the two
+                                    languages are the same, this is the control "the language's own experts"
+        concept_in_source_language, concept_in_other_language   its diagonal, and the sum off the diagonal
+        concept_hit_experts         share in which units of the concept find it, see `analysis.concept_check`
+        language_entropy            entropy of the output languages, bits
+        bits_per_byte               of the texts under the unforced model, and under `fluency_model` as
+                                    bits_per_byte_judge
+        distinct_2, self_bleu, repetition           variety of the texts, and 4-gram repetition within a text
+    with 95 % bootstrap intervals over concepts (over seeds where there is one concept). `check_accuracy` (no kind) is
+    the balanced accuracy of those units on held-out sentences, overall and per language. Attachment `texts`: every text
     with its settings and judgements.
     """
 
@@ -92,8 +103,11 @@ class Steering(Analysis):
     site_set: str = "linear"
     pool: str = "max"
     min_positives: int = 10
+    check_experts: int = 50
+    """Units per concept and language that look for the concept in what was written, found on one half of the sentences;
+    the held units then come from the other half. 0: no such check, and the held units come from all sentences."""
     fluency_model: str | None = None
-    """A local model folder or hub name under which the texts are scored besides the model itself."""
+    """Folder of a model (Hugging Face layout, e.g. another snapshot) that scores the texts beside the model itself."""
     batch_size: int = 64
     """Texts generated at once."""
     batch_tokens: int = 2048
@@ -114,6 +128,8 @@ class Steering(Analysis):
             raise ValueError(f"{self.name}: positions={self.positions!r}; choose all or new")
         if self.seeds < 1:
             raise ValueError(f"{self.name}: seeds is {self.seeds}; at least one text is needed")
+        if self.check_experts < 0:
+            raise ValueError(f"{self.name}: check_experts is {self.check_experts}; use 0 (no check) or more")
         if not self.k and not self.share:
             raise ValueError(f"{self.name}: give k or share, the number of units to hold")
         if any(k < 1 for k in self.k):
@@ -132,168 +148,129 @@ class Steering(Analysis):
 
     def settings(self) -> dict[str, object]:
         chosen = super().settings()
-        chosen["detector"] = type(self.detector).__qualname__ if self.detector is not None else None
+        if self.detector is not None:
+            named = f"{type(self.detector).__module__}.{type(self.detector).__qualname__}"
+            options = json.loads(json.dumps(vars(self.detector), default=str, sort_keys=True))
+            chosen["detector"] = {"class": named, **options}
+        lexicon = Path(self.lexicon_file)
+        chosen["lexicon"] = "sha256:" + hashlib.sha256(lexicon.read_bytes()).hexdigest() if lexicon.is_file() else None
         return chosen
 
+    @property
+    def lexicon_file(self) -> str:
+        return self.lexicon or f"{self.concepts}.lexicon.json"
+
+    def read_inputs(self) -> Inputs:
+        """Everything that needs no model, so that a mistake in it costs nothing; raises as `read_inputs`."""
+        if self.fluency_model is not None:
+            check_folder(self.fluency_model)
+        return read_inputs(
+            self.concepts,
+            self.lexicon_file,
+            self.detector or ScriptAndLangid(),
+            concepts=self.only_concepts,
+            sources=self.languages,
+            outputs=self.output_languages,
+            min_positives=self.min_positives,
+            halves=self.check_experts > 0,
+        )
+
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
-        concept_set = load_concepts(self.concepts, concepts=self.only_concepts, min_positives=self.min_positives)
-        outputs = self.output_languages or list(concept_set.languages)
-        detector = self.detector or ScriptAndLangid()
-        detector.detect(["check"], outputs)  # an unknown language is told before anything is generated
-        lexicon = ConceptLexicon(read_lexicon(self.lexicon or f"{self.concepts}.lexicon.json"))
+        inputs = self.read_inputs()
         prompts = [encode_prompt(snapshot.tokenizer, prompt, self.start_token) for prompt in self.prompts]
-        sources = self.languages or list(concept_set.languages)
-        written = list(self._write(snapshot, concept_set, sources, prompts))
-        self._judge(snapshot, written, detector, outputs, lexicon, concept_set)
-        yield from rows_of(written, sources, [*outputs], seed=self.seed)
+        written = self._write(snapshot, inputs.held, prompts)
+        concepts, sources = inputs.held.concepts, inputs.held.languages
+        judge_language_and_words(written, inputs.detector, inputs.outputs, inputs.lexicon, concepts, inputs.languages)
+        texts = [entry.text for entry in written]
+        bits = bits_per_text(snapshot.model, snapshot.tokenizer, texts, self.batch_tokens)
+        others: list[float | None] = [None] * len(texts)
+        if self.fluency_model is not None:
+            others = bits_under(self.fluency_model, texts, self.batch_tokens)
+        for entry, value, other in zip(written, bits, others, strict=True):
+            entry.bits_per_byte, entry.bits_per_byte_judge = value, other
+        if inputs.halves is not None:
+            held_out, chosen_on = inputs.halves
+            yield from judge_by_experts(
+                snapshot,
+                written,
+                chosen_on,
+                held_out,
+                sources,
+                self.check_experts,
+                seed=self.seed,
+                site_set=self.site_set,
+                **self._reading,
+            )
+        yield from rows_of(written, concepts, sources, inputs.outputs, seed=self.seed)
         yield Attachment("texts", texts_table(written, self.prompts))
 
-    def _write(
-        self, snapshot: Snapshot, concept_set: ConceptSet, sources: Sequence[str], prompts: Sequence[tuple[int, ...]]
-    ) -> list[Written]:
+    def _write(self, snapshot: Snapshot, concept_set: ConceptSet, prompts: Sequence[tuple[int, ...]]) -> list[Written]:
         """Find the experts, hold them, and let every seed write."""
-        unknown = [language for language in sources if language not in concept_set.languages]
-        if unknown:
-            raise ValueError(
-                f"{self.name}: {self.concepts} has no language {unknown[0]!r}; "
-                f"it has {', '.join(concept_set.languages)}"
-            )
-        num_units = UnitSpace(find_sites(snapshot.model, self.site_set)).num_units
-        counts = [resolve_k(0, share, num_units) for share in self.share] or list(self.k)
-        deepest = max(counts) * (2 if "next" in self.controls else 1)
-        if deepest > num_units:
-            raise ValueError(
-                f"{self.name}: k={max(counts)}"
-                + (" (and as many next ones)" if "next" in self.controls else "")
-                + f" exceeds the model's {num_units} units in site set {self.site_set!r}; lower k"
-            )
-        restricted = ConceptSet(
-            tuple(sources), concept_set.concepts, {name: concept_set.pools[name] for name in sources}
-        )
-        table = find_experts(
-            snapshot,
-            restricted,
-            site_set=self.site_set,
-            k=deepest,
-            pool=self.pool,
-            batch_tokens=self.batch_tokens,
-            max_bytes=self.max_bytes,
-        )
+        counts, deepest = self._counts(snapshot)
+        table = find_experts(snapshot, concept_set, site_set=self.site_set, k=deepest, **self._reading)
         band = None if self.first_layer is None or self.last_layer is None else (self.first_layer, self.last_layer)
         conditions = Conditions(
-            snapshot,
-            table,
-            restricted.pools,
-            value=self.value,
-            pool=self.pool,
-            band=band,
-            seed=self.seed,
-            batch_tokens=self.batch_tokens,
+            snapshot, table, concept_set.pools, value=self.value, band=band, seed=self.seed, **self._reading
         )
-        written: list[Written] = []
-        jobs: list[Job] = []
-
-        def add(condition: str, concept: str | None, language: str | None, k: int, forcing: dict | None) -> None:
-            for number, prompt in enumerate(prompts):
-                for seed in range(self.first_seed, self.first_seed + self.seeds):
-                    written.append(
-                        Written(condition=condition, concept=concept, source=language, k=k, prompt=number, seed=seed)
-                    )
-                    jobs.append(Job(prompt, seed, forcing))
-
-        if "none" in self.controls:
-            add("none", None, None, 0, None)
         forced = ["experts", *(name for name in self.controls if name != "none")]
-        if "mismatched" in forced and len(restricted.concepts) < 2:
+        if "mismatched" in forced and len(concept_set.concepts) < 2:
             log.warning("%s: one concept only, so the mismatched control is left out", self.name)
             forced.remove("mismatched")
-        for k in counts:
-            for concept in restricted.concepts:
-                for language in sources:
-                    for condition in forced:
-                        add(condition, concept, language, k, conditions.forcing(condition, concept, language, k))
-        tokens = generate(
-            snapshot.model,
-            jobs,
-            self._decoding,
-            end_id=snapshot.tokenizer.eos_token_id,
-            batch_size=self.batch_size,
-            positions=self.positions,  # type: ignore[arg-type]
-        )
-        for entry, ids in zip(written, tokens, strict=True):
-            entry.tokens = ids
-            entry.text = str(snapshot.tokenizer.decode(ids, skip_special_tokens=True))
+        plan: list[tuple[str, str | None, str | None, int]] = [("none", None, None, 0)] * ("none" in self.controls)
+        plan += list(itertools.product(forced, concept_set.concepts, concept_set.languages, counts))
+        written: list[Written] = []
+        jobs: list[Job] = []
+        job_of: list[int] = []
+        first_job: dict[tuple[str, str | None, str | None, int], int] = {}
+        for condition, concept, source, k in plan:
+            held = condition, concept, source, k
+            if condition == "mismatched" and concept is not None:  # the texts of another concept, judged for this one
+                held = "experts", conditions.other_concept(concept), source, k
+            if held not in first_job:
+                first_job[held] = len(jobs)
+                forcing = None
+                if held[1] is not None and held[2] is not None:
+                    forcing = conditions.forcing(held[0], held[1], held[2], k)
+                jobs += [Job(prompt, seed, forcing) for prompt, seed in itertools.product(prompts, self._seeds)]
+            for offset, (number, seed) in enumerate(itertools.product(range(len(prompts)), self._seeds)):
+                written.append(
+                    Written(condition=condition, concept=concept, source=source, k=k, prompt=number, seed=seed)
+                )
+                job_of.append(first_job[held] + offset)
+        with tqdm(total=len(jobs), desc=self.name, unit="text", leave=False, disable=None) as bar:
+            tokens = generate(
+                snapshot.model,
+                jobs,
+                self._decoding,
+                end_id=snapshot.tokenizer.eos_token_id,
+                batch_size=self.batch_size,
+                positions=self.positions,  # type: ignore[arg-type]
+                on_batch=bar.update,
+            )
+        for entry, job in zip(written, job_of, strict=True):
+            entry.tokens = tokens[job]
+            entry.text = str(snapshot.tokenizer.decode(tokens[job], skip_special_tokens=True))
         return written
 
-    def _judge(
-        self,
-        snapshot: Snapshot,
-        written: Sequence[Written],
-        detector: LanguageDetector,
-        outputs: Sequence[str],
-        lexicon: ConceptLexicon,
-        concept_set: ConceptSet,
-    ) -> None:
-        for entry, language in zip(written, detector.detect([w.text for w in written], outputs), strict=True):
-            entry.language = language
-        everywhere = concept_set.languages
-        for entry in written:
-            # without intervention a text is judged for every concept: that is the level to compare with
-            concepts = concept_set.concepts if entry.concept is None else (entry.concept,)
-            for concept in concepts:
-                found = {code for code in everywhere if lexicon.hits(entry.text, concept, [code])}
-                entry.hit_languages[concept] = found
-            if entry.concept is not None:
-                entry.spans = lexicon.spans(entry.text, entry.concept, everywhere)
-        bits = bits_per_text(snapshot.model, snapshot.tokenizer, [w.text for w in written], self.batch_tokens)
-        for entry, value in zip(written, bits, strict=True):
-            entry.bits_per_byte = value
-        if self.fluency_model is not None:
-            others = bits_under(self.fluency_model, [w.text for w in written], self.batch_tokens)
-            for entry, value in zip(written, others, strict=True):
-                entry.bits_per_byte_judge = value
+    def _counts(self, snapshot: Snapshot) -> tuple[list[int], int]:
+        """Numbers of held units, and how many experts are needed for them and their controls."""
+        num_units = UnitSpace(find_sites(snapshot.model, self.site_set)).num_units
+        counts = [resolve_k(0, share, num_units) for share in self.share] or list(self.k)
+        counts = list(dict.fromkeys(counts))
+        followed = "next" in self.controls
+        deepest = max(counts) * (2 if followed else 1)
+        if deepest > num_units:
+            raise ValueError(
+                f"{self.name}: k={max(counts)}{' (and as many next ones)' if followed else ''} exceeds the model's "
+                f"{num_units} units in site set {self.site_set!r}; lower k"
+            )
+        return counts, deepest
 
+    @property
+    def _seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, start_token: str | None) -> tuple[int, ...]:
-    """Token ids of a prompt, start token included exactly once.
-
-    The start token is `start_token`, else `</s>` (XGLM's own prefix, and the document separator of BLOOM, whose
-    tokenizer adds none: METHOD, after Kojima et al.), else the tokenizer's start token.
-
-    Raises:
-        ValueError: the tokenizer has no such token, or no start token at all.
-    """
-    vocabulary = tokenizer.get_vocab()
-    if start_token is not None and start_token not in vocabulary:
-        raise ValueError(f"the tokenizer has no token {start_token!r}; choose another start_token")
-    name = start_token or ("</s>" if "</s>" in vocabulary else tokenizer.bos_token)
-    if name is None:
-        raise ValueError("the tokenizer has no start token; name one with start_token")
-    start = int(tokenizer.convert_tokens_to_ids(name))  # type: ignore[arg-type]
-    content = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
-    return (start, *content)
-
-
-def texts_table(written: Sequence[Written], prompts: Sequence[str]) -> pa.Table:
-    """All texts with settings and judgements, one row each."""
-    return pa.table(
-        {
-            "condition": [w.condition for w in written],
-            "k": pa.array([w.k for w in written], pa.int32()),
-            "concept": [w.concept for w in written],
-            "source": pa.array([w.source for w in written], pa.string()),
-            "prompt": [prompts[w.prompt] for w in written],
-            "seed": pa.array([w.seed for w in written], pa.int32()),
-            "text": [w.text for w in written],
-            "num_tokens": pa.array([len(w.tokens) for w in written], pa.int32()),
-            "language": [w.language for w in written],
-            "hit": [bool(w.concept and w.hit_languages[w.concept]) for w in written],
-            "hit_languages": pa.array(
-                [sorted(w.hit_languages[w.concept]) if w.concept else [] for w in written], pa.list_(pa.string())
-            ),
-            "hit_spans": pa.array([[x for span in w.spans for x in span] for w in written], pa.list_(pa.int32())),
-            "bits_per_byte": [w.bits_per_byte for w in written],
-            "bits_per_byte_judge": pa.array([w.bits_per_byte_judge for w in written], pa.float64()),
-            "repetition": [w.repetition for w in written],
-        }
-    )
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """How responses are read, wherever they are."""
+        return {"pool": self.pool, "batch_tokens": self.batch_tokens, "max_bytes": self.max_bytes}

@@ -26,6 +26,10 @@ def run(options: Namespace) -> int:
     names = [analysis.name for analysis in analyses if isinstance(analysis, Steering)]
     if not names:
         raise ValueError("steer: the list of analyses has no analysis.steering.Steering; add one, or use `run`")
+    if not options.dry_run:
+        for analysis in analyses:
+            if isinstance(analysis, Steering):
+                analysis.read_inputs()  # a mistake in the files is told before a checkpoint is loaded
     failed = commands.run(options)
     if options.dry_run:
         return failed
@@ -37,31 +41,42 @@ def run(options: Namespace) -> int:
     return failed
 
 
+COLUMNS = (
+    ("concept_hit", "names the concept [95 %]"),
+    ("concept_in_source_language", "in the source language"),
+    ("concept_in_other_language", "in another language"),
+    ("concept_hit_experts", "its units find it"),
+    ("output_in_source_language", "written in the source language"),
+    ("bits_per_byte", "bits per byte"),
+)
+"""Metrics of the closing table. Naming the concept "in" a language means that the text is written in it, too."""
+
+
 def effects(frame: pd.DataFrame, name: str) -> list[Table]:
-    """For every step: concept hits, output in the source language and fluency of each condition."""
+    """For every step the overall numbers of each condition."""
     tables = []
+    fields = ["layer", "concept", "language", "other_language", "seed"]
     for step, rows in frame.groupby("step", sort=True):
-        lines = []
-        for kind in rows["kind"].dropna().unique():
-            mine = rows[(rows["kind"] == kind) & rows["concept"].isna()]
-            overall = mine[mine["language"].isna()]
-            hits = overall[overall["metric"] == "concept_hit"]
-            own = mine[(mine["metric"] == "output_language") & (mine["language"] == mine["other_language"])]
-            bits = mine[mine["metric"] == "bits_per_byte"]
-            lines.append(
-                (
-                    str(kind),
-                    _with_interval(hits),
-                    "" if own.empty else f"{own['value'].mean():.3f}",
-                    "" if bits.empty else f"{bits['value'].mean():.2f}",
-                )
+        overall = rows[rows[fields].isna().all(axis=1)].set_index(["kind", "metric"])
+        columns = [column for column in COLUMNS if column[0] in overall.index.get_level_values("metric")]
+        kinds = overall.index.get_level_values("kind").dropna().unique()
+        lines = [
+            (str(kind), *(_cell(overall, str(kind), metric, index == 0) for index, (metric, _) in enumerate(columns)))
+            for kind in sorted(kinds, key=_order)
+        ]
+        accuracy = rows[(rows["metric"] == "check_accuracy") & rows["language"].isna()]["value"]
+        note = (
+            ""
+            if accuracy.empty
+            else (
+                f"Its units tell held-out sentences with the concept from others with a balanced accuracy of "
+                f"{accuracy.iloc[0]:.2f} (chance 0.5)."
             )
-        chance = rows[(rows["metric"] == "concept_hit") & rows["chance"].notna()]["chance"]
-        note = "" if chance.empty else f"Without intervention {chance.iloc[0]:.3f} of the texts name the concept."
+        )
         tables.append(
             Table(
-                title=f"{name}, step {step}: effect against controls",
-                header=("condition @ K", "names the concept [95 %]", "in the source language", "bits per byte"),
+                title=f"{name}, step {step}: share of texts, effect against controls",
+                header=("condition @ K", *(title for _, title in columns)),
                 rows=tuple(lines),
                 note=note,
             )
@@ -69,8 +84,15 @@ def effects(frame: pd.DataFrame, name: str) -> list[Table]:
     return tables
 
 
-def _with_interval(rows: pd.DataFrame) -> str:
-    if rows.empty:
+def _order(kind: str) -> tuple[int, str]:
+    """No intervention first, then by K, the experts before their controls."""
+    condition, _, k = kind.partition("@")
+    return int(k or 0), "" if condition == "experts" else condition
+
+
+def _cell(overall: pd.DataFrame, kind: str, metric: str, interval: bool) -> str:
+    if (kind, metric) not in overall.index:
         return ""
-    row = rows.iloc[0]
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    row = overall.loc[(kind, metric)]
+    value = f"{row['value']:.2f}" if metric == "bits_per_byte" else f"{row['value']:.3f}"
+    return f"{value} [{row['low']:.3f}, {row['high']:.3f}]" if interval else value

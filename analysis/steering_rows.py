@@ -1,144 +1,167 @@
 """Rows of a steering experiment: shares and means of judged texts, each beside the level without intervention.
 
 Intervals come from a bootstrap over concepts, the units of generalisation; where there is one concept only, over seeds.
-Called by `analysis.steering`.
+Called by `analysis.steering`, which says what the metrics mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from analysis.base import Row
-from analysis.judging import UNDETERMINED, distinct_n, entropy_bits, repetition, self_bleu
+from analysis.judging import UNDETERMINED, distinct_n, entropy_bits, self_bleu
 from analysis.statistics import bootstrap_interval
+from analysis.written import Written
 
+Judged = Callable[[Written, str, str], float]
+"""What a text is worth for a concept and a source language. Without intervention a text has neither, so it is judged
+for all of them: the mean is the level to compare with."""
 
-@dataclass
-class Written:
-    """One generated text with its settings and judgements."""
-
-    condition: str
-    concept: str | None
-    """None without intervention."""
-    source: str | None
-    k: int
-    prompt: int
-    seed: int
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    language: str = UNDETERMINED
-    hit_languages: dict[str, set[str]] = field(default_factory=dict)
-    """Concept to the languages whose words of it occur in the text."""
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    bits_per_byte: float | None = None
-    bits_per_byte_judge: float | None = None
-
-    @property
-    def kind(self) -> str:
-        return self.condition if self.condition == "none" else f"{self.condition}@{self.k}"
-
-    @property
-    def repetition(self) -> float:
-        return repetition(self.tokens)
-
-
-Measure = Callable[[Sequence[Written]], float | None]
+SetMeasure = Callable[[Sequence[Written]], float | None]
 
 OF_A_SET = ("language_entropy", "distinct_2")
 """Measures of a set of texts, which have no value for a single one."""
 
+IN_ANY_CASE: dict[str, Judged] = {
+    "output_in_source_language": lambda text, concept, source: text.language == source,
+    "concept_hit": lambda text, concept, source: bool(text.hit_languages[concept]),
+    "concept_hit_source": lambda text, concept, source: source in text.hit_languages[concept],
+    "concept_hit_other": lambda text, concept, source: bool(text.hit_languages[concept] - {source}),
+    "concept_in_source_language": lambda text, concept, source: (
+        text.language == source and source in text.hit_languages[concept]
+    ),
+    "concept_in_other_language": lambda text, concept, source: (
+        text.language != source and text.language in text.hit_languages[concept]
+    ),
+}
 
-def rows_of(written: Sequence[Written], sources: Sequence[str], outputs: Sequence[str], *, seed: int) -> Iterator[Row]:
-    """All rows of the experiment; see `analysis.steering.Steering` for what they mean."""
+
+def rows_of(
+    written: Sequence[Written],
+    concepts: Sequence[str],
+    sources: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    seed: int,
+) -> Iterator[Row]:
+    """All rows of the experiment."""
     plain = [entry for entry in written if entry.condition == "none"]
-    yield from _plain_rows(plain, outputs, seed)
-    concepts = list(dict.fromkeys(entry.concept for entry in written if entry.concept is not None))
-    unforced_hits = {concept: _share(bool(entry.hit_languages[concept]) for entry in plain) for concept in concepts}
-    for kind in dict.fromkeys(entry.kind for entry in written if entry.condition != "none"):
+    measures = dict(IN_ANY_CASE)
+    if all(entry.expert_hits for entry in written):
+        measures["concept_hit_experts"] = lambda text, concept, source: text.expert_hits[concept]
+    for kind in dict.fromkeys(entry.kind for entry in written):
         group = [entry for entry in written if entry.kind == kind]
+        for metric, judged in measures.items():
+            yield _judged_row(metric, judged, group, plain, concepts, sources, kind, seed)
+        for metric, measure in SET_MEASURES.items():
+            # the entropy over all source languages would mix the question with the answer
+            if metric not in OF_A_SET or kind == "none":
+                yield from _set_row(metric, measure, group, kind, None, seed)
+        if kind == "none":
+            for output in (*outputs, UNDETERMINED):
+                row = _judged_row("output_language", partial(_writes, output), group, [], concepts, sources, kind, seed)
+                yield replace(row, other_language=output)
+            continue
         for source in sources:
-            yield from _source_rows(group, plain, kind, source, outputs, unforced_hits, seed)
-        yield from _concept_rows(group, kind, concepts, unforced_hits)
-        chance = _mean(list(unforced_hits.values())) if plain else None
-        yield _row("concept_hit", group, _hit, kind, None, seed, chance)
-
-
-def _plain_rows(plain: Sequence[Written], outputs: Sequence[str], seed: int) -> Iterator[Row]:
-    if not plain:
-        return
-    for language in (*outputs, UNDETERMINED):
-        values = np.array([entry.language == language for entry in plain], dtype=float)
-        low, high = bootstrap_interval(values, seed=seed)
-        yield Row(
-            metric="output_language",
-            value=float(values.mean()),
-            kind="none",
-            other_language=language,
-            low=float(low),
-            high=float(high),
-        )
-    yield from _quality_rows(plain, "none", None, seed)
+            mine = [entry for entry in group if entry.source == source]
+            yield from _source_rows(mine, plain, measures, kind, source, concepts, outputs, seed)
+        for concept in concepts:
+            texts = [entry for entry in group if entry.concept == concept]
+            row = _judged_row("concept_hit", measures["concept_hit"], texts, plain, [concept], sources, kind, seed)
+            yield replace(row, concept=concept)
 
 
 def _source_rows(
-    group: Sequence[Written],
+    texts: Sequence[Written],
     plain: Sequence[Written],
+    measures: dict[str, Judged],
     kind: str,
     source: str,
+    concepts: Sequence[str],
     outputs: Sequence[str],
-    unforced_hits: Mapping[str, float],
     seed: int,
 ) -> Iterator[Row]:
-    mine = [entry for entry in group if entry.source == source]
-    for language in (*outputs, UNDETERMINED):
-        chance = _share(entry.language == language for entry in plain) if plain else None
-        row = _row("output_language", mine, partial(_language_share, language), kind, source, seed, chance)
-        yield Row(**{**_fields(row), "other_language": language})
-    chance = _mean(list(unforced_hits.values())) if plain else None
-    yield _row("concept_hit", mine, _hit, kind, source, seed, chance)
-    yield _row("concept_hit_source", mine, partial(_hit_in, source, True), kind, source, seed)
-    yield _row("concept_hit_other", mine, partial(_hit_in, source, False), kind, source, seed)
-    yield from _quality_rows(mine, kind, source, seed)
+    for metric, judged in measures.items():
+        row = _judged_row(metric, judged, texts, plain, concepts, [source], kind, seed)
+        yield replace(row, language=source)
+    for output in (*outputs, UNDETERMINED):
+        row = _judged_row("output_language", partial(_writes, output), texts, plain, concepts, [source], kind, seed)
+        yield replace(row, language=source, other_language=output)
+    for output in outputs:
+        named = partial(_writes_and_names, output)
+        row = _judged_row("concept_in_language", named, texts, plain, concepts, [source], kind, seed)
+        yield replace(row, language=source, other_language=output)
+    for metric, measure in SET_MEASURES.items():
+        yield from _set_row(metric, measure, texts, kind, source, seed)
 
 
-def _concept_rows(
-    group: Sequence[Written], kind: str, concepts: Sequence[str], unforced_hits: Mapping[str, float]
-) -> Iterator[Row]:
-    for concept in concepts:
-        texts = [entry for entry in group if entry.concept == concept]
-        yield Row(
-            metric="concept_hit", value=_hit(texts), kind=kind, concept=concept, chance=unforced_hits.get(concept)
-        )
-
-
-def _quality_rows(texts: Sequence[Written], kind: str, source: str | None, seed: int) -> Iterator[Row]:
-    measures: dict[str, Measure] = {
-        "language_entropy": lambda t: entropy_bits([entry.language for entry in t]),
-        "bits_per_byte": lambda t: _optional_mean(entry.bits_per_byte for entry in t),
-        "bits_per_byte_judge": lambda t: _optional_mean(entry.bits_per_byte_judge for entry in t),
-        "distinct_2": lambda t: distinct_n([entry.tokens for entry in t], 2),
-        "repetition": lambda t: _mean([entry.repetition for entry in t]),
-    }
-    for metric, measure in measures.items():
-        if measure(texts) is not None:
-            yield _row(metric, texts, measure, kind, source, seed)
-    yield Row(metric="self_bleu", value=self_bleu([entry.text for entry in texts]), kind=kind, language=source)
-
-
-def _row(
+def _judged_row(
     metric: str,
+    judged: Judged,
     texts: Sequence[Written],
-    measure: Measure,
+    plain: Sequence[Written],
+    concepts: Sequence[str],
+    sources: Sequence[str],
     kind: str,
-    source: str | None,
     seed: int,
-    chance: float | None = None,
 ) -> Row:
-    """The measure's mean over concepts with its interval over concepts, or over seeds where there is one concept."""
+    """The mean over concepts, its interval, and as chance the same judgement on the texts of no intervention."""
+    by_concept = _judge(judged, texts, concepts, sources)
+    values = [_mean(values) for values in by_concept.values()] if len(concepts) > 1 else by_concept[concepts[0]]
+    low, high = bootstrap_interval(np.array(values), seed=seed)
+    chance = None
+    if plain and kind != "none":
+        chance = _mean([_mean(values) for values in _judge(judged, plain, concepts, sources).values()])
+    return Row(metric=metric, value=_mean(values), kind=kind, chance=chance, low=float(low), high=float(high))
+
+
+def _judge(
+    judged: Judged, texts: Sequence[Written], concepts: Sequence[str], sources: Sequence[str]
+) -> dict[str, list[float]]:
+    """Concept to one value a text; a text of no intervention has one for every concept, its mean over `sources`."""
+    values: dict[str, list[float]] = {concept: [] for concept in concepts}
+    for text in texts:
+        if text.concept is not None and text.source is not None:
+            values[text.concept].append(float(judged(text, text.concept, text.source)))
+            continue
+        for concept in concepts:
+            values[concept].append(_mean([float(judged(text, concept, source)) for source in sources]))
+    return values
+
+
+def _writes(output: str, text: Written, concept: str, source: str) -> float:
+    return text.language == output
+
+
+def _writes_and_names(output: str, text: Written, concept: str, source: str) -> float:
+    return text.language == output and output in text.hit_languages[concept]
+
+
+SET_MEASURES: dict[str, SetMeasure] = {
+    "language_entropy": lambda texts: entropy_bits([entry.language for entry in texts]),
+    "bits_per_byte": lambda texts: _optional_mean(entry.bits_per_byte for entry in texts),
+    "bits_per_byte_judge": lambda texts: _optional_mean(entry.bits_per_byte_judge for entry in texts),
+    "distinct_2": lambda texts: distinct_n([entry.tokens for entry in texts], 2),
+    "self_bleu": lambda texts: self_bleu([entry.text for entry in texts]),
+    "repetition": lambda texts: _mean([entry.repetition for entry in texts]),
+}
+
+
+def _set_row(
+    metric: str, measure: SetMeasure, texts: Sequence[Written], kind: str, source: str | None, seed: int
+) -> Iterator[Row]:
+    """The measure's mean over concepts with its interval over concepts, or over seeds where there is one concept.
+
+    Nothing where no text has a value (bits per byte of empty texts).
+    """
+    if metric == "self_bleu":  # compares texts with each other, whatever their concept
+        if source is not None or kind == "none":
+            yield Row(metric=metric, value=self_bleu([entry.text for entry in texts]), kind=kind, language=source)
+        return
     by_concept = len({entry.concept for entry in texts}) > 1
     groups: dict[object, list[Written]] = {}
     for entry in texts:
@@ -146,39 +169,13 @@ def _row(
     values = [value for part in groups.values() if (value := measure(part)) is not None]
     # An entropy or a share of n-grams belongs to a set of texts, so with one concept all texts count together.
     value = _mean(values) if by_concept else measure(texts)
-    assert value is not None
+    if value is None or not values:
+        return
     if not by_concept and metric in OF_A_SET:
-        return Row(metric=metric, value=value, kind=kind, language=source, chance=chance)
+        yield Row(metric=metric, value=value, kind=kind, language=source)
+        return
     low, high = bootstrap_interval(np.array(values), seed=seed)
-    return Row(metric=metric, value=value, kind=kind, language=source, chance=chance, low=float(low), high=float(high))
-
-
-def _fields(row: Row) -> dict:
-    return {name: getattr(row, name) for name in row.__dataclass_fields__}
-
-
-def _language_share(language: str, texts: Sequence[Written]) -> float:
-    return _share(entry.language == language for entry in texts)
-
-
-def _hit(texts: Sequence[Written]) -> float:
-    return _share(bool(entry.hit_languages[entry.concept]) for entry in texts if entry.concept is not None)
-
-
-def _hit_in(source: str, inside: bool, texts: Sequence[Written]) -> float:
-    """Share of texts with a word of their concept in the source language (`inside`), or in any other language."""
-    return _share(
-        (source in entry.hit_languages[entry.concept])
-        if inside
-        else bool(entry.hit_languages[entry.concept] - {source})
-        for entry in texts
-        if entry.concept is not None
-    )
-
-
-def _share(flags: Iterable[bool]) -> float:
-    values = list(flags)
-    return sum(values) / len(values) if values else 0.0
+    yield Row(metric=metric, value=value, kind=kind, language=source, low=float(low), high=float(high))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -114,13 +114,21 @@ def test_sampling_follows_the_distribution() -> None:
     assert cold.tolist() == pytest.approx((squared / squared.sum()).tolist(), abs=0.015)
 
 
-def test_the_border_of_the_unit_interval_never_reaches_an_impossible_token() -> None:
-    logits = torch.tensor([[0.0, 1.0, -torch.inf, -torch.inf]])
-    for uniform in (0.0, 1.0 - 2**-53):
-        assert int(choose_tokens(logits, torch.tensor([uniform], dtype=torch.float64), Decoding(temperature=1.0))) in (
-            0,
-            1,
-        )
+@pytest.mark.parametrize("vocabulary", [4, 700, 1024])
+def test_the_border_of_the_unit_interval_never_reaches_an_impossible_token(vocabulary: int) -> None:
+    logits = torch.full((1, vocabulary), -torch.inf)
+    logits[0, 2:4] = torch.tensor([0.0, 1.0])
+    for uniform, token in ((0.0, 2), (1.0 - 2**-53, 3), (1.0, 3)):
+        chosen = choose_tokens(logits, torch.tensor([uniform], dtype=torch.float64), Decoding(temperature=1.0))
+        assert chosen.tolist() == [token]
+
+
+def test_a_large_vocabulary_is_sampled_as_a_running_sum_over_all_of_it_says() -> None:
+    logits = torch.randn(8, 5000, generator=torch.Generator().manual_seed(1)) * 3
+    uniform = torch.from_numpy(np.stack([uniforms(seed, 1) for seed in range(8)]))[:, 0]
+    probabilities = (logits.double() / 0.8).softmax(dim=-1)
+    expected = torch.searchsorted(probabilities.cumsum(dim=-1), uniform[:, None], right=True)[:, 0]
+    assert torch.equal(choose_tokens(logits, uniform, Decoding(temperature=0.8)), expected)
 
 
 @pytest.mark.parametrize(
