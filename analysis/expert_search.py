@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from analysis.concepts import ConceptSet
-from analysis.expertise import Labels, measure_expertise
+from analysis.expertise import Labels, measure_expertise, settle_ties
 from analysis.topk import TopUnits
 
 
@@ -66,7 +66,7 @@ class Scorer:
 
     def score(self, values: Sequence[Tensor]) -> tuple[list[np.ndarray], np.ndarray]:
         """AP (L, C, U) by each labelling, and AUROC (L, C, U) by the first, from each language's responses."""
-        found = [measure_expertise(part, labels) for part, labels in zip(values, self.labels, strict=True)]
+        found = [measure_expertise(settle_ties(part), labels) for part, labels in zip(values, self.labels, strict=True)]
         ap = np.stack([expertise.ap.cpu().numpy() for expertise in found])
         auroc = np.stack([expertise.auroc.cpu().numpy() for expertise in found])
         return np.split(ap, self.num_labellings, axis=1), np.split(auroc, self.num_labellings, axis=1)[0]

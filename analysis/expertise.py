@@ -28,6 +28,8 @@ from torch import Tensor
 from analysis.expertise_arrays import numpy_sums, torch_sums
 
 BACKENDS = ("auto", "numba", "numpy", "torch")
+TIE_BITS = 13
+"""Bits below a unit's largest response within which responses count as equal, see `settle_ties`."""
 
 
 class Labels:
@@ -114,6 +116,17 @@ def average_precision(
 def score(values: Tensor, labels: Labels, *, backend: str = "auto") -> Tensor:
     """Average precision (C, U) by labels that are indexed already: what a stream of sites calls."""
     return _score(values, labels, backend, count_above=False)[0]
+
+
+def settle_ties(values: Tensor) -> Tensor:
+    """Responses (U, N) on a grid of 2^-13 of each unit's largest magnitude, rounded to a power of two.
+
+    Texts that share the token at which a unit is largest (the same first word, say) have equal responses in exact
+    arithmetic. Rounding errors, which depend on the device and on the batch, break such ties, so that ranks and experts
+    would differ from machine to machine. The grid is coarser than these errors and finer than float16.
+    """
+    exponent = torch.frexp(values.abs().amax(1, keepdim=True)).exponent
+    return torch.ldexp(torch.ldexp(values, TIE_BITS - exponent).round_(), exponent - TIE_BITS)
 
 
 def _score(values: Tensor, labels: Labels, backend: str, *, count_above: bool) -> tuple[Tensor, Tensor | None]:

@@ -3,8 +3,8 @@
 One pass over the sites finds them for all languages at once (the top units by AP, as Suau et al., ICML 2022). While the
 responses of a site are at hand, a running top-K keeps of each candidate what later measures need: its AP in *every*
 language, its AP for the other concepts, and the forcing values. So overlap, transfer, nulls and steering need no second
-pass, and memory does not depend on the size of the model. Units rank by AP, then by flat id. Called by
-`analysis.overlap` and by steering.
+pass, and memory does not depend on the size of the model. Units rank by AP, then by flat id; responses that differ only
+by rounding are ties (`analysis.expertise.settle_ties`). Called by `analysis.overlap` and by steering.
 
 Shapes:  U units of one site (or of a part of it)   N texts   C concepts   L languages   K experts   G = L x C groups
 """

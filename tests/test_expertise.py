@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from analysis.expertise import Labels, average_precision, measure_expertise
+from analysis.expertise import Labels, average_precision, measure_expertise, settle_ties
 
 BACKENDS = ["numba", "numpy", "torch"]
 NUM_TEXTS = 150
@@ -38,7 +40,21 @@ def make_labels(num_concepts: int = 12) -> tuple[list[Tensor], list[Tensor]]:
     return positives, negatives
 
 
-def oracle(values: Tensor, positives: list[Tensor], negatives: list[Tensor] | None) -> tuple[np.ndarray, np.ndarray]:
+def labels_of(kind: str) -> tuple[list[Tensor], list[Tensor] | None]:
+    positives, negatives = make_labels()
+    if kind == "others":
+        return positives, None
+    if kind == "all but a few":
+        rest = [np.setdiff1d(np.arange(NUM_TEXTS), yes) for yes in positives]
+        return positives, [torch.from_numpy(others[place % 5 :]) for place, others in enumerate(rest)]
+    return positives, negatives
+
+
+@cache
+def oracle(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn, one unit and one concept at a time."""
+    values = make_values()
+    positives, negatives = labels_of(kind)
     ap, auroc = [], []
     for concept, yes in enumerate(positives):
         label = np.zeros(NUM_TEXTS, dtype=int)
@@ -53,13 +69,8 @@ def oracle(values: Tensor, positives: list[Tensor], negatives: list[Tensor] | No
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["matched", "all but a few", "others"])
 def test_scores_equal_scikit_learn_with_ties(backend: str, kind: str) -> None:
-    values = make_values()
-    positives, negatives = make_labels()
-    rest = [np.setdiff1d(np.arange(NUM_TEXTS), yes) for yes in positives]
-    few = [torch.from_numpy(others[place % 3 :: 1][place % 5 :]) for place, others in enumerate(rest)]
-    chosen = {"matched": negatives, "all but a few": few, "others": None}[kind]
-    scores = measure_expertise(values, Labels(NUM_TEXTS, positives, chosen), backend=backend)
-    ap, auroc = oracle(values, positives, chosen)
+    scores = measure_expertise(make_values(), Labels(NUM_TEXTS, *labels_of(kind)), backend=backend)
+    ap, auroc = oracle(kind)
     assert np.abs(scores.ap.numpy() - ap).max() < 1e-6
     assert np.abs(scores.auroc.numpy() - auroc).max() < 1e-6
 
@@ -103,6 +114,20 @@ def test_shuffled_labels_are_at_prevalence() -> None:
     share = 49 / 149
     expected = share + (1 - share) * float((1 / np.arange(1, 151)).sum()) / 150
     assert abs(mean - expected) < 0.005
+
+
+def test_rounding_errors_do_not_break_ties() -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(200, 40, generator=generator)[:, torch.randint(0, 40, (NUM_TEXTS,), generator=generator)]
+    scale = 10.0 ** torch.arange(-8, 12, 0.1)[:200, None]  # units of every magnitude
+    noisy = scale * (exact + 1e-6 * torch.randn(exact.shape, generator=generator))
+    yes = [torch.arange(20)]
+    expected = average_precision(exact, yes)
+    assert (average_precision(noisy, yes) - expected).abs().mean() > 0.005
+    assert (average_precision(settle_ties(noisy), yes) - expected).abs().mean() < 0.0005
+    smooth = torch.randn(200, NUM_TEXTS, generator=generator)
+    assert (average_precision(settle_ties(smooth), yes) - average_precision(smooth, yes)).abs().mean() < 1e-4
+    assert torch.equal(settle_ties(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize(
