@@ -6,10 +6,9 @@ labels and in the standardisation that follows from their rows. One matrix produ
 serves them all.
 
 The optimum is scikit-learn's (`StandardScaler` fitted on the training rows, then `LogisticRegression(C)`, intercept
-not penalised; two classes follow the binomial convention). The way there is L-BFGS (Nocedal & Wright, Numerical
-Optimization, 2nd ed., algorithm 7.4) in the eigenbasis of the features' Gram matrix, where the Hessian is nearly
-diagonal: its diagonal, kept up to date, is the initial matrix of the two-loop recursion. Since logits are linear in the
-parameters, the line search needs no matrix product.
+not penalised; two classes follow the binomial convention). The way there (`analysis.lbfgs`) works in the eigenbasis of
+the features' Gram matrix: outlier dimensions and collinear features, which cost scikit-learn hundreds of iterations,
+are gone before it starts.
 
 Called by `language_id` and `probes`.
 
@@ -20,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +26,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from analysis.lbfgs import minimise
 
-HISTORY = 12
-"""Pairs of steps and gradient differences that L-BFGS remembers."""
-UNDERSHOOT, OVERSHOOT = 0.9, 0.5
-"""A step is accepted when its slope lies in [-UNDERSHOOT, OVERSHOOT] x the initial descent."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,9 +119,10 @@ def fit_logistic(
     ratio = torch.where(ratio < 1e-5, 1.0, ratio)
     shrink = penalty[:, None, None] * torch.einsum("dj,pd,dk->pjk", basis, ratio.square(), basis)  # (P, D, D)
 
+    task = torch.unique(labels, dim=0, return_inverse=True)[1]  # (P,): problems with the same labels
     with _full_precision():
-        solution, iterations, converged = _minimise(
-            rotated, weights, targets, present, shrink.to(dtype), curvature.to(dtype), tolerance, max_iterations
+        solution, iterations, converged = minimise(
+            rotated, weights, targets, present, shrink.to(dtype), curvature.to(dtype), tolerance, max_iterations, task
         )
     if not bool(converged.all()):
         logger.warning(
@@ -185,141 +181,3 @@ def _check(
     if inverse_penalty <= 0:
         raise ValueError(f"inverse_penalty (C) must be positive, got {inverse_penalty}")
     return labels.to(features.device, torch.long), train.to(features.device)
-
-
-def _minimise(
-    rotated: Tensor,
-    weights: Tensor,
-    targets: Tensor,
-    present: Tensor,
-    shrink: Tensor,
-    curvature: Tensor,
-    tolerance: float,
-    max_iterations: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """L-BFGS on all problems at once; a finished problem leaves the batch. Returns (P, K, F), (P,), (P,)."""
-    num_problems, num_classes = present.shape
-    solution = rotated.new_zeros(num_problems, num_classes, rotated.shape[0])
-    iterations = torch.full((num_problems,), max_iterations, device=rotated.device)
-    converged = torch.zeros(num_problems, dtype=torch.bool, device=rotated.device)
-    active = torch.arange(num_problems, device=rotated.device)
-    # Only these rows are trained on by anyone; the other rows get their logits at the end.
-    rows = weights.amax(dim=0) > 0
-    if not bool(rows.all()):
-        rotated, weights, targets = rotated[:, rows], weights[:, rows], targets[:, :, rows]
-    weights = weights[:, None]  # (P, 1, N)
-    hidden = torch.zeros_like(present, dtype=rotated.dtype).masked_fill_(~present, -torch.inf)[:, :, None]
-    ridge = shrink.diagonal(dim1=1, dim2=2)  # (P, D)
-    point = solution.clone()
-    logits = torch.zeros_like(targets)
-    probabilities = (logits + hidden).softmax(dim=1)
-    history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
-
-    def gradient_at(point: Tensor, residual: Tensor) -> Tensor:
-        gradient = torch.matmul(residual, rotated.T)
-        gradient[:, :, :-1] += torch.matmul(point[:, :, :-1], shrink)
-        return gradient
-
-    gradient = gradient_at(point, probabilities * weights - targets)
-    for iteration in range(max_iterations + 1):
-        spread = torch.linalg.vecdot(probabilities * weights, 1 - probabilities)  # (P, K): curvature of each class
-        diagonal = torch.empty_like(point)
-        diagonal[:, :, :-1] = spread[:, :, None] * curvature + ridge[:, None]
-        diagonal[:, :, -1] = spread
-        direction = _descent(gradient, diagonal.clamp_(min=1e-12), history)
-        slope = _dot(gradient, direction)
-        lost = slope > 0  # only by rounding, next to the optimum
-        if bool(lost.any()):
-            direction = torch.where(lost[:, None, None], -gradient / diagonal, direction)
-            slope = _dot(gradient, direction)
-        finished = -0.5 * slope <= tolerance
-        if bool(finished.any()) or iteration == max_iterations:
-            solution[active] = point
-            iterations[active[finished]] = iteration
-            converged[active[finished]] = True
-            keep = ~finished
-            if not bool(keep.any()) or iteration == max_iterations:
-                break
-            active, weights, targets, hidden = active[keep], weights[keep], targets[keep], hidden[keep]
-            shrink, ridge, point, logits = shrink[keep], ridge[keep], point[keep], logits[keep]
-            gradient, direction, slope = gradient[keep], direction[keep], slope[keep]
-            history = deque(((s[keep], y[keep], r[keep]) for s, y, r in history), maxlen=HISTORY)
-        change = torch.matmul(direction, rotated)  # (P, K, N)
-        size, logits, probabilities, residual = _search(
-            logits, change, slope, *_ridge_slope(point, direction, shrink), weights, targets, hidden
-        )
-        step = size[:, None, None] * direction
-        point = point + step
-        previous, gradient = gradient, gradient_at(point, residual)
-        difference = gradient - previous
-        product = _dot(step, difference)
-        # A pair without positive curvature (rounding) is disarmed: its coefficients become zero.
-        inverse = torch.where(product > 0, 1 / product.clamp(min=1e-30), 0.0)
-        history.append((step, difference, inverse))
-    return solution, iterations, converged
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Inner product of each problem, (P,)."""
-    return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
-
-
-def _descent(gradient: Tensor, diagonal: Tensor, history: deque[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """The two-loop recursion with the initial inverse Hessian gamma / diagonal."""
-    direction = gradient
-    coefficients = []
-    for step, difference, inverse in reversed(history):
-        coefficient = inverse * _dot(step, direction)
-        coefficients.append(coefficient)
-        direction = direction - coefficient[:, None, None] * difference
-    direction = direction / diagonal
-    if history:
-        step, difference, inverse = history[-1]
-        curved = _dot(difference, difference / diagonal) * inverse
-        direction = direction / torch.where(curved > 0, curved, 1.0)[:, None, None]
-    for (step, difference, inverse), coefficient in zip(history, reversed(coefficients), strict=True):
-        back = inverse * _dot(difference, direction)
-        direction = direction + (coefficient - back)[:, None, None] * step
-    return -direction
-
-
-def _ridge_slope(point: Tensor, direction: Tensor, shrink: Tensor) -> tuple[Tensor, Tensor]:
-    """The penalty's slope along the direction is offset + size x rise, (P,) each."""
-    pulled = torch.matmul(direction[:, :, :-1], shrink)
-    return _dot(point[:, :, :-1], pulled), _dot(direction[:, :, :-1], pulled)
-
-
-def _search(
-    logits: Tensor,
-    change: Tensor,
-    slope: Tensor,
-    offset: Tensor,
-    rise: Tensor,
-    weights: Tensor,
-    targets: Tensor,
-    hidden: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Find step sizes by the slope alone (the objective is convex), which float32 resolves far better than its value.
-
-    Returns size (P,) and, there, logits, probabilities and weighted residual (P, K, N).
-    """
-    size = torch.ones_like(slope)
-    low, low_slope = torch.zeros_like(slope), slope
-    high = torch.full_like(slope, torch.inf)
-    for _ in range(20):
-        moved = torch.addcmul(logits, size[:, None, None], change)
-        probabilities = (moved + hidden).softmax(dim=1)
-        residual = torch.addcmul(-targets, probabilities, weights)
-        there = _dot(residual, change) + offset + size * rise
-        short, far = there < UNDERSHOOT * slope, there > -OVERSHOOT * slope
-        if not bool((short | far).any()):
-            break
-        # Secant step inside the bracket; without an upper end, double.
-        guess = low + (size - low) * low_slope / (low_slope - there)
-        high = torch.where(far, size, high)
-        low, low_slope = torch.where(short, size, low), torch.where(short, there, low_slope)
-        width = torch.where(high.isinf(), 0.0, high - low)
-        inside = torch.minimum(torch.maximum(guess, low + 0.1 * width), high - 0.1 * width)
-        longer = torch.where(high.isinf(), 2 * size, inside)
-        size = torch.where(short | far, torch.where(longer.isfinite(), longer, 0.5 * size), size)
-    return size, moved, probabilities, residual

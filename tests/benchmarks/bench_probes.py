@@ -4,8 +4,8 @@
 
 One thread and CPU time on both sides, rounds interleaved, medians. scikit-learn gets float32 states, StandardScaler and
 lbfgs at its default tolerance (1e-4), at which it stops well short of the optimum; the gaps of both to a solution in
-double precision, run to the end, stand in the note. States are synthetic like those of PERF (power-law spectrum k^-a, offsets,
-outlier dimensions) and the real token states of an untrained XGLM on the embedded sample.
+double precision, run to the end, stand in the note. States are synthetic (power-law spectrum k^-a, offsets, outlier
+dimensions) and the real token states of an untrained XGLM on the embedded sample.
 
 `make bench` collects `run`.
 """

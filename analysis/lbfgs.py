@@ -1,0 +1,244 @@
+"""Batched L-BFGS for multinomial logistic regression: the way to the optimum, see `logistic` for what is minimised.
+
+L-BFGS (Nocedal & Wright, Numerical Optimization, 2nd ed., algorithm 7.4) starts its recursion from an approximate
+Hessian: at first the diagonal in the eigenbasis of the features' Gram matrix, kept up to date. States of trained
+networks defeat it: different classes are uncertain on different rows. Problems that are not finished after a while get
+the full Hessian of a sample of rows, factored once for all problems with the same labels, which takes a fifth of the
+iterations. Since logits are linear in the parameters, the line search needs no matrix product.
+
+Shapes:  N rows   D features   P problems   K classes   F = D + 1 (features and a constant)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+HISTORY = 12
+"""Pairs of steps and gradient differences that L-BFGS remembers."""
+UNDERSHOOT, OVERSHOOT = 0.9, 0.5
+"""A step is accepted when its slope lies in [-UNDERSHOOT, OVERSHOOT] x the initial descent."""
+PATIENCE = 12
+"""Iterations with the diagonal, at least, before the Hessian of a sample of rows is formed."""
+LARGEST_HESSIAN = 10_000
+"""Parameters (K x F) above which it is not: 400 MB in float32."""
+SAMPLED_ROWS = 1000, 4
+"""Rows of the sample: at least the first, and the second for every feature."""
+STRICTER = 0.03
+"""Factor on the tolerance while the diagonal is the model: where it is poor, it underestimates the gap."""
+
+Operator = Callable[[Tensor], Tensor]
+
+
+def minimise(
+    rotated: Tensor,
+    weights: Tensor,
+    targets: Tensor,
+    present: Tensor,
+    shrink: Tensor,
+    curvature: Tensor,
+    tolerance: float,
+    max_iterations: int,
+    task: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """L-BFGS on all problems at once; a finished problem leaves the batch. Returns (P, K, F), (P,), (P,)."""
+    num_problems, num_classes = present.shape
+    solution = rotated.new_zeros(num_problems, num_classes, rotated.shape[0])
+    iterations = torch.full((num_problems,), max_iterations, device=rotated.device)
+    converged = torch.zeros(num_problems, dtype=torch.bool, device=rotated.device)
+    active = torch.arange(num_problems, device=rotated.device)
+    # Only these rows are trained on by anyone; the other rows get their logits at the end.
+    rows = weights.amax(dim=0) > 0
+    if not bool(rows.all()):
+        rotated, weights, targets = rotated[:, rows], weights[:, rows], targets[:, :, rows]
+    weights = weights[:, None]  # (P, 1, N)
+    hidden = torch.zeros_like(present, dtype=rotated.dtype).masked_fill_(~present, -torch.inf)[:, :, None]
+    ridge = shrink.diagonal(dim1=1, dim2=2)  # (P, D)
+    point = solution.clone()
+    logits = torch.zeros_like(targets)
+    probabilities = (logits + hidden).softmax(dim=1)
+    history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
+    factors: dict[int, Tensor] | None = None
+    patience = _patience(weights.shape[2], num_classes, rotated.shape[0], num_problems, len(torch.unique(task)))
+
+    def gradient_at(point: Tensor, residual: Tensor) -> Tensor:
+        gradient = torch.matmul(residual, rotated.T)
+        gradient[:, :, :-1] += torch.matmul(point[:, :, :-1], shrink)
+        return gradient
+
+    gradient = gradient_at(point, probabilities * weights - targets)
+    for iteration in range(max_iterations + 1):
+        if iteration == patience:
+            factors = _hessian_factors(rotated, probabilities, weights, shrink, task)
+        if factors is None:
+            solve = _diagonal_solver(probabilities, weights, curvature, ridge)
+        else:
+            solve = _factored_solver(factors, task)
+        direction = _descent(gradient, solve, history)
+        slope = _dot(gradient, direction)
+        lost = slope > 0  # only by rounding, next to the optimum
+        if bool(lost.any()):
+            direction = torch.where(lost[:, None, None], -solve(gradient), direction)
+            slope = _dot(gradient, direction)
+        finished = -0.5 * slope <= (tolerance * STRICTER if factors is None else tolerance)
+        if bool(finished.any()) or iteration == max_iterations:
+            solution[active] = point
+            iterations[active[finished]] = iteration
+            converged[active[finished]] = True
+            keep = ~finished
+            if not bool(keep.any()) or iteration == max_iterations:
+                break
+            active, weights, targets, hidden = active[keep], weights[keep], targets[keep], hidden[keep]
+            shrink, ridge, point, logits = shrink[keep], ridge[keep], point[keep], logits[keep]
+            gradient, direction, slope, task = gradient[keep], direction[keep], slope[keep], task[keep]
+            history = deque(((s[keep], y[keep], r[keep]) for s, y, r in history), maxlen=HISTORY)
+        change = torch.matmul(direction, rotated)  # (P, K, N)
+        size, logits, probabilities, residual = _search(
+            logits, change, slope, *_ridge_slope(point, direction, shrink), weights, targets, hidden
+        )
+        step = size[:, None, None] * direction
+        point = point + step
+        previous, gradient = gradient, gradient_at(point, residual)
+        difference = gradient - previous
+        product = _dot(step, difference)
+        # A pair without positive curvature (rounding) is disarmed: its coefficients become zero.
+        inverse = torch.where(product > 0, 1 / product.clamp(min=1e-30), 0.0)
+        history.append((step, difference, inverse))
+    return solution, iterations, converged
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Inner product of each problem, (P,)."""
+    return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+
+
+def _diagonal_solver(probabilities: Tensor, weights: Tensor, curvature: Tensor, ridge: Tensor) -> Operator:
+    """Division by the Hessian's diagonal: class spread x feature variance + penalty."""
+    spread = torch.linalg.vecdot(probabilities * weights, 1 - probabilities)  # (P, K)
+    diagonal = torch.cat([spread[:, :, None] * curvature + ridge[:, None], spread[:, :, None]], dim=2)
+    diagonal.clamp_(min=1e-12)
+    return lambda vector: vector / diagonal
+
+
+def _sample_size(width: int) -> int:
+    return max(SAMPLED_ROWS[0], SAMPLED_ROWS[1] * width)
+
+
+def _patience(num_rows: int, num_classes: int, width: int, num_problems: int, num_tasks: int) -> int | None:
+    """The iteration at which as much has been spent on iterations as the Hessians cost, None if they are too large."""
+    size = num_classes * width
+    if size > LARGEST_HESSIAN:
+        return None
+    sampled = min(num_rows, _sample_size(width))
+    hessian = num_tasks * (size**2 * sampled + size**3 / 3)
+    return max(PATIENCE, round(hessian / (4 * num_rows * size * num_problems)))
+
+
+def _hessian_factors(
+    rotated: Tensor, probabilities: Tensor, weights: Tensor, shrink: Tensor, task: Tensor
+) -> dict[int, Tensor]:
+    """Cholesky factor (K * F, K * F) of a sampled Hessian for each task, made at its first problem's point."""
+    num_classes, width = probabilities.shape[1], rotated.shape[0]
+    factors = {}
+    for number, name in enumerate(task.tolist()):
+        if name in factors:
+            continue
+        rows = (weights[number, 0] > 0).nonzero().flatten()
+        rows = rows[:: max(1, len(rows) // _sample_size(width))]
+        inputs = rotated[:, rows]  # (F, n)
+        chosen = probabilities[number][:, rows]  # (K, n)
+        hessian = rotated.new_empty(num_classes, width, num_classes, width)
+        for k in range(num_classes):
+            # Row k of blocks: p_k (1[k = l] - p_l), for l >= k; the rest by symmetry.
+            part = -chosen[k] * chosen[k:]
+            part[0] += chosen[k]
+            blocks = torch.matmul(inputs * part[:, None] / len(rows), inputs.T)  # (K - k, F, F)
+            hessian[k, :, k:] = blocks.transpose(0, 1)
+            hessian[k:, :, k] = blocks
+            hessian[k, :-1, k, :-1] += shrink[number]
+        flat = hessian.view(num_classes * width, num_classes * width)
+        # The same shift of all intercepts changes nothing: without this the matrix is singular.
+        size = float(flat.diagonal().mean())
+        flat.diagonal().add_(1e-5 * size)
+        factor, failed = torch.linalg.cholesky_ex(flat)
+        while int(failed):
+            flat.diagonal().add_(1e-2 * size)
+            factor, failed = torch.linalg.cholesky_ex(flat)
+        factors[name] = factor
+    return factors
+
+
+def _factored_solver(factors: dict[int, Tensor], task: Tensor) -> Operator:
+    def solve(vector: Tensor) -> Tensor:
+        found = torch.empty_like(vector)
+        for name in set(task.tolist()):
+            members = task == name
+            columns = vector[members].flatten(1).T
+            found[members] = torch.cholesky_solve(columns, factors[name]).T.reshape(vector[members].shape)
+        return found
+
+    return solve
+
+
+def _descent(gradient: Tensor, solve: Operator, history: deque[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """The two-loop recursion from the initial inverse Hessian `solve`, scaled by the newest pair."""
+    direction = gradient
+    coefficients = []
+    for step, difference, inverse in reversed(history):
+        coefficient = inverse * _dot(step, direction)
+        coefficients.append(coefficient)
+        direction = direction - coefficient[:, None, None] * difference
+    direction = solve(direction)
+    if history:
+        step, difference, inverse = history[-1]
+        curved = _dot(difference, solve(difference)) * inverse
+        direction = direction / torch.where(curved > 0, curved, 1.0)[:, None, None]
+    for (step, difference, inverse), coefficient in zip(history, reversed(coefficients), strict=True):
+        back = inverse * _dot(difference, direction)
+        direction = direction + (coefficient - back)[:, None, None] * step
+    return -direction
+
+
+def _ridge_slope(point: Tensor, direction: Tensor, shrink: Tensor) -> tuple[Tensor, Tensor]:
+    """The penalty's slope along the direction is offset + size x rise, (P,) each."""
+    pulled = torch.matmul(direction[:, :, :-1], shrink)
+    return _dot(point[:, :, :-1], pulled), _dot(direction[:, :, :-1], pulled)
+
+
+def _search(
+    logits: Tensor,
+    change: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+    rise: Tensor,
+    weights: Tensor,
+    targets: Tensor,
+    hidden: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Find step sizes by the slope alone (the objective is convex), which float32 resolves far better than its value.
+
+    Returns size (P,) and, there, logits, probabilities and weighted residual (P, K, N).
+    """
+    size = torch.ones_like(slope)
+    low, low_slope = torch.zeros_like(slope), slope
+    high = torch.full_like(slope, torch.inf)
+    for _ in range(20):
+        moved = torch.addcmul(logits, size[:, None, None], change)
+        probabilities = (moved + hidden).softmax(dim=1)
+        residual = torch.addcmul(-targets, probabilities, weights)
+        there = _dot(residual, change) + offset + size * rise
+        short, far = there < UNDERSHOOT * slope, there > -OVERSHOOT * slope
+        if not bool((short | far).any()):
+            break
+        # Secant step inside the bracket; without an upper end, double.
+        guess = low + (size - low) * low_slope / (low_slope - there)
+        high = torch.where(far, size, high)
+        low, low_slope = torch.where(short, size, low), torch.where(short, there, low_slope)
+        width = torch.where(high.isinf(), 0.0, high - low)
+        inside = torch.minimum(torch.maximum(guess, low + 0.1 * width), high - 0.1 * width)
+        longer = torch.where(high.isinf(), 2 * size, inside)
+        size = torch.where(short | far, torch.where(longer.isfinite(), longer, 0.5 * size), size)
+    return size, moved, probabilities, residual
