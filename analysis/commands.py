@@ -88,7 +88,8 @@ def sweep(
             for name, why in outcome.failed.items():
                 bar.write(f"failed: {_named(outcome, name, why)}", file=sys.stderr)
     failed = {o.step: o.failed["checkpoint"] for o in outcomes if "checkpoint" in o.failed}
-    for line in write_summary(results, source.ids()[0].run, steps, failed):
+    every = [snapshot_id.step for snapshot_id in source.ids()]
+    for line in write_summary(results, source.ids()[0].run, every, failed):
         logger.warning("%s", line)
     return outcomes
 

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.base import Analysis, Row
 from analysis.encoding import Encoded, encode_texts, iter_batches, padding_id
+from analysis.identity import hash_tokenizer
 from analysis.responses import input_device
 from analysis.sites import body
 from analysis.snapshots import Snapshot
@@ -56,69 +57,98 @@ class HeldOutLoss(Analysis):
     """Split on which the unigram baseline is fitted."""
     max_texts: int = 500
     """Texts per language, the first of the file."""
+    max_train_texts: int = 2000
+    """Texts per language for the unigram baseline."""
     max_length: int = 512
     """Tokens of context; longer texts go in windows of this length."""
     batch_tokens: int = 2048
     """Tokens per forward pass, padding included."""
     num_bootstrap: int = 1000
     seed: int = 0
+    _kept: tuple[str, dict[str, _HeldOut]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_length < 2:
             raise ValueError(f"{self.name}: max_length is {self.max_length}; at least 2 tokens are needed")
-        if self.max_texts < 1 or self.num_bootstrap < 1:
-            raise ValueError(f"{self.name}: max_texts and num_bootstrap must be at least 1")
+        if min(self.max_texts, self.max_train_texts, self.num_bootstrap) < 1:
+            raise ValueError(f"{self.name}: max_texts, max_train_texts and num_bootstrap must be at least 1")
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row]:
-        held_out = read_texts(self.texts, languages=self.languages, splits=[self.split])
-        training = read_texts(self.texts, languages=list(held_out), splits=[self.train_split])
+        prepared = self._prepare(snapshot.tokenizer)
         limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or self.max_length
         generator = np.random.default_rng(self.seed)
-        means: dict[str, list[float]] = {"bits_per_byte": [], "bits_per_byte_uniform": [], "unigram": []}
+        values: list[float] = []
         resampled_means = np.zeros(self.num_bootstrap)
-        for language, items in held_out.items():
-            texts = [item.text for item in items[: self.max_texts]]
-            tokens = content_tokens(snapshot.tokenizer, texts)
+        for language, texts in prepared.items():
             nats = text_losses(
                 snapshot.model,
                 snapshot.tokenizer,
-                tokens,
+                texts.tokens,
                 max_length=min(self.max_length, limit),
                 batch_tokens=self.batch_tokens,
             )
-            num_bytes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
-            num_tokens = sum(map(len, tokens))
-            vocabulary = len(snapshot.tokenizer)
-            background = content_tokens(snapshot.tokenizer, [item.text for item in training[language]])
-            value = float(nats.sum() / num_bytes.sum() * BITS)
-            unigram = float(unigram_losses(background, tokens, vocabulary).sum() / num_bytes.sum() * BITS)
-            uniform = num_tokens * math.log2(vocabulary) / float(num_bytes.sum())
-            drawn = generator.integers(len(texts), size=(self.num_bootstrap, len(texts)))
-            resampled = nats[drawn].sum(axis=1) / num_bytes[drawn].sum(axis=1) * BITS
-            resampled_means += resampled / len(held_out)
-            low, high = np.quantile(resampled, [0.025, 0.975])
-            yield Row(
-                metric="bits_per_byte", value=value, language=language, chance=unigram, low=float(low), high=float(high)
-            )
-            yield Row(metric="bits_per_byte_uniform", value=uniform, language=language)
+            values.append(float(nats.sum() / texts.num_bytes.sum() * BITS))
+            drawn = generator.integers(len(nats), size=(self.num_bootstrap, len(nats)))
+            resampled = nats[drawn].sum(axis=1) / texts.num_bytes[drawn].sum(axis=1) * BITS
+            resampled_means += resampled / len(prepared)
+            yield _with_interval(values[-1], texts.unigram, resampled, language)
+            yield Row(metric="bits_per_byte_uniform", value=texts.uniform, language=language)
             # A broken file may have thousands of nats per token; perplexity stays a number up to exp(700).
-            perplexity = math.exp(min(float(nats.sum()) / num_tokens, 700.0))
-            yield Row(metric="perplexity", value=perplexity, language=language, chance=float(vocabulary))
-            unknown = sum(row.count(snapshot.tokenizer.unk_token_id) for row in tokens)
-            if unknown:
-                yield Row(metric="unknown_share", value=unknown / num_tokens, language=language)
-            for metric, number in zip(means, (value, uniform, unigram), strict=True):
-                means[metric].append(number)
-        low, high = np.quantile(resampled_means, [0.025, 0.975])
-        yield Row(
-            metric="bits_per_byte",
-            value=float(np.mean(means["bits_per_byte"])),
-            chance=float(np.mean(means["unigram"])),
-            low=float(low),
-            high=float(high),
-        )
-        yield Row(metric="bits_per_byte_uniform", value=float(np.mean(means["bits_per_byte_uniform"])))
+            perplexity = math.exp(min(float(nats.sum()) / texts.num_tokens, 700.0))
+            yield Row(metric="perplexity", value=perplexity, language=language, chance=float(len(snapshot.tokenizer)))
+            if texts.num_unknown:
+                yield Row(metric="unknown_share", value=texts.num_unknown / texts.num_tokens, language=language)
+        unigram = float(np.mean([texts.unigram for texts in prepared.values()]))
+        uniform = float(np.mean([texts.uniform for texts in prepared.values()]))
+        yield _with_interval(float(np.mean(values)), unigram, resampled_means, None)
+        yield Row(metric="bits_per_byte_uniform", value=uniform)
+
+    def _prepare(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, _HeldOut]:
+        """Tokens and baselines of every language: the same for all steps of a run, so kept for the last tokenizer."""
+        key = hash_tokenizer(tokenizer)
+        if self._kept is None or self._kept[0] != key:
+            held_out = read_texts(self.texts, languages=self.languages, splits=[self.split])
+            training = read_texts(self.texts, languages=list(held_out), splits=[self.train_split])
+            prepared = {}
+            for language, items in held_out.items():
+                texts = [item.text for item in items[: self.max_texts]]
+                fitted = content_tokens(tokenizer, [item.text for item in training[language][: self.max_train_texts]])
+                prepared[language] = _held_out(tokenizer, texts, fitted)
+            self._kept = (key, prepared)
+        return self._kept[1]
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Held-out texts of one language and what models without context make of them."""
+
+    tokens: list[list[int]]
+    num_bytes: np.ndarray
+    """(N,) float64."""
+    unigram: float
+    """Bits per byte of the unigram model."""
+    uniform: float
+    """Bits per byte of equally likely tokens."""
+    num_unknown: int
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.tokens))
+
+
+def _held_out(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], training: list[list[int]]) -> _HeldOut:
+    tokens = content_tokens(tokenizer, texts)
+    num_bytes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
+    unigram = unigram_losses(training, tokens, len(tokenizer)).sum() / num_bytes.sum() * BITS
+    uniform = sum(map(len, tokens)) * math.log2(len(tokenizer)) / num_bytes.sum()
+    unknown = sum(row.count(tokenizer.unk_token_id) for row in tokens)
+    return _HeldOut(tokens, num_bytes, float(unigram), float(uniform), unknown)
+
+
+def _with_interval(value: float, chance: float, resampled: np.ndarray, language: str | None) -> Row:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Row(metric="bits_per_byte", value=value, language=language, chance=chance, low=float(low), high=float(high))
 
 
 def content_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
