@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,9 +43,9 @@ class HubSource(CheckpointSource):
     def hub(self) -> Hub:
         return Hub(self.endpoint, self.cache_dir)
 
+    @abstractmethod
     def revision(self, checkpoint: Checkpoint) -> str:
         """The revision that holds `checkpoint`."""
-        raise NotImplementedError
 
     def folder(self, checkpoint: Checkpoint) -> str:
         """Its folder in that revision, with a slash at the end; empty for the top."""
