@@ -216,13 +216,19 @@ def run(family: Family, *, dry_run: bool = False, report_only: bool = False) -> 
     return 1 if failed else 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+def make_parser() -> ArgumentParser:
+    """Options of the command: those of a `Family`, from a file or given, and what to do with it."""
     parser = ArgumentParser(prog="python -m callbacks.capacity", exit_on_error=False)
     parser.add_argument("--config", action="config", help="the family, e.g. configs/capacity/small.yaml")
     parser.add_class_arguments(Family)
     parser.add_argument("--dry_run", action=ActionYesNo, default=False, help="show the plan, run nothing")
     parser.add_argument("--report_only", action=ActionYesNo, default=False, help="compare what is finished")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    parser = make_parser()
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         options = parser.instantiate(parser.parse_args(arguments))

@@ -1,0 +1,273 @@
+"""The documents tell the truth: commands parse, files exist, every metric is explained, the tree names every module.
+
+python tests/test_docs.py        prints the tree of README.md from the modules' docstrings
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import pkgutil
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("train", "analysis", "callbacks")
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGE = ROOT / "docs" / "measures.md"
+MAKERS = {"per_pair", "over_all", "score_rows", "_row"}
+"""Functions that make rows of the metric named by their first argument."""
+TREE_WIDTH = 120
+
+
+# commands ------------------------------------------------------------------------------------------------------------
+
+
+def blocks(text: str) -> Iterator[str]:
+    """Contents of fenced blocks."""
+    for match in re.finditer(r"^ *```[a-z]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        yield match[1]
+
+
+def quoted_commands() -> list[tuple[str, str]]:
+    """(document, command line) of every `python -m`, torchrun and make line in a fenced block."""
+    found = []
+    for path in DOCUMENTS:
+        for block in blocks(path.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = line.partition(" #")[0].strip().removeprefix("srun ").removeprefix("$ ")
+                if re.match(r"(?:\w+=\S+ )*(python3? -m (train|analysis|callbacks)|torchrun|make )", command):
+                    found.append((path.name, command))
+    return found
+
+
+def check_command(command: str) -> None:
+    """Parse a command line as the program would, up to the point at which it would begin to work."""
+    words = shlex.split(command)
+    while "=" in words[0]:
+        words.pop(0)
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert all(word in targets for word in words[1:] if "=" not in word), f"no such target: {command}"
+        return
+    place = words.index("-m")
+    module, arguments = words[place + 1], words[place + 2 :]
+    for word in arguments:
+        if word.endswith((".yaml", ".yml")) and not word.startswith("runs/"):
+            assert (ROOT / word).is_file(), f"{word} does not exist: {command}"
+    {"train": _train, "analysis": _analysis, "train.corpus": _corpus, "callbacks.capacity": _capacity}[module](
+        arguments
+    )
+
+
+def _train(arguments: list[str]) -> None:
+    from train.__main__ import COMMANDS, MODULES, OneLineParser
+    from train.cli import ParsedRun
+
+    command, rest = arguments[0], arguments[1:]
+    assert command in COMMANDS, command
+    if command in MODULES:
+        parser = OneLineParser(prog=command)
+        importlib.import_module(MODULES[command]).add_arguments(parser)
+        parser.parse_args(rest)
+        return
+    if command == "describe":
+        describe = importlib.import_module("train.describe")
+        _, rest = describe._split_off(rest, "--tokens_per_second")
+        command = "fit"
+    ParsedRun([command, *rest])
+
+
+def _analysis(arguments: list[str]) -> None:
+    from jsonargparse import ArgumentParser
+
+    from analysis.__main__ import COMMANDS
+
+    command = COMMANDS[arguments[0]]
+    kind = ArgumentParser if command.configurable else argparse.ArgumentParser
+    parser = kind(exit_on_error=False)
+    getattr(importlib.import_module(command.module), command.add_arguments)(parser)
+    parser.parse_args(arguments[1:])
+
+
+def _corpus(arguments: list[str]) -> None:
+    importlib.import_module("train.corpus.__main__")._parser().parse_args(arguments)
+
+
+def _capacity(arguments: list[str]) -> None:
+    importlib.import_module("callbacks.capacity").make_parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize(("document", "command"), sorted(set(quoted_commands())))
+def test_quoted_commands_parse(document: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    check_command(command)
+
+
+def test_a_command_that_does_not_exist_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    wrong = ("python -m train fit --config configs/smoke.yaml --trainer.steps 3", "make deno")
+    for command in (*wrong, "python -m train fit --config configs/none.yaml", "python -m analysis reprot runs/demo"):
+        with pytest.raises((Exception, SystemExit)):
+            check_command(command)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_files_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    missing = [link for link in links if link and not (path.parent / link).exists()]
+    assert not missing, f"{path.name} links to {missing}"
+    configs = set(re.findall(r"\bconfigs/[\w/]+\.yaml", text))
+    gone = sorted(config for config in configs if not (ROOT / config).is_file())
+    assert not gone, f"{path.name} names {gone}"
+
+
+# measures ------------------------------------------------------------------------------------------------------------
+
+
+def analyses() -> list[type]:
+    """All analyses that a list can name."""
+    from analysis.base import Analysis
+
+    for module in pkgutil.iter_modules([str(ROOT / "analysis")], "analysis."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found: list[type] = []
+    waiting = list(Analysis.__subclasses__())
+    while waiting:
+        one = waiting.pop()
+        waiting += one.__subclasses__()
+        if one.__module__.startswith("analysis.") and one.default_name:
+            found.append(one)
+    return sorted(set(found), key=lambda one: one.__module__)
+
+
+def metrics_in_code() -> dict[str, set[str]]:
+    """Names of metrics that stand in the code as strings, by file."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "analysis").glob("*.py")):
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            given = [keyword.value for keyword in node.keywords if keyword.arg == "metric"]
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in MAKERS and node.args:
+                given.append(node.args[0])
+            names |= {
+                value.value for value in given if isinstance(value, ast.Constant) and isinstance(value.value, str)
+            }
+        if names:
+            found[path.name] = names
+    return found
+
+
+def metrics_in_docstring(analysis: type) -> set[str]:
+    """Names in backticks, or at the left of a list, in what the class says of its rows."""
+    from analysis.base import Row
+
+    rows = (analysis.__doc__ or "").partition("Rows")[2].partition("Raises")[0].partition("Attachment")[0]
+    names = set(re.findall(r"`([a-z][a-z0-9_]*(?:<m>)?)`", rows))
+    for left in re.findall(r"^ {8}([a-z][\w, ]*?)(?: {2,}|$)", rows, re.MULTILINE):
+        names |= {name.strip() for name in left.split(",") if re.fullmatch(r"[a-z][a-z0-9_]*", name.strip())}
+    fields = {*Row.__dataclass_fields__, *getattr(analysis, "__dataclass_fields__", {})}
+    return names - (fields - _explained()) - {"experts", "none", "undetermined", "m", "m_calibrated"}
+
+
+def _explained() -> set[str]:
+    return set(re.findall(r"`([a-z][a-z0-9_]*(?:<m>)?)`", PAGE.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("analysis", analyses(), ids=lambda one: one.__name__)
+def test_every_analysis_and_its_metrics_are_explained(analysis: type) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert f"`{analysis.__module__}.{analysis.__qualname__}`" in text, (
+        f"docs/measures.md: {analysis.__qualname__} is missing"
+    )
+    missing = sorted(metrics_in_docstring(analysis) - _explained())
+    assert not missing, f"docs/measures.md does not explain {missing} of {analysis.__qualname__}"
+
+
+def test_every_metric_in_the_code_is_explained() -> None:
+    in_code = metrics_in_code()
+    assert "shared_mismatched" in set().union(*in_code.values())
+    missing = {name: sorted(metrics - _explained()) for name, metrics in in_code.items() if metrics - _explained()}
+    assert not missing, f"docs/measures.md does not explain {missing}"
+
+
+def test_similarities_are_explained_with_their_calibrated_form() -> None:
+    from analysis.similarity import SYMMETRIC
+
+    assert {name for measure in SYMMETRIC for name in (measure, f"{measure}_calibrated")} <= _explained()
+
+
+# tree ----------------------------------------------------------------------------------------------------------------
+
+
+def modules(package: str) -> list[Path]:
+    """Files of a package that have something in them, `__init__.py` aside."""
+    found = sorted((ROOT / package).rglob("*.py"), key=lambda path: (len(path.parts), path))
+    return [path for path in found if path.name != "__init__.py"]
+
+
+def first_sentence(path: Path) -> str:
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=[.?!])\s", text)[0].rstrip(".")
+
+
+def tree() -> str:
+    """One line a file with the first sentence of its docstring, cut to the width of the page."""
+    lines = []
+    for package in PACKAGES:
+        folder = None
+        for path in modules(package):
+            here = path.parent.relative_to(ROOT).as_posix() + "/"
+            if here != folder:
+                folder = here
+                about = first_sentence(path.parent / "__init__.py") if (path.parent / "__init__.py").is_file() else ""
+                lines.append(f"{here:<28}{about}".rstrip())
+            line = f"  {path.name:<26}{first_sentence(path)}"
+            lines.append(
+                line if len(line) <= TREE_WIDTH else line[: TREE_WIDTH - 4].rsplit(" ", 1)[0].rstrip(",;:") + " ..."
+            )
+    return "\n".join(lines)
+
+
+def named_in_tree() -> set[str]:
+    """Paths of the Python files that the tree of README.md names."""
+    named: set[str] = set()
+    for block in blocks((ROOT / "README.md").read_text(encoding="utf-8")):
+        if not re.search(r"^analysis/", block, re.MULTILINE):
+            continue
+        folder = ""
+        for line in block.splitlines():
+            if header := re.match(r"((?:\w+/)+)(?:\s|$)", line):
+                folder = header[1]
+            for name in re.findall(r"^\s+((?:\w+/)*\w+\.py)\b", line):
+                named.add(folder + name)
+    return named
+
+
+def test_the_tree_of_the_readme_names_every_module() -> None:
+    there = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in modules(package)}
+    named = named_in_tree()
+    missing, gone = sorted(there - named), sorted(named - there)
+    advice = "`python tests/test_docs.py` prints the tree to paste into README.md"
+    assert not missing, f"README.md's tree lacks {missing}; {advice}"
+    assert not gone, f"README.md's tree names {gone}, which are gone; {advice}"
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [path.name for package in PACKAGES for path in modules(package) if len(first_sentence(path)) < 10]
+    assert not silent
+
+
+if __name__ == "__main__":
+    sys.stdout.write(tree() + "\n")
