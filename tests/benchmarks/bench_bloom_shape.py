@@ -4,7 +4,7 @@
 
 Two revisions with random weights (24 x 1024, vocabulary 250,880; half precision on disk, as the published files) are
 saved under build/, named as the hub names them. The sweep then runs as a user would start it, in a process of its own,
-over the list of configs/analyses_bloom.yaml with fewer concepts. Random weights cost what trained ones cost. `--layers`
+over the default list with fewer languages and concepts. Random weights cost what trained ones cost. `--layers`
 and `--hidden` give other members of the family (7b1: 30 and 4096).
 
 `make bench` collects `run`.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -74,8 +75,9 @@ def make_suite(folder: Path, layers: int, hidden: int, heads: int) -> None:
 
 
 def write_config(folder: Path, options: argparse.Namespace) -> Path:
-    """The shipped list with this benchmark's languages and concepts."""
-    listed = yaml.safe_load((ROOT / "configs" / "analyses_bloom.yaml").read_text())["analyses"]
+    """The shipped list, or those of it that `--only` names, with this benchmark's languages and concepts."""
+    listed = yaml.safe_load((ROOT / options.list).read_text())["analyses"]
+    listed = [entry for entry in listed if not options.only or entry["class_path"].rsplit(".", 1)[-1] in options.only]
     for entry in listed:
         settings = entry["init_args"]
         settings["languages"] = options.languages
@@ -98,6 +100,8 @@ def write_config(folder: Path, options: argparse.Namespace) -> Path:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", default="configs/analyses.yaml", help="the analyses to time")
+    parser.add_argument("--only", nargs="+", default=[], help="class names of that list")
     parser.add_argument("--languages", nargs="+", default=["en", "es"])
     parser.add_argument("--concepts", type=int, default=4, help="concepts of the overlap analysis, 40 positives each")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
@@ -116,7 +120,8 @@ def measure(options: argparse.Namespace) -> list[dict]:
     label = [sys.executable, "-m", "analysis", "label", "--texts", TEXTS, "--list", "data/concepts.tsv", "--complete"]
     label += ["--out", str(folder / "concepts.parquet"), "--max-concepts", str(options.concepts), "--cap", "40"]
     subprocess.run([*label, "--languages", *options.languages], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    command = [sys.executable, "-m", "analysis", "run", "--config", str(write_config(folder, options)), "--force"]
+    command = [sys.executable, "-m", "analysis", "run", "--config", str(write_config(folder, options))]
+    shutil.rmtree(folder / "results", ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
