@@ -60,7 +60,7 @@ class TokenProbe(Analysis):
         self._loaded: dict[str, list[Text]] | None = None
 
     def draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
-        """Sample tokens, a quarter more than needed so that every fold can be balanced, and divide them.
+        """Sample tokens, a tenth more than needed so that every fold can be balanced, and divide them.
 
         Raises:
             FileNotFoundError, ValueError: see `read_texts` and `make_folds`; or a file with one language.
@@ -72,7 +72,7 @@ class TokenProbe(Analysis):
         sample = sample_tokens(
             snapshot,
             self._loaded,
-            int(1.25 * (self.tokens_per_language + self.test_tokens_per_language)),
+            int(1.1 * (self.tokens_per_language + self.test_tokens_per_language)),
             tokens_per_text=self.tokens_per_text,
             max_length=self.max_length,
         )
