@@ -1,11 +1,12 @@
 """Which of an analysis's rows are worth a live curve, and under which key.
 
 A run may have thousands of rows a step; a live page stays quick below a few hundred keys (300 by default). Numbers
-without concept and seed become scalars: overall first, then one per language, then one per layer. Pairs of languages,
-concepts and seeds stay in the result table and in figures.
+without concept and seed become scalars: overall first, then one per kind (a condition of steering), one per language,
+one per layer. Pairs of languages, concepts and seeds stay in the result table and in figures.
 
     overlap/shared            overlap/shared_chance     overlap/shared_step0
     language_probe/recall/es  language_probe/accuracy/L07  language_probe/accuracy/emb
+    steering/concept_hit/experts_500
 
 Called by `callbacks.live` and by the W&B side of post-hoc runs.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from analysis.base import Row
 
@@ -34,6 +36,7 @@ def scalars(analysis: str, rows: Sequence[Row], first: Sequence[Row] = ()) -> di
     """
     start = {row.metric: row.value for row in first if _is_overall(row)}
     overall: dict[str, float] = {}
+    by_kind: dict[str, float] = {}
     by_language: dict[str, float] = {}
     by_layer: dict[str, float] = {}
     for row in rows:
@@ -44,12 +47,14 @@ def scalars(analysis: str, rows: Sequence[Row], first: Sequence[Row] = ()) -> di
                 overall[f"{key}_chance"] = row.chance
                 if row.metric in start:
                     overall[f"{key}_step0"] = start[row.metric]
+        elif row.kind is not None and _is_overall(replace(row, kind=None)):
+            by_kind[f"{key}/{row.kind.replace('@', '_')}"] = row.value
         elif row.concept is None and row.seed is None and row.other_language is None and row.kind is None:
             if row.language is not None and row.layer is None:
                 by_language[f"{key}/{row.language}"] = row.value
             elif row.layer is not None and row.language is None:
                 by_layer[f"{key}/{layer_label(row.layer)}"] = row.value
-    return {**overall, **by_language, **by_layer}
+    return {**overall, **by_kind, **by_language, **by_layer}
 
 
 def within_budget(scalars_of: Mapping[str, Mapping[str, float]], budget: int = KEY_BUDGET) -> dict[str, float]:

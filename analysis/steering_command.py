@@ -6,14 +6,16 @@ Called by `analysis.__main__`.
 
 from __future__ import annotations
 
-import pandas as pd
+import sys
+
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from analysis import commands
 from analysis.results import ResultTable
 from analysis.steering import Steering
-from analysis.tables import Table, console_table
+from analysis.steering_summary import effects
+from analysis.tables import console_table
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -34,65 +36,8 @@ def run(options: Namespace) -> int:
     if options.dry_run:
         return failed
     table = ResultTable(commands.results_folder(options.source, options.results))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     for name in names:
         for effect in effects(table.frame([name]), name):
             console.print(console_table(effect))
     return failed
-
-
-COLUMNS = (
-    ("concept_hit", "names the concept [95 %]"),
-    ("concept_in_source_language", "in the source language"),
-    ("concept_in_other_language", "in another language"),
-    ("concept_hit_experts", "its units find it"),
-    ("output_in_source_language", "written in the source language"),
-    ("bits_per_byte", "bits per byte"),
-)
-"""Metrics of the closing table. Naming the concept "in" a language means that the text is written in it, too."""
-
-
-def effects(frame: pd.DataFrame, name: str) -> list[Table]:
-    """For every step the overall numbers of each condition."""
-    tables = []
-    fields = ["layer", "concept", "language", "other_language", "seed"]
-    for step, rows in frame.groupby("step", sort=True):
-        overall = rows[rows[fields].isna().all(axis=1)].set_index(["kind", "metric"])
-        columns = [column for column in COLUMNS if column[0] in overall.index.get_level_values("metric")]
-        kinds = overall.index.get_level_values("kind").dropna().unique()
-        lines = [
-            (str(kind), *(_cell(overall, str(kind), metric, index == 0) for index, (metric, _) in enumerate(columns)))
-            for kind in sorted(kinds, key=_order)
-        ]
-        accuracy = rows[(rows["metric"] == "check_accuracy") & rows["language"].isna()]["value"]
-        note = (
-            ""
-            if accuracy.empty
-            else (
-                f"Its units tell held-out sentences with the concept from others with a balanced accuracy of "
-                f"{accuracy.iloc[0]:.2f} (chance 0.5)."
-            )
-        )
-        tables.append(
-            Table(
-                title=f"{name}, step {step}: share of texts, effect against controls",
-                header=("condition @ K", *(title for _, title in columns)),
-                rows=tuple(lines),
-                note=note,
-            )
-        )
-    return tables
-
-
-def _order(kind: str) -> tuple[int, str]:
-    """No intervention first, then by K, the experts before their controls."""
-    condition, _, k = kind.partition("@")
-    return int(k or 0), "" if condition == "experts" else condition
-
-
-def _cell(overall: pd.DataFrame, kind: str, metric: str, interval: bool) -> str:
-    if (kind, metric) not in overall.index:
-        return ""
-    row = overall.loc[(kind, metric)]
-    value = f"{row['value']:.2f}" if metric == "bits_per_byte" else f"{row['value']:.3f}"
-    return f"{value} [{row['low']:.3f}, {row['high']:.3f}]" if interval else value

@@ -8,13 +8,19 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.figures import CHANCE, PALETTE, base_figure, directed_matrix
-from analysis.judging import UNDETERMINED
 from analysis.page import Page
 from analysis.runs import RunRecord
+from analysis.steering_figures import (
+    choose_texts,
+    concept_hit_by_k,
+    expert_kinds,
+    hit_over_steps,
+    output_language_bars,
+    source_by_output,
+)
+from analysis.steering_summary import effects
 
 MAX_TEXTS = 400
 """Texts shown in the page; all of them are in the attachment `texts`."""
@@ -30,119 +36,16 @@ def add_steering(page: Page, record: RunRecord, name: str) -> None:
         "units, the units of another concept.",
     )
     steps = sorted(frame["step"].unique())
-    kinds = [kind for kind in frame["kind"].dropna().unique() if kind != "none"]
-    main = [kind for kind in kinds if kind.startswith("experts@")]
-    figures: list[go.Figure | None] = []
-    for kind in main:
-        figures.append(output_language_bars(frame, kind))
-        matrix = _source_by_output(frame, kind, steps[-1])
-        if matrix is not None:
-            figures.append(matrix)
-    figures += [concept_hit_by_k(frame, steps[-1]), hit_over_steps(frame) if len(steps) > 1 else None]
+    page.grid([effects(frame[frame["step"] == steps[-1]], name)[0]])
+    figures: list[go.Figure | None] = [output_language_bars(frame, kind) for kind in expert_kinds(frame)]
+    figures += [concept_hit_by_k(frame, steps[-1]), hit_over_steps(frame)]
+    for kind in expert_kinds(frame):
+        figures += [
+            source_by_output(frame, "output_language", kind, steps[-1]),
+            source_by_output(frame, "concept_in_language", kind, steps[-1]),
+        ]
     page.grid(figure for figure in figures if figure is not None)
     _texts(page, record, name, steps)
-
-
-def output_language_bars(frame: pd.DataFrame, kind: str) -> go.Figure | None:
-    """Stacked shares of output languages: one group of bars a source language, one bar a step (the paper's figure)."""
-    rows = frame[(frame["metric"] == "output_language") & (frame["kind"] == kind) & frame["language"].notna()]
-    if rows.empty:
-        return None
-    figure = base_figure(f"Language of the output, {kind.replace('@', ', K = ')}", "share of texts")
-    languages = sorted(rows["other_language"].unique(), key=lambda code: (code == UNDETERMINED, code))
-    for index, language in enumerate(languages):
-        part = rows[rows["other_language"] == language].sort_values(["language", "step"])
-        figure.add_trace(
-            go.Bar(
-                x=[part["language"].tolist(), [f"step {step}" for step in part["step"]]],
-                y=part["value"],
-                name=language,
-                marker={"color": "#c9ced4" if language == UNDETERMINED else PALETTE[index % len(PALETTE)]},
-            )
-        )
-    figure.update_layout(barmode="stack")
-    figure.update_xaxes(title="source language of the held neurons, by step")
-    figure.update_yaxes(range=[0, 1])
-    return figure
-
-
-def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
-    """Concept hit rate against K for every condition, with intervals; dashed: without intervention."""
-    rows = frame[
-        (frame["metric"] == "concept_hit")
-        & (frame["step"] == step)
-        & frame["language"].isna()
-        & frame["concept"].isna()
-        & frame["kind"].str.contains("@", na=False)
-    ]
-    if rows.empty:
-        return None
-    figure = base_figure(f"Texts that name the concept, step {step}", "share of texts")
-    rows = rows.assign(condition=rows["kind"].str.partition("@")[0], k=rows["kind"].str.partition("@")[2].astype(int))
-    for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
-        part = part.sort_values("k")
-        figure.add_trace(
-            go.Scatter(
-                x=[str(k) for k in part["k"]],
-                y=part["value"],
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": part["high"] - part["value"],
-                    "arrayminus": part["value"] - part["low"],
-                },
-                mode="lines+markers",
-                name=str(condition),
-                line={"color": PALETTE[index % len(PALETTE)]},
-            )
-        )
-    if rows["chance"].notna().any():
-        figure.add_hline(
-            y=float(rows["chance"].dropna().iloc[0]),
-            line={"color": CHANCE, "dash": "dash"},
-            annotation_text="no intervention",
-        )
-    figure.update_xaxes(title="K, number of held neurons", type="category")
-    return figure
-
-
-def hit_over_steps(frame: pd.DataFrame) -> go.Figure | None:
-    """Concept hit rate over training, one line a condition."""
-    rows = frame[
-        (frame["metric"] == "concept_hit")
-        & frame["language"].isna()
-        & frame["concept"].isna()
-        & frame["kind"].str.contains("@", na=False)
-    ]
-    if rows.empty:
-        return None
-    figure = base_figure("Texts that name the concept over training", "share of texts")
-    for index, (kind, part) in enumerate(rows.groupby("kind", sort=False)):
-        part = part.sort_values("step")
-        figure.add_trace(
-            go.Scatter(
-                x=[str(step) for step in part["step"]],
-                y=part["value"],
-                mode="lines+markers",
-                name=str(kind),
-                line={"color": PALETTE[index % len(PALETTE)]},
-            )
-        )
-    figure.update_xaxes(title="optimizer step", type="category")
-    return figure
-
-
-def _source_by_output(frame: pd.DataFrame, kind: str, step: int) -> go.Figure | None:
-    rows = frame[
-        (frame["metric"] == "output_language")
-        & (frame["kind"] == kind)
-        & (frame["step"] == step)
-        & frame["language"].notna()
-    ]
-    if rows.empty:
-        return None
-    title = f"Source (down) to output language (across), {kind.replace('@', ', K = ')}, step {step}"
-    return directed_matrix(rows, title, unit="share")
 
 
 def _texts(page: Page, record: RunRecord, name: str, steps: Sequence[int]) -> None:
@@ -152,22 +55,21 @@ def _texts(page: Page, record: RunRecord, name: str, steps: Sequence[int]) -> No
             table = record.table.attachment(int(step), name, "texts").to_pandas()
         except FileNotFoundError:
             continue
-        # texts of every condition, hits first, so that the sample shows what the figures count
-        table = table.sort_values(["hit", "condition", "concept", "seed"], ascending=[False, True, True, True])
-        shown = table.groupby(["condition", "k"], sort=False).head(max(10, MAX_TEXTS // table["condition"].nunique()))
-        shown = shown.head(MAX_TEXTS)
-        page.heading(f"Generated texts, step {step} ({len(shown)} of {len(table)})")
+        shown = choose_texts(table, MAX_TEXTS)
+        page.heading(f"Generated texts, step {step} ({len(shown)} of {len(table)}, those that name the concept first)")
         page.raw(
             f'<input class="filter" data-table="t-{html.escape(name)}" placeholder="filter by concept, language, text">'
             f'<div class="scroll"><table id="t-{html.escape(name)}"><thead><tr><th>condition</th><th>K</th>'
-            "<th>concept</th><th>source</th><th>written in</th><th>hit</th><th>text</th></tr></thead><tbody>"
+            "<th>concept</th><th>source</th><th>written in</th><th>named</th><th>units</th><th>text</th></tr></thead>"
+            "<tbody>"
         )
         for row in shown.itertuples():
             cells = (row.condition, row.k or "", row.concept or "", row.source or "", row.language)
+            found = "yes" if row.hit_experts is True else ""
             page.raw(
                 "<tr>"
                 + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
-                + f"<td>{'yes' if row.hit else ''}</td>"
+                + f"<td>{'yes' if row.hit else ''}</td><td>{found}</td>"
                 + f'<td class="text">{marked(row.text, list(row.hit_spans))}</td></tr>'
             )
         page.raw("</tbody></table></div>")

@@ -31,7 +31,7 @@ def console_table(table: Table) -> rich.table.Table:
         title=table.title, caption=table.note or None, title_justify="left", caption_justify="left"
     )
     for index, name in enumerate(table.header):
-        drawn.add_column(name, justify="left" if index == 0 else "right")
+        drawn.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in table.rows:
         drawn.add_row(*row)
     return drawn

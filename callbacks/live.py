@@ -86,6 +86,8 @@ class AnalysisCallback(Callback):
             to `python -m analysis run` (logged). None: no bound.
         figures: send figures to W&B beside the scalars.
         key_budget: at most this many scalar keys a step.
+        record_as: name of this callback's rows in the record of the run. A second callback of this kind, say for
+            steering on a sparse schedule, needs another one.
     """
 
     def __init__(
@@ -95,10 +97,14 @@ class AnalysisCallback(Callback):
         max_share: float | None = None,
         figures: bool = True,
         key_budget: int = 300,
+        record_as: str = "analysis",
     ) -> None:
         if max_share is not None and not 0 < max_share < 1:
             raise ValueError(f"max_share is {max_share}; use a share between 0 and 1, or leave it out")
+        if not record_as or record_as == "train":
+            raise ValueError(f"record_as is {record_as!r}; use a name of its own such as 'steering'")
         self.list_file = analyses
+        self.record_as = record_as
         self.analyses: list[Analysis] = load_analyses(analyses)
         self.schedule = schedule
         self.max_share, self.figures, self.key_budget = max_share, figures, key_budget
@@ -185,7 +191,7 @@ class AnalysisCallback(Callback):
 
     def _record(self, trainer: pl.Trainer, snapshot_id: SnapshotId, table: ResultTable) -> None:
         tracker = next((c for c in trainer.callbacks if isinstance(c, Tracker)), None)  # type: ignore[attr-defined]
-        if tracker is None or tracker.has("analysis", snapshot_id.step):
+        if tracker is None or tracker.has(self.record_as, snapshot_id.step):
             return
         by_analysis: dict[str, dict[str, float]] = {}
         cost: dict[str, float] = {}
@@ -197,27 +203,33 @@ class AnalysisCallback(Callback):
             stamp = table.stamp(snapshot_id.step, analysis.name)
             assert stamp is not None
             cost[f"analysis_cost/seconds/{analysis.name}"] = float(stamp["seconds"])
-        cost["analysis_cost/share"] = self.share
-        cost["analysis_cost/failures"] = float(self.failures)
+        cost[f"{self.record_as}_cost/share"] = self.share
+        cost[f"{self.record_as}_cost/failures"] = float(self.failures)
         values = within_budget(by_analysis, self.key_budget - len(cost)) | cost
-        media = self._figures(table) if self.figures and by_analysis else {}
-        tracker.record("analysis", values, snapshot_id.step, snapshot_id.tokens, media)
+        media = self._figures(table, list(by_analysis)) if self.figures and by_analysis else {}
+        tracker.record(self.record_as, values, snapshot_id.step, snapshot_id.tokens, media)
 
     def _first_rows(self, table: ResultTable, snapshot_id: SnapshotId, analysis: Analysis) -> Sequence[Row]:
         """Rows of the untrained network of this run under the same settings, or none."""
         start = SnapshotId(snapshot_id.run, 0, 0)
         return table.rows(0, analysis.name) if table.has(start, analysis) else ()
 
-    def _figures(self, table: ResultTable) -> dict[str, Any]:
+    def _figures(self, table: ResultTable, names: Sequence[str]) -> dict[str, Any]:
         from analysis.figures import live_figures
+        from analysis.steering_figures import live_steering_figures
 
         try:
-            return live_figures(table.frame())
+            return live_figures(table.frame(names)) | live_steering_figures(table, names)
         except Exception as error:
             log.warning("figures for W&B could not be drawn: %s", error)
             return {}
 
     # checkpointed state -----------------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """Lightning stores the state of callbacks by this key: two of this kind must differ."""
+        return self._generate_state_key(record_as=self.record_as)
 
     def state_dict(self) -> dict[str, Any]:
         return {"failures": self.failures}

@@ -37,6 +37,19 @@ def test_languages_and_layers_become_keys_pairs_concepts_and_seeds_do_not() -> N
     }
 
 
+def test_kinds_become_keys_where_nothing_else_tells_rows_apart() -> None:
+    rows = [
+        Row(metric="concept_hit", value=0.5, kind="experts@500", chance=0.1),
+        Row(metric="concept_hit", value=0.1, kind="none"),
+        Row(metric="concept_hit", value=0.7, kind="experts@500", language="es"),
+        Row(metric="concept_hit", value=0.7, kind="experts@500", concept="water"),
+    ]
+    assert scalars("steering", rows) == {
+        "steering/concept_hit/experts_500": 0.5,
+        "steering/concept_hit/none": 0.1,
+    }
+
+
 def test_above_the_budget_layers_go_first_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     rows = [Row(metric="a", value=1.0)]
     rows += [Row(metric="b", value=1.0, layer=layer) for layer in range(24)]

@@ -145,6 +145,33 @@ def test_rows_and_headlines_are_recorded_once_a_scheduled_step(fit: Any, tmp_pat
     assert [row["step"] for row in read_metrics(root / "metrics.jsonl") if row["kind"] == "train"] == [2, 4, 6]
 
 
+@dataclass(kw_only=True)
+class Sparse(Nosy):
+    default_name: ClassVar[str] = "sparse"
+
+
+def test_two_callbacks_with_schedules_of_their_own_record_side_by_side(fit: Any, tmp_path: Path) -> None:
+    often = AnalysisCallback(analyses_file(tmp_path, Nosy), Schedule(base=None, every=2))
+    (tmp_path / "other").mkdir()
+    listed = analyses_file(tmp_path / "other", Sparse)
+    seldom = AnalysisCallback(listed, Schedule(base=None, steps=(4,), last=False), record_as="steering")
+    assert often.state_key != seldom.state_key, "or Lightning would give both the state of one"
+    root = tmp_path / "run"
+    fit(root, [often, seldom, Tracker(mode="disabled")])
+    rows = [(row["kind"], row["step"]) for row in read_metrics(root / "metrics.jsonl") if row["kind"] != "train"]
+    assert rows == [("analysis", 0), ("analysis", 2), ("analysis", 4), ("steering", 4), ("analysis", 6)]
+    [row] = [row for row in read_metrics(root / "metrics.jsonl") if row["kind"] == "steering"]
+    assert set(row["values"]) == {
+        "sparse/mean_logit",
+        "sparse/mean_logit_chance",
+        "analysis_cost/seconds/sparse",
+        "steering_cost/share",
+        "steering_cost/failures",
+    }
+    with pytest.raises(ValueError, match="record_as is 'train'"):
+        AnalysisCallback(listed, Schedule(), record_as="train")
+
+
 def test_a_failing_analysis_is_named_and_the_others_and_the_training_go_on(
     fit: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
