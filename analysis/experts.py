@@ -116,7 +116,7 @@ def find_experts(
     shuffles: int = 0,
     correlate: bool = False,
     seed: int = 0,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     max_bytes: int = 2**31,
     max_length: int = 512,
     storage: str = "float32",

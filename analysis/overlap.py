@@ -104,8 +104,8 @@ class ConceptOverlap(Analysis):
     """How responses are held; float16 takes half the memory and moves AP by 1e-4 in the mean."""
     max_length: int = 512
     """Tokens after which a sentence is cut."""
-    batch_tokens: int = 2048
-    """Tokens per forward pass, padding included."""
+    batch_tokens: int | None = None
+    """Tokens per forward pass, padding included; none chooses by device and width of the model."""
     max_bytes: int = 2**31
     """Bytes of responses held at once; fewer mean more forward passes."""
 

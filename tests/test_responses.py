@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.hooks import read_sites
-from analysis.responses import _make_packs, iter_responses
+from analysis.responses import _make_packs, choose_batch_tokens, iter_responses
 from analysis.sites import Site, find_sites
 from analysis.snapshots import Snapshot
 
@@ -153,3 +153,11 @@ def test_autocast_around_the_call_does_not_reach_in(
         inside = list(iter_responses(tiny_snapshot(tiny_xglm), TEXTS, sites))
     for one, other in zip(plain, inside, strict=True):
         assert torch.equal(one.values, other.values)
+
+
+def test_tokens_per_pass_fit_the_width(tiny_xglm: PreTrainedModel) -> None:
+    assert choose_batch_tokens(tiny_xglm) == 4096
+    model = copy.deepcopy(tiny_xglm)
+    for width, expected in ((1024, 512), (4096, 256)):
+        model.config.d_model = width
+        assert choose_batch_tokens(model) == expected

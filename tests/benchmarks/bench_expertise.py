@@ -1,0 +1,231 @@
+"""AP of all units: scikit-learn unit by unit, and ml-selfcond's process pool, against one sort for all concepts.
+
+    python tests/benchmarks/bench_expertise.py [--quick]
+
+A pair is one unit and one concept. All variants take turns in one process, one thread, CPU time (children included),
+and medians are compared; a quarter of the units are rectified, so they have hundreds of ties. The last row runs the
+search for experts over made-up responses of BLOOM-7B1's shape in a process of its own and reports its peak memory,
+which does not grow with the number of layers (`--layers 30` runs them all).
+
+`make bench` collects `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from sklearn.metrics import average_precision_score  # noqa: E402
+
+from analysis.expertise import Labels, score  # noqa: E402
+
+NUM_TEXTS, NUM_CONCEPTS, NUM_POSITIVES = 1500, 200, 100
+
+
+def cpu_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def make_values(num_units: int) -> torch.Tensor:
+    values = np.random.default_rng(0).normal(size=(num_units, NUM_TEXTS)).astype(np.float32)
+    values[::4] = np.maximum(values[::4], 0.0)
+    return torch.from_numpy(values)
+
+
+def make_positives(num_concepts: int, seed: int = 1) -> list[torch.Tensor]:
+    generator = np.random.default_rng(seed)
+    return [torch.from_numpy(generator.permutation(NUM_TEXTS)[:NUM_POSITIVES]) for _ in range(num_concepts)]
+
+
+def make_matched(positives: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Five negatives for each positive."""
+    generator = np.random.default_rng(2)
+    rest = [generator.permutation(np.setdiff1d(np.arange(NUM_TEXTS), yes)) for yes in positives]
+    return [torch.from_numpy(others[: 5 * NUM_POSITIVES]) for others in rest]
+
+
+def scikit_learn(values: torch.Tensor, positives: list[torch.Tensor]) -> np.ndarray:
+    """(C, U), one call per unit and concept."""
+    found = []
+    for yes in positives:
+        label = np.zeros(NUM_TEXTS, dtype=int)
+        label[yes] = 1
+        found.append([average_precision_score(label, row) for row in values.numpy()])
+    return np.array(found)
+
+
+def _one_unit(arguments: tuple[list[int], list[float]]) -> float:
+    return float(average_precision_score(*arguments))
+
+
+def selfcond(values: torch.Tensor, positives: list[torch.Tensor]) -> np.ndarray:
+    """The published way: responses as Python lists, a new pool of processes for every concept, one call per unit."""
+    found = []
+    for yes in positives:
+        label = [0] * NUM_TEXTS
+        for index in yes.tolist():
+            label[index] = 1
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            found.append(pool.map(_one_unit, [(label, row) for row in values.tolist()]))
+    return np.array(found)
+
+
+def run(quick: bool, layers: int = 0) -> list[dict[str, Any]]:
+    """Rows `name, baseline, ours, ratio, unit, note`; a ratio above 1 is in our favour."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = _speed(rounds=2 if quick else 5)
+    finally:
+        torch.set_num_threads(before)
+    layers = layers or (1 if quick else 4)
+    measured = json.loads(
+        subprocess.run(
+            [sys.executable, __file__, "--experts", str(layers)], check=True, capture_output=True, text=True, cwd=ROOT
+        ).stdout.splitlines()[-1]
+    )
+    note = (
+        f"{measured['units']:,} units x 64 concepts x 11 languages, {measured['texts']} texts, peak of the process, "
+        f"{measured['seconds']:.0f} s; baseline: the bound that was set"
+    )
+    rows.append(_row("experts, BLOOM-7B1 shape", 12.0, measured["peak_gb"], 12.0 / measured["peak_gb"], "GB", note))
+    return rows
+
+
+def _speed(rounds: int) -> list[dict[str, Any]]:
+    many, few = make_values(1024), 24
+    positives = make_positives(NUM_CONCEPTS)
+    others = Labels(NUM_TEXTS, positives)
+    matched = Labels(NUM_TEXTS, positives, make_matched(positives))
+    with_null = Labels(NUM_TEXTS, positives + make_positives(NUM_CONCEPTS, seed=3))
+    two = positives[:2]
+    variants: dict[str, tuple[Callable[[], Any], int]] = {
+        "scikit-learn": (lambda: scikit_learn(many[:few], two), few * 2),
+        "selfcond": (lambda: selfcond(many[:256], two[:1]), 256),
+        "numba": (lambda: score(many, others, backend="numba"), 1024 * NUM_CONCEPTS),
+        "numba, matched": (lambda: score(many, matched, backend="numba"), 1024 * NUM_CONCEPTS),
+        "numba, with null": (lambda: score(many, with_null, backend="numba"), 1024 * NUM_CONCEPTS),
+        "numpy": (lambda: score(many[:256], others, backend="numpy"), 256 * NUM_CONCEPTS),
+    }
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    results: dict[str, Any] = {}
+    for round_ in range(rounds + 1):
+        for name, (compute, pairs) in variants.items():
+            started = cpu_seconds()
+            results[name] = compute()
+            if round_:  # the first round compiles and warms up
+                times[name].append(1e6 * (cpu_seconds() - started) / pairs)
+    cost = {name: statistics.median(measured) for name, measured in times.items()}
+    exact = results["scikit-learn"]
+    error = max(np.abs(results[name][:2, :few].numpy() - exact).max() for name in ("numba", "numpy"))
+    shape = f"{NUM_CONCEPTS} concepts, {NUM_TEXTS} texts, 1 thread, CPU time; largest difference {error:.0e}"
+    base = cost["scikit-learn"]
+    rows = [
+        _row("AP, numba vs scikit-learn loop", base, cost["numba"], base / cost["numba"], "us/pair", shape),
+        _row(
+            "AP, numba vs ml-selfcond",
+            cost["selfcond"],
+            cost["numba"],
+            cost["selfcond"] / cost["numba"],
+            "us/pair",
+            "one process per pool, responses as lists",
+        ),
+        _row(
+            "AP, matched negatives",
+            base,
+            cost["numba, matched"],
+            base / cost["numba, matched"],
+            "us/pair",
+            "5 listed negatives per positive; the baseline ranks all texts",
+        ),
+        _row("AP, NumPy vs scikit-learn loop", base, cost["numpy"], base / cost["numpy"], "us/pair", shape),
+    ]
+    twice, null = 2 * cost["numba"], cost["numba, with null"]
+    note = "200 concepts and 200 permutations; baseline: 400 concepts at the price of 200"
+    rows.append(_row("null by label permutation", twice, null, twice / null, "us/pair", note))
+    return rows
+
+
+def measure_experts(num_layers: int) -> dict[str, Any]:
+    """Peak memory of `find_experts` on made-up responses of BLOOM-7B1's linear outputs, 100 texts per language."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    import analysis.experts
+    from analysis.concepts import ConceptPool, ConceptSet
+    from analysis.responses import Responses
+    from analysis.sites import Site, UnitSpace, find_sites
+    from analysis.snapshots import Snapshot, SnapshotId
+
+    texts, concepts, languages = 100, 64, tuple(f"l{index:02d}" for index in range(11))
+    names = tuple(f"c{index:02d}" for index in range(concepts))
+    with torch.device("meta"):
+        config = BloomConfig(vocab_size=64, hidden_size=4096, n_layer=num_layers, n_head=32)
+        model = BloomForCausalLM(config)
+    pools = {}
+    for place, language in enumerate(languages):
+        generator = np.random.default_rng(place)
+        orders = {name: torch.from_numpy(generator.permutation(texts)) for name in names}
+        yes = {name: order[:15] for name, order in orders.items()}
+        no = {name: order[15:90] for name, order in orders.items()}
+        keys = tuple(map(str, range(texts)))
+        pools[language] = ConceptPool(language, keys, keys, yes, no)
+
+    def fake(_snapshot: Snapshot, all_texts: list[str], sites: tuple[Site, ...], **_: object) -> Iterator[Responses]:
+        generator = torch.Generator().manual_seed(0)
+        for site in sites:
+            yield Responses(site, torch.randn(site.num_units, len(all_texts), generator=generator))
+
+    analysis.experts.iter_responses = fake  # type: ignore[assignment]
+    snapshot = Snapshot(SnapshotId("bloom-7b1", 0), model, None)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    table = analysis.experts.find_experts(snapshot, ConceptSet(languages, names, pools), k=500)
+    assert table.experts.units.shape == (11, 64, 500)
+    return {
+        "units": UnitSpace(find_sites(model)).num_units,
+        "texts": texts * len(languages),
+        "seconds": time.perf_counter() - started,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def _row(name: str, baseline: float, ours: float, ratio: float, unit: str, note: str) -> dict[str, Any]:
+    return {"name": name, "baseline": baseline, "ours": ours, "ratio": ratio, "unit": unit, "note": note}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="AP of all units: scikit-learn and ml-selfcond against one sort")
+    parser.add_argument("--quick", action="store_true", help="two rounds, one layer of BLOOM-7B1")
+    parser.add_argument("--layers", type=int, default=0, help="of BLOOM-7B1 (default: 4, quick: 1)")
+    parser.add_argument("--experts", type=int, metavar="LAYERS", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.experts is not None:
+        torch.set_num_threads(min(2, os.cpu_count() or 1))
+        print(json.dumps(measure_experts(options.experts)))
+        return
+    for row in run(options.quick, options.layers):
+        print(
+            f"{row['name']:32} {row['baseline']:10.3f} {row['ours']:10.3f} {row['unit']:8} "
+            f"{row['ratio']:8.2f}x  {row['note']}"
+        )
+
+
+if __name__ == "__main__":
+    main()
