@@ -10,15 +10,13 @@ Shapes:  R runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
-import plotly.graph_objects as go
-from scipy import stats
 
 from analysis.capacity import CapacityRun, by_size, common_loss, read_family
-from analysis.figures import CHANCE, PALETTE, base_figure
+from analysis.capacity_figures import against_capacity, against_loss, paths, seed_interval
 from analysis.page import Page
 from analysis.tables import Table
 from analysis.trend import Trend, trend_test
@@ -50,14 +48,15 @@ def write_capacity_report(members: Sequence[tuple[str, int, str | Path]], out: s
     page.chapter("Sharing against capacity", ABOUT)
     page.verdict(verdict(trends["rise"][1], measured))
     tables = [_size_table(runs), _trend_table(trends)]
-    page.grid(tables)
-    page.grid([_against_capacity(measured), _against_loss(measured)])
+    for table in tables:
+        page.grid([table])
+    page.grid([against_capacity(measured), against_loss(measured)])
     page.chapter(
         "Capacity or loss?",
         "Each line is a run on its way from the untrained network (right) to its last snapshot (left): if the lines of "
         "all sizes lie upon each other, sharing goes with the loss, whatever the size.",
     )
-    page.grid([_paths(measured, "bits_per_byte", "held-out loss, bits per byte"), _paths(measured, "tokens", "tokens")])
+    page.grid([paths(measured, "bits_per_byte", "held-out loss, bits per byte"), paths(measured, "tokens", "tokens")])
     page.chapter("Every run")
     page.grid([_run_table(runs)])
     page.write(Path(out))
@@ -68,29 +67,44 @@ def find_trends(runs: Sequence[CapacityRun]) -> dict[str, tuple[str, Trend]]:
     """The tests by name, each with what it asks; `rise` is the one that the verdict follows."""
     trends: dict[str, tuple[str, Trend]] = {}
 
-    def add(name: str, question: str, x: Callable[[CapacityRun], float | None], y: str | float, block: str) -> None:
-        points = []
-        for run in runs:
-            value = run.rise_at_loss(y) if isinstance(y, float) else getattr(run, y)
-            across = x(run)
-            if value is not None and across is not None:
-                points.append((across, value, getattr(run, block)))
-        if len(points) > 1:
-            first, second, blocks = zip(*points, strict=True)
-            trends[name] = question, trend_test(first, second, blocks)
+    def add(
+        name: str,
+        question: str,
+        x: Callable[[CapacityRun], float | None],
+        y: Callable[[CapacityRun], float | None],
+        block: Callable[[CapacityRun], Hashable],
+        *,
+        centred: bool = False,
+    ) -> None:
+        found = [(x(run), y(run), block(run)) for run in runs]
+        points = [point for point in found if point[0] is not None and point[1] is not None]
+        if len(points) < 2:
+            return
+        first, second, blocks = (list(column) for column in zip(*points, strict=True))
+        if centred:  # differences between blocks are another question's
+            first, second = _without_means(first, blocks), _without_means(second, blocks)
+        trends[name] = question, trend_test(first, second, blocks)
 
-    add("rise", "rise of sharing with width", lambda run: run.width, "rise", "seed")
+    def width(run: CapacityRun) -> float:
+        return run.width
+
+    def seed(run: CapacityRun) -> int:
+        return run.seed
+
+    add("rise", "rise of sharing with width", width, lambda run: run.rise, seed)
     loss = common_loss(runs)
     if loss is not None:
         question = f"rise with width, where the loss first reaches {loss:.3f} bits per byte"
-        add("rise_at_loss", question, lambda run: run.width, loss, "seed")
-    add("loss", "held-out loss with width", lambda run: run.width, "bits_per_byte", "seed")
+        add("rise_at_loss", question, width, lambda run: run.rise_at_loss(loss), seed)
+    add("loss", "held-out loss with width", width, lambda run: run.bits_per_byte, seed)
+    question = "rise with held-out loss, among seeds of one width"
     add(
         "rise_by_loss",
-        "rise with held-out loss, among seeds of one width",
+        question,
         lambda run: run.bits_per_byte,
-        "rise",
-        "size",
+        lambda run: run.rise,
+        lambda run: run.size,
+        centred=True,
     )
     return trends
 
@@ -115,13 +129,10 @@ def verdict(trend: Trend, runs: Sequence[CapacityRun]) -> str:
     return f"Sharing rises more in larger models ({basis}; {figures}), against the compression hypothesis."
 
 
-def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean over seeds (Student's t); None for one seed."""
-    if len(values) < 2:
-        return None
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return mean - half, mean + half
+def _without_means(values: Sequence[float], blocks: Sequence[Hashable]) -> list[float]:
+    """Values minus the mean of their block; differences that are only rounding count as none."""
+    means = {name: float(np.mean([v for v, b in zip(values, blocks, strict=True) if b == name])) for name in blocks}
+    return [round(value - means[name], 12) for value, name in zip(values, blocks, strict=True)]
 
 
 def _size_table(runs: Sequence[CapacityRun]) -> Table:
@@ -202,64 +213,6 @@ def _run_table(runs: Sequence[CapacityRun]) -> Table:
                 "difference [95 % over concepts]", ""),
         rows=tuple(rows),
     )  # fmt: skip
-
-
-def _against_capacity(runs: Sequence[CapacityRun]) -> go.Figure:
-    figure = base_figure("Rise of sharing above the untrained network, by width", "rise")
-    widths, means, above, below = [], [], [], []
-    for _, members in by_size(runs):
-        rises = [run.rise for run in members if run.rise is not None]
-        interval = seed_interval(rises)
-        widths.append(members[0].width)
-        means.append(float(np.mean(rises)))
-        above.append(interval[1] - means[-1] if interval else 0.0)
-        below.append(means[-1] - interval[0] if interval else 0.0)
-    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
-    figure.add_trace(
-        go.Scatter(x=widths, y=means, error_y=bars, mode="lines+markers", name="mean over seeds, 95 %",
-                   line={"color": PALETTE[0]}, marker={"size": 9})
-    )  # fmt: skip
-    figure.add_trace(
-        go.Scatter(x=[run.width for run in runs], y=[run.rise for run in runs], mode="markers", name="one run",
-                   text=[run.record.name for run in runs], marker={"color": PALETTE[1], "symbol": "x", "size": 8})
-    )  # fmt: skip
-    figure.add_hline(y=0.0, line={"color": CHANCE, "dash": "dash"}, annotation_text="untrained network")
-    figure.update_xaxes(title="width (d_model)", type="log", tickvals=widths, ticktext=[str(w) for w in widths])
-    return figure
-
-
-def _against_loss(runs: Sequence[CapacityRun]) -> go.Figure | None:
-    if any(run.bits_per_byte is None for run in runs):
-        return None
-    figure = base_figure("Rise of sharing by held-out loss at the last snapshot", "rise")
-    for index, (size, members) in enumerate(by_size(runs)):
-        figure.add_trace(
-            go.Scatter(x=[run.bits_per_byte for run in members], y=[run.rise for run in members], mode="markers",
-                       name=size, text=[run.record.name for run in members],
-                       marker={"color": PALETTE[index % len(PALETTE)], "size": 10})
-        )  # fmt: skip
-    figure.update_xaxes(title="bits per byte")
-    return figure
-
-
-def _paths(runs: Sequence[CapacityRun], axis: str, label: str) -> go.Figure | None:
-    figure = base_figure(f"Rise of sharing over {label.partition(',')[0]}", "rise")
-    drawn = set()
-    for index, (size, members) in enumerate(by_size(runs)):
-        for run in members:
-            table = run.path().dropna(subset=[axis, "rise"])
-            if axis == "tokens":
-                table = table[table[axis] > 0]
-            if table.empty:
-                continue
-            figure.add_trace(
-                go.Scatter(x=table[axis].astype(float), y=table["rise"], mode="lines+markers", name=size,
-                           legendgroup=size, showlegend=size not in drawn, text=[run.record.name] * len(table),
-                           line={"color": PALETTE[index % len(PALETTE)]})
-            )  # fmt: skip
-            drawn.add(size)
-    figure.update_xaxes(title=label, type="log" if axis == "tokens" else "linear")
-    return figure if drawn else None
 
 
 def _per_width(run: CapacityRun, value: float | None) -> float | None:

@@ -13,7 +13,8 @@ import yaml
 
 from analysis.base import Row
 from analysis.capacity import CapacityRun, common_loss, read_family
-from analysis.capacity_report import find_trends, seed_interval, verdict, write_capacity_report
+from analysis.capacity_figures import seed_interval
+from analysis.capacity_report import find_trends, verdict, write_capacity_report
 from analysis.results import ResultTable
 from analysis.runs import read_run
 from analysis.snapshots import SnapshotId
@@ -308,6 +309,14 @@ def test_the_rise_is_corrected_for_chance(family: Family) -> None:
     run = read_family(planted(family, lambda width, seed: 0.02, seeds=(1,)))[0]
     assert run.rise == pytest.approx(0.02 / 0.99)
     assert run.overall("ConceptOverlap", "kappa") == pytest.approx(0.06 / 0.99)
+
+
+def test_loss_among_seeds_is_asked_apart_from_loss_among_widths(family: Family) -> None:
+    # Rise and loss both fall with width, but among the seeds of a width the losses are all the same.
+    trends = find_trends(read_family(planted(family, lambda width, seed: 0.05 - 0.00005 * width + 0.001 * seed)))
+    assert trends["rise_by_loss"][1].correlation == 0.0
+    assert trends["rise_by_loss"][1].p == 1.0
+    assert trends["loss"][1].correlation == pytest.approx(-1.0)
 
 
 def test_two_sizes_of_one_width_are_refused(family: Family) -> None:
