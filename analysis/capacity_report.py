@@ -30,8 +30,10 @@ ABOUT = (
 )
 
 
-def write_capacity_report(members: Sequence[tuple[str, int, str | Path]], out: str | Path, title: str) -> list[Table]:
-    """Write the page to `out`; returns the tables that it begins with.
+def write_capacity_report(
+    members: Sequence[tuple[str, int, str | Path]], out: str | Path, title: str
+) -> tuple[str, Table, Table]:
+    """Write the page to `out`; returns the verdict, the table of sizes and the table of trends.
 
     Args:
         members: (size, seed, run folder) of every finished run.
@@ -46,10 +48,10 @@ def write_capacity_report(members: Sequence[tuple[str, int, str | Path]], out: s
     trends = find_trends(measured)
     page = Page(title)
     page.chapter("Sharing against capacity", ABOUT)
-    page.verdict(verdict(trends["rise"][1], measured))
-    tables = [_size_table(runs), _trend_table(trends)]
-    for table in tables:
-        page.grid([table])
+    said, sizes, tests = verdict(trends["rise"][1], measured), _size_table(runs), _trend_table(trends)
+    page.verdict(said)
+    page.grid([sizes])
+    page.grid([tests])
     page.grid([against_capacity(measured), against_loss(measured)])
     page.chapter(
         "Capacity or loss?",
@@ -60,7 +62,7 @@ def write_capacity_report(members: Sequence[tuple[str, int, str | Path]], out: s
     page.chapter("Every run")
     page.grid([_run_table(runs)])
     page.write(Path(out))
-    return tables
+    return said, sizes, tests
 
 
 def find_trends(runs: Sequence[CapacityRun]) -> dict[str, tuple[str, Trend]]:

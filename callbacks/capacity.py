@@ -35,6 +35,8 @@ from callbacks.family import Family, Member, finished_runs, last_line
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+SHOWN = ("size", "seeds", "bits per byte", "shared, step 0", "shared, last")
+"""Columns of the table of sizes that are printed."""
 
 
 class Stopped(BaseException):
@@ -208,12 +210,20 @@ def run(family: Family, *, dry_run: bool = False, report_only: bool = False) -> 
     if left_out:
         log.warning("%d of %d runs are not finished and not in the report", left_out, len(members))
     if finished or not failed:
-        for table in write_capacity_report(finished, family.report, f"Capacity: {family.name}"):
-            console.print(console_table(table))
+        said, sizes, _ = write_capacity_report(finished, family.report, f"Capacity: {family.name}")
+        console.print(console_table(_narrow(sizes)))
+        console.print(said)
         console.print(f"report:   {family.report}")
     for name, why in failed.items():
         console.print(f"failed:   {name}: {why}")
     return 1 if failed else 0
+
+
+def _narrow(table: Table) -> Table:
+    """What fits a terminal; the page has all columns."""
+    kept = [place for place, name in enumerate(table.header) if name in SHOWN or name.startswith("rise")]
+    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    return Table(table.title, tuple(table.header[place] for place in kept), rows, table.note)
 
 
 def make_parser() -> ArgumentParser:

@@ -195,6 +195,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(
     assert "tiny-d128-s1: exit code 1: error: the text of this run is missing" in " ".join(said.split())
     assert [member.state() for member in family.members()] == ["finished", "new", "finished", "finished"]
     page = family.report.read_text(encoding="utf-8")
+    assert "Too few runs to tell" in said
     assert "tiny-d64-s2" in page
     assert "tiny-d128-s1" not in page
 
@@ -271,7 +272,7 @@ def test_a_planted_fall_with_capacity_is_found_and_shown(family: Family, tmp_pat
     members = planted(family, lambda width, seed: 0.05 - 0.00005 * width + 0.001 * seed)
     assert sentence(members).startswith("Sharing rises more in smaller models (4 sizes, 3 seeds, 12 runs;")
     out = tmp_path / "report.html"
-    sizes, trends = write_capacity_report(members, out, "planted")
+    _, sizes, trends = write_capacity_report(members, out, "planted")
     page = out.read_text(encoding="utf-8")
     assert "as the compression hypothesis predicts" in page
     assert [row[:3] for row in sizes.rows] == [(size, str(width), "3") for size, width in SIZES.items()]
