@@ -27,7 +27,7 @@ LARGEST_HESSIAN = 10_000
 """Parameters (K x F) above which it is not: 400 MB in float32."""
 SAMPLED_ROWS = 1000, 4
 """Rows of the sample: at least the first, and the second for every feature."""
-STRICTER = 0.03
+STRICTER = 0.3
 """Factor on the tolerance while the diagonal is the model: where it is poor, it underestimates the gap."""
 
 Operator = Callable[[Tensor], Tensor]
