@@ -24,9 +24,9 @@ demo: $(READY) runs/demo-concepts.parquet
 	$(BIN)/python -m train fit --config configs/demo.yaml
 	$(BIN)/python -m analysis report runs/demo
 
-# Label 16 concepts in ten languages; the training leaves these sentences out.
+# Label 12 concepts in ten languages; the training leaves these sentences out.
 runs/demo-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
-	$(BIN)/python -m analysis label --texts $< --out $@ --max-concepts 16 --min-positives 40 --cap 40 --complete
+	$(BIN)/python -m analysis label --texts $< --out $@ --max-concepts 12 --min-positives 30 --cap 30 --negatives 3 --complete
 
 demo-steering: $(READY)
 	$(BIN)/python -m analysis steer --config configs/steering.yaml

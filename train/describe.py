@@ -20,7 +20,8 @@ from transformers import XGLMConfig
 
 from train.cli import ParsedRun
 from train.flops import ParameterCount, count_parameters, flops_per_token, forward_flops
-from train.loss import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK, VOCABULARY_BLOCK
+from train.loss_tokens import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK
+from train.loss_vocab import VOCABULARY_BLOCK
 from train.model import build_config
 
 SIZES = ("vocab_size", "d_model", "num_layers", "attention_heads", "ffn_dim", "max_position_embeddings", "dropout")
