@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from analysis.base import Row
 
@@ -73,10 +74,15 @@ def within_budget(scalars_of: Mapping[str, Mapping[str, float]], budget: int = K
         if not groups:
             break
         largest = max(groups, key=lambda g: (g[0], len(groups[g])))
-        log.warning("live keys are over the budget of %d: %s/* stays in the result table only", budget, largest[1])
+        _say_once(f"live keys are over the budget of {budget}: {largest[1]}/* stays in the result table only")
         for key in groups[largest]:
             del kept[name][key]
     return {key: value for values in kept.values() for key, value in values.items()}
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.warning(message)
 
 
 def _is_overall(row: Row) -> bool:

@@ -123,7 +123,8 @@ def _language_probe(page: Page, record: RunRecord, name: str) -> None:
     if not accuracy.empty:
         baselines = {}
         for metric in ("accuracy_token_identity", "accuracy_shuffled", "accuracy_majority"):
-            rows = frame[(frame["analysis"] == name) & (frame["metric"] == metric) & frame["seed"].isna()]
+            rows = select(frame, name, metric, by=("layer",))
+            rows = select(frame, name, metric) if rows.empty else rows
             if not rows.empty:
                 baselines[metric.removeprefix("accuracy_").replace("_", " ")] = rows
         page.grid(
