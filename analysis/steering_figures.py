@@ -16,6 +16,7 @@ from analysis.judging import UNDETERMINED
 from analysis.results import ResultTable
 
 UNDECIDED = "#c9ced4"
+NOTHING_HELD = "nothing held"
 LIVE_TEXTS = 60
 """Texts in the table of a live page."""
 
@@ -46,12 +47,11 @@ def expert_kinds(frame: pd.DataFrame) -> list[str]:
 
 def choose_texts(texts: pd.DataFrame, number: int) -> pd.DataFrame:
     """About `number` texts, as many of every condition and K, those that name their concept first."""
-    texts = texts.assign(hit=texts["hit"].fillna(False).astype(bool))
-    order = pd.Categorical(texts["condition"], ["experts", *sorted(set(texts["condition"]) - {"experts"})])
-    texts = texts.assign(order=order).sort_values(["order", "k", "hit", "concept", "source", "seed"], kind="stable")
-    texts = texts.sort_values(["order", "k", "hit"], ascending=[True, True, False], kind="stable")
+    texts = texts.assign(hit=texts["hit"].fillna(False).astype(bool), control=texts["condition"] != "experts")
+    texts = texts.sort_values(["hit", "seed", "concept", "source"], ascending=[False, True, True, True])
+    texts = texts.sort_values(["control", "condition", "k"], kind="stable")
     groups = texts.groupby(["condition", "k"], sort=False)
-    return groups.head(max(3, number // max(1, groups.ngroups))).drop(columns="order")
+    return groups.head(max(3, number // max(1, groups.ngroups))).drop(columns="control")
 
 
 def texts_figure(texts: pd.DataFrame, step: int) -> go.Figure:
@@ -75,20 +75,25 @@ def texts_figure(texts: pd.DataFrame, step: int) -> go.Figure:
 
 
 def output_language_bars(frame: pd.DataFrame, kind: str) -> go.Figure | None:
-    """Stacked shares of output languages: one group of bars a source language, one bar a step (the paper's figure)."""
-    rows = frame[(frame["metric"] == "output_language") & (frame["kind"] == kind) & frame["language"].notna()]
+    """Stacked shares of output languages: a group of bars for each source language and for no intervention, one bar a
+    step (the paper's figure).
+    """
+    shares = frame[frame["metric"] == "output_language"]
+    rows = shares[(shares["kind"] == kind) & shares["language"].notna()]
     if rows.empty:
         return None
+    plain = shares[shares["kind"] == "none"].assign(language=NOTHING_HELD)
+    rows = pd.concat([plain, rows.sort_values(["language", "step"])])
     figure = base_figure(f"Language of the output, {kind.replace('@', ', K = ')}", "share of texts")
     languages = sorted(rows["other_language"].unique(), key=lambda code: (code == UNDETERMINED, code))
     for index, language in enumerate(languages):
-        part = rows[rows["other_language"] == language].sort_values(["language", "step"])
+        part = rows[rows["other_language"] == language]
         figure.add_trace(
             go.Bar(
                 x=[part["language"].tolist(), [f"step {step}" for step in part["step"]]],
                 y=part["value"],
                 name=language,
-                marker={"color": "#c9ced4" if language == UNDETERMINED else PALETTE[index % len(PALETTE)]},
+                marker={"color": UNDECIDED if language == UNDETERMINED else PALETTE[index % len(PALETTE)]},
             )
         )
     figure.update_layout(barmode="stack")
@@ -138,25 +143,25 @@ def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
 
 
 def hit_over_steps(frame: pd.DataFrame) -> go.Figure | None:
-    """Concept hit rate over training, one line a condition."""
-    rows = frame[
-        (frame["metric"] == "concept_hit")
-        & frame["language"].isna()
-        & frame["concept"].isna()
-        & frame["kind"].str.contains("@", na=False)
-    ]
-    if rows.empty:
+    """Concept hit rate over training at the largest K, one line a condition; None for a single step."""
+    rows = frame[(frame["metric"] == "concept_hit") & frame["language"].isna() & frame["concept"].isna()]
+    kinds = expert_kinds(rows)
+    if not kinds or rows["step"].nunique() < 2:
         return None
-    figure = base_figure("Texts that name the concept over training", "share of texts")
-    for index, (kind, part) in enumerate(rows.groupby("kind", sort=False)):
+    k = kinds[-1].partition("@")[2]
+    figure = base_figure(f"Texts that name the concept over training, K = {k}", "share of texts")
+    conditions = rows["kind"].str.partition("@")
+    rows = rows.assign(condition=conditions[0])[(conditions[2] == k) | (rows["kind"] == "none")]
+    for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
         part = part.sort_values("step")
+        plain = condition == "none"
         figure.add_trace(
             go.Scatter(
                 x=[str(step) for step in part["step"]],
                 y=part["value"],
                 mode="lines+markers",
-                name=str(kind),
-                line={"color": PALETTE[index % len(PALETTE)]},
+                name="no intervention" if plain else str(condition),
+                line={"color": CHANCE, "dash": "dash"} if plain else {"color": PALETTE[index % len(PALETTE)]},
             )
         )
     figure.update_xaxes(title="optimizer step", type="category")
@@ -170,6 +175,10 @@ def source_by_output(frame: pd.DataFrame, metric: str, kind: str, step: int) -> 
     ]
     if rows.empty:
         return None
-    what = "Written in" if metric == "output_language" else "Written in, and naming the concept in"
-    title = f"{what} (across) by source language (down), {kind.replace('@', ', K = ')}, step {step}"
-    return directed_matrix(rows, title, unit="share")
+    what = "Language of the text" if metric == "output_language" else "... and concept named in it"
+    figure = directed_matrix(rows, f"{what}, K = {kind.partition('@')[2]}, step {step}", unit="share")
+    figure.update_traces(zmin=0.0, zmax=1.0)
+    languages = sorted(rows["other_language"].unique(), key=lambda code: (code == UNDETERMINED, code))
+    figure.update_xaxes(title="language of the text", categoryorder="array", categoryarray=languages)
+    figure.update_yaxes(title="source of the neurons")
+    return figure

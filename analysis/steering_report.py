@@ -33,7 +33,8 @@ def add_steering(page: Page, record: RunRecord, name: str) -> None:
         "Steering: concept neurons held while the model writes",
         "The top K units of a concept in a source language are held at their response to its positives; the model "
         "writes from its start token. Controls: nothing held, as many random units of the same sites, the next K "
-        "units, the units of another concept.",
+        "units, the units of another concept. An effect is what the experts do beyond all of these and beyond the "
+        "untrained network; on the diagonal of the matrices a language meets its own experts.",
     )
     steps = sorted(frame["step"].unique())
     page.grid([effects(frame[frame["step"] == steps[-1]], name)[0]])
