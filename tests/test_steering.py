@@ -30,6 +30,7 @@ from analysis.results import ResultTable
 from analysis.sites import Site, find_sites
 from analysis.snapshots import Snapshot
 from analysis.steering import Steering
+from callbacks.live import measuring
 
 COORDINATE = 15
 """Of the residual stream: XGLM's positions hardly touch it (the sine of the lowest frequency)."""
@@ -181,6 +182,21 @@ def test_the_model_is_left_as_it_was_found(snapshot: Snapshot, concept_file: Pat
     assert all(torch.equal(weights[name], value) for name, value in snapshot.model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in snapshot.model.modules())
+
+
+def test_a_model_in_training_writes_as_its_snapshot_does(
+    planted: PreTrainedModel,
+    tiny_snapshot: Callable[..., Snapshot],
+    concept_file: Path,
+    measured: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    live = copy.deepcopy(planted).train()
+    live.gradient_checkpointing_enable()
+    with measuring(live), torch.random.fork_rng():
+        torch.manual_seed(99)
+        _, texts = measure(steering(concept_file), tiny_snapshot(live))
+    assert live.training
+    assert texts["text"].tolist() == measured[1]["text"].tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
