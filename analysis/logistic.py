@@ -65,7 +65,7 @@ def fit_logistic(
     num_classes: int,
     *,
     inverse_penalty: float = 1.0,
-    tolerance: float = 1e-8,
+    tolerance: float = 3e-8,
     max_iterations: int = 500,
 ) -> LogisticFit:
     """Fit P logistic regressions on the same features.
