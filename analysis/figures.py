@@ -54,6 +54,7 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
                 go.Scatter(
                     x=steps + steps[::-1],
                     y=[*part["high"], *part["low"][::-1]],
+                    mode="lines",
                     fill="toself",
                     fillcolor=_transparent(colour, 0.18),
                     line={"width": 0},
@@ -167,6 +168,7 @@ def layer_curves(
                 go.Scatter(
                     x=layers + layers[::-1],
                     y=[*part["high"], *part["low"][::-1]],
+                    mode="lines",
                     fill="toself",
                     fillcolor=_transparent(colour, 0.15),
                     line={"width": 0},
@@ -287,8 +289,9 @@ def dendrogram(rows: pd.DataFrame, title: str) -> go.Figure | None:
         color_threshold=0.0,
         colorscale=["#44546a"] * 8,
     )
-    figure.update_layout(_layout(title), height=340, showlegend=False)
-    figure.update_yaxes(title="1 - shared", gridcolor="#e8e8e8")
+    figure.update_layout({**_layout(title), "width": None, "autosize": True, "showlegend": False})
+    lowest = float(condensed.min())
+    figure.update_yaxes(title="1 - shared", gridcolor="#e8e8e8", range=[lowest - 0.1 * (1.0 - lowest), 1.0])
     return figure
 
 
@@ -378,6 +381,7 @@ def _layout(title: str) -> dict:
         "plot_bgcolor": "#ffffff",
         "height": 380,
         "legend": {"font": {"size": 11}},
+        "modebar": {"orientation": "v"},
         "colorway": list(PALETTE),
     }
 

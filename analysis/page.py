@@ -97,7 +97,10 @@ class Page:
             f"<nav><b>Babelscope</b>{links}</nav><main><h1>{html.escape(self.title)}</h1>"
             f'<p class="soft">Made {made} from the result tables.</p>{"".join(self._body)}</main>'
             f"<script>{get_plotlyjs()}</script><script>const F=[{','.join(self._figures)}];"
-            "for(const [id,f] of F)Plotly.newPlot(id,f.data,f.layout,{responsive:true,displaylogo:false});"
+            "for(const [id,f] of F)Plotly.newPlot(id,f.data,f.layout,"
+            "{responsive:true,displaylogo:false,displayModeBar:'hover'});"
+            "for(const d of document.querySelectorAll('details'))d.addEventListener('toggle',()=>"  # drawn while hidden
+            "{for(const p of d.querySelectorAll('.js-plotly-plot'))Plotly.Plots.resize(p)});"
             "for(const i of document.querySelectorAll('input.filter'))i.addEventListener('input',()=>{"
             "const q=i.value.toLowerCase();for(const r of document.querySelectorAll('#'+i.dataset.table+' tbody tr'))"
             "r.hidden=!r.textContent.toLowerCase().includes(q)});</script></body></html>"
