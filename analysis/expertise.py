@@ -125,7 +125,8 @@ def settle_ties(values: Tensor) -> Tensor:
     arithmetic. Rounding errors, which depend on the device and on the batch, break such ties, so that ranks and experts
     would differ from machine to machine. The grid is coarser than these errors and finer than float16.
     """
-    exponent = torch.frexp(values.abs().amax(1, keepdim=True)).exponent
+    # Below 2^-100 the scale itself would overflow; such units are dead.
+    exponent = torch.frexp(values.abs().amax(1, keepdim=True)).exponent.clamp_(min=-100)
     return torch.ldexp(torch.ldexp(values, TIE_BITS - exponent).round_(), exponent - TIE_BITS)
 
 

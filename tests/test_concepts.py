@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from analysis.concept_file import write_labelling
 from analysis.concepts import ConceptSet, half_of, load_concepts
+from analysis.labelling import LabellingSettings, label_concepts
 
 
 def records(
@@ -170,3 +172,24 @@ def test_concept_without_negatives_is_refused(tmp_path: Path) -> None:
         load_concepts(write(tmp_path / "c.parquet", rows))
     with pytest.raises(ValueError, match="no negatives"):
         load_concepts(write(tmp_path / "c.parquet", rows), negatives="all")
+
+
+def test_labelled_real_text_loads_with_its_matches(tmp_path: Path) -> None:
+    """The embedded sample through the labelling command's own code."""
+    data = Path(__file__).resolve().parents[1] / "data"
+    settings = LabellingSettings(languages=("en", "de", "ja"), concepts=("water", "wood"), cap=40, negatives=3)
+    labelling = label_concepts(data / "embedded_cdda10.parquet", data / "concepts.tsv", settings)
+    path = tmp_path / "concepts.parquet"
+    write_labelling(labelling, path, {})
+    loaded = load_concepts(path, max_positives=20, max_negatives=2)
+    assert loaded.languages == ("de", "en", "ja")
+    for concept in ("water", "wood"):
+        positives = keys(loaded, "en", concept, "positives")
+        assert len(positives) == 20
+        assert positives == keys(loaded, "ja", concept, "positives")
+        assert len(keys(loaded, "ja", concept, "negatives")) == 40
+    pool = loaded.pools["en"]
+    assert all("water" in pool.texts[index].lower() for index in pool.positives["water"].tolist())
+    halves = [len(loaded.half(which).pools["de"].positives["wood"]) for which in (0, 1)]
+    assert sum(halves) == 20
+    assert min(halves) >= 4

@@ -128,6 +128,9 @@ def test_rounding_errors_do_not_break_ties() -> None:
     smooth = torch.randn(200, NUM_TEXTS, generator=generator)
     assert (average_precision(settle_ties(smooth), yes) - average_precision(smooth, yes)).abs().mean() < 1e-4
     assert torch.equal(settle_ties(torch.zeros(2, 3)), torch.zeros(2, 3))
+    extremes = settle_ties(torch.tensor([[1e-42, 0.0], [3e38, -3e38]]))
+    assert torch.isfinite(extremes).all()
+    torch.testing.assert_close(extremes[1], torch.tensor([3e38, -3e38]), rtol=2e-4, atol=0.0)
 
 
 @pytest.mark.parametrize(
