@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers.utils.logging import disable_progress_bar
@@ -76,7 +76,7 @@ class ProcessPool(Executor):
         self.workers = max(self.workers, len(self.devices))
 
     def run(self, tasks: Sequence[Task], listener: Listener | None = None) -> Iterator[Outcome]:
-        context = multiprocessing.get_context(self.start_method)
+        context: Any = multiprocessing.get_context(self.start_method)
         if self.start_method == "forkserver":
             context.set_forkserver_preload(["analysis.sweep", "analysis.sources"])
         waiting, free = deque(tasks), deque(range(self.workers))
@@ -144,7 +144,7 @@ class Submitit(Executor):
                 except Exception as error:
                     yield _lost(task, f"job {job.job_id} ended without a result ({one_line(error)}), see {self.folder}")
 
-    def _executor(self) -> submitit.AutoExecutor:  # noqa: F821
+    def _executor(self) -> Any:
         import submitit
 
         try:

@@ -290,6 +290,7 @@ def dendrogram(rows: pd.DataFrame, title: str) -> go.Figure | None:
         colorscale=["#44546a"] * 8,
     )
     figure.update_layout({**_layout(title), "width": None, "autosize": True, "showlegend": False})
+    figure.update_xaxes(range=[0, 10 * len(matrix)])  # a leaf every ten units, the first at five
     lowest = float(condensed.min())
     figure.update_yaxes(title="1 - shared", gridcolor="#e8e8e8", range=[lowest - 0.1 * (1.0 - lowest), 1.0])
     return figure
@@ -376,7 +377,7 @@ def _layout(title: str) -> dict:
     return {
         "title": {"text": title, "font": {"size": 14}, "x": 0.01, "xanchor": "left"},
         "font": {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": "#222"},
-        "margin": {"l": 62, "r": 18, "t": 46, "b": 48},
+        "margin": {"l": 62, "r": 44, "t": 46, "b": 48},
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
         "height": 380,

@@ -13,7 +13,7 @@ import logging
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
@@ -146,7 +146,7 @@ def load_model(folder: Path, name: str, loading: Loading, *, gguf_file: str | No
         options["offload_folder"] = str(loading.offload_folder)
     if gguf_file is not None:
         options["gguf_file"] = gguf_file
-        cls: type = AutoModelForCausalLM if loading.architecture is None else model_class(loading.architecture)
+        cls: Any = AutoModelForCausalLM if loading.architecture is None else model_class(loading.architecture)
         config = None
     else:
         config = read_config(folder, name, loading)
@@ -295,7 +295,7 @@ def _class_for(config: PretrainedConfig, name: str, loading: Loading) -> type:
     raise ValueError(f"{name}: transformers has no causal LM for model type {config.model_type!r}")
 
 
-def _ready(model: PreTrainedModel, loading: Loading) -> PreTrainedModel:
+def _ready(model: Any, loading: Loading) -> PreTrainedModel:
     if loading.device_map is None:
         if loading.dtype != "stored":
             model = model.to(dtype=getattr(torch, loading.dtype))
