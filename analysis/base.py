@@ -135,7 +135,7 @@ def build_analyses(entries: list[dict], where: str = "analyses") -> list[Analysi
     parser.add_argument("--analyses", type=list[Analysis])
     try:
         parsed = parser.parse_object({"analyses": entries})
-        analyses: list[Analysis] = parser.instantiate_classes(parsed).analyses
+        analyses: list[Analysis] = parser.instantiate(parsed).analyses
     except ArgumentError as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
     names = [analysis.name for analysis in analyses]

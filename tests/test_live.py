@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import random
 from collections.abc import Iterable
@@ -11,16 +12,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis.base import Analysis, Attachment, Row
+from analysis.base import Analysis, Attachment, Row, load_analyses
+from analysis.loading import Loading
+from analysis.local import RunFolder
 from analysis.results import ResultTable
 from analysis.runs import read_metrics
 from analysis.snapshots import Snapshot
+from callbacks.checkpoint import SnapshotWriter
 from callbacks.live import AnalysisCallback, live_snapshot, measuring
 from callbacks.schedule import Schedule
 from callbacks.tracking import Tracker
@@ -229,3 +235,52 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
         AnalysisCallback(str(tmp_path / "none.yaml"), Schedule())
     with pytest.raises(ValueError, match="max_share is 2"):
         AnalysisCallback(analyses_file(tmp_path, Nosy), Schedule(), max_share=2)
+
+
+def parallel_file(tmp_path: Path) -> tuple[str, str]:
+    """Real parallel text of three languages (probe, loss) and a concept file over it."""
+    table = pq.read_table(Path(__file__).resolve().parent.parent / "data" / "embedded_cdda10.parquet").to_pandas()
+    table = table[table["lang"].isin(["de", "en", "ru"])].groupby(["lang", "split"], sort=False).head(30)
+    texts = tmp_path / "texts.parquet"
+    table.to_parquet(texts)
+    train = table[table["split"] == "train"]
+    order = {key: place for place, key in enumerate(train["sent_id"].unique())}
+    rows = [
+        {"concept": concept, "language": row.lang, "uid": row.sent_id, "text": row.text, "split": "train"}
+        | {"label": int(order[row.sent_id] % every == 0)}
+        for row in train.itertuples()
+        for concept, every in (("even", 2), ("third", 3))
+    ]
+    concepts = tmp_path / "concepts.jsonl"
+    concepts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(texts), str(concepts)
+
+
+def test_live_rows_equal_post_hoc_rows_of_the_same_step(fit: Any, tmp_path: Path) -> None:
+    texts, concepts = parallel_file(tmp_path)
+    listed = tmp_path / "analyses.yaml"
+    entries = [
+        {"class_path": "analysis.heldout.HeldOutLoss", "init_args": {"texts": texts, "num_bootstrap": 20}},
+        {
+            "class_path": "analysis.language_id.LanguageProbe",
+            "init_args": {"texts": texts, "tokens_per_language": 60, "test_tokens_per_language": 30, "seeds": [0]},
+        },
+        {
+            "class_path": "analysis.overlap.ConceptOverlap",
+            "init_args": {"concepts": concepts, "k": 10, "min_positives": 5, "bootstrap": 20, "negatives": "all"},
+        },
+    ]
+    listed.write_text(yaml.safe_dump({"analyses": entries}))
+    schedule = Schedule(base=None, steps=(0, 3), last=False)
+    root = tmp_path / "run"
+    fit(root, [SnapshotWriter(schedule), AnalysisCallback(str(listed), schedule), Tracker(mode="disabled")])
+
+    live, source = ResultTable(root / "results"), RunFolder(path=root, loading=Loading(check_tokenizer=False))
+    assert [identity.step for identity in source.ids()] == [0, 3]
+    for identity in source.ids():
+        with source.open(identity) as snapshot:
+            for analysis in load_analyses(listed):
+                assert live.has(identity, analysis), "live results count as done post hoc"
+                post_hoc = [row for row in analysis.measure(snapshot) if isinstance(row, Row)]
+                assert post_hoc == live.rows(identity.step, analysis.name), analysis.name
+                assert len(post_hoc) > 5
