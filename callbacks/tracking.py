@@ -75,6 +75,7 @@ class Tracker(Callback):
         self.group, self.tags, self.notes = group, tuple(tags), notes
         self.run: Run | None = None
         self.root: Path | None = None
+        self._kept: set[tuple[str, int]] = set()
         self._sent: set[tuple[str, int]] = set()
         self._last_step = -1
 
@@ -88,7 +89,7 @@ class Tracker(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_step = trainer.global_step
         if self.root is not None:
-            forget_after(self.root / "metrics.jsonl", trainer.global_step)
+            self.forget_after(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -122,7 +123,8 @@ class Tracker(Callback):
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
         identity = run_identity(root)
-        self._sent = {(row["kind"], row["step"]) for row in read_metrics(root / "metrics.jsonl")}
+        self._kept = {(row["kind"], row["step"]) for row in read_metrics(root / "metrics.jsonl")}
+        self._sent = set(self._kept)
         if self.mode == "disabled":
             return
         try:
@@ -150,14 +152,21 @@ class Tracker(Callback):
                 file.write(json.dumps(row) + "\n")
         except OSError as error:  # a full disk must not end the training
             log.warning("step %d: row not written to metrics.jsonl: %s", step, error)
+        self._kept.add((kind, step))
         if self.run is None or (kind, step) in self._sent:
             return
         self._sent.add((kind, step))
         self._send({**finite, **_as_wandb(media or {})}, step, tokens)
 
     def has(self, kind: str, step: int) -> bool:
-        """True if a row of this kind was recorded for this step, also before a restart."""
-        return (kind, step) in self._sent
+        """True if `metrics.jsonl` holds a row of this kind for this step, also from before a restart."""
+        return (kind, step) in self._kept
+
+    def forget_after(self, step: int) -> None:
+        """Training goes on from `step`: later rows will be written anew, but W&B is not given them a second time."""
+        assert self.root is not None
+        forget_after(self.root / "metrics.jsonl", step)
+        self._kept = {row for row in self._kept if row[1] <= step}
 
     def finish(self, exit_code: int) -> None:
         if self.run is not None:
