@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from analysis.files import write_text_atomic
 from analysis.tables import Table, table_markup
 
 STYLE = """
@@ -105,16 +104,7 @@ class Page:
             "const q=i.value.toLowerCase();for(const r of document.querySelectorAll('#'+i.dataset.table+' tbody tr'))"
             "r.hidden=!r.textContent.toLowerCase().includes(q)});</script></body></html>"
         )
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text_atomic(path, text)
 
 
 def folded(title: str, content: dict) -> str:

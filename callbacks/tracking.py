@@ -30,6 +30,7 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import Callback
 
+from analysis.files import write_text_atomic
 from analysis.runs import read_metrics
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def run_identity(root: Path) -> dict:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": _git_commit(),
     }
-    _replace_text(path, json.dumps(identity, indent=1))
+    write_text_atomic(path, json.dumps(identity, indent=1))
     return identity
 
 
@@ -254,7 +255,7 @@ def forget_after(path: Path, step: int) -> None:
     kept = [row for row in rows if row["step"] <= step]
     text = "".join(json.dumps(row) + "\n" for row in kept)
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
-        _replace_text(path, text)
+        write_text_atomic(path, text)
 
 
 def scalars_of(metrics: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
@@ -333,18 +334,6 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
