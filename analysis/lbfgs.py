@@ -176,8 +176,10 @@ def _factored_solver(factors: dict[int, Tensor], task: Tensor) -> Operator:
         found = torch.empty_like(vector)
         for name in set(task.tolist()):
             members = task == name
-            columns = vector[members].flatten(1).T
-            found[members] = torch.cholesky_solve(columns, factors[name]).T.reshape(vector[members].shape)
+            # Two triangular solves: torch.cholesky_solve copies the whole factor at every call.
+            half = torch.linalg.solve_triangular(factors[name], vector[members].flatten(1).T, upper=False)
+            whole = torch.linalg.solve_triangular(factors[name].mT, half, upper=True)
+            found[members] = whole.T.reshape(vector[members].shape)
         return found
 
     return solve
