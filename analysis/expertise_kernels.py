@@ -10,8 +10,10 @@ Shapes:  U units   N texts   C concepts
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -34,6 +36,12 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(function, cache=True, nogil=True, error_model="numpy")
     except RuntimeError:
         return numba.njit(function, nogil=True, error_model="numpy")
+
+
+@lru_cache(maxsize=1)
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """Kept between calls: starting threads takes as long as a small site. A forked process needs its own."""
+    return ThreadPoolExecutor(count)
 
 
 @_compiled
@@ -215,6 +223,5 @@ def scan(
         for first in blocks:
             run(first)
     else:
-        with ThreadPoolExecutor(num_threads) as threads:
-            list(threads.map(run, blocks))
+        list(_threads(num_threads, os.getpid()).map(run, blocks))
     return ap, above if count_above else None

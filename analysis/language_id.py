@@ -29,7 +29,7 @@ import torch
 
 from analysis.base import Row
 from analysis.folds import Fold, shared_tokens, token_identity_accuracy
-from analysis.hidden_states import TokenSample, iter_token_states, unit_hash
+from analysis.hidden_states import TokenSample, unit_hash
 from analysis.logistic import fit_logistic
 from analysis.sites import find_sites
 from analysis.snapshots import Snapshot
@@ -72,8 +72,7 @@ class LanguageProbe(TokenProbe):
         sites = find_sites(snapshot.model, "hidden")
         predicted = np.empty((len(sites), *labels.shape), dtype=np.int64)  # (Y, P, N)
         surprise = np.empty((len(sites), len(folds), len(sample)))  # (Y, S, N) bits for the true language
-        states = iter_token_states(snapshot, sample, sites, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
-        for index, (_, values) in enumerate(states):
+        for index, (_, values) in enumerate(self.states(snapshot)):
             fit = fit_logistic(
                 values,
                 torch.from_numpy(labels),

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from analysis import sharing
 from analysis.base import Analysis, Attachment, Row
 from analysis.concepts import NEGATIVES, ConceptSet, load_concepts
 from analysis.experts import find_experts
+from analysis.identity import hash_tokenizer
 from analysis.nulls import intersections, matched
 from analysis.pooling import POOLINGS
 from analysis.responses import STORAGE
@@ -58,7 +60,6 @@ class ConceptOverlap(Analysis):
     """
 
     default_name: ClassVar[str] = "overlap"
-    not_settings: ClassVar[tuple[str, ...]] = (*Analysis.not_settings, "_loaded")
 
     concepts: str
     """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
@@ -127,6 +128,7 @@ class ConceptOverlap(Analysis):
         if self.shuffles < 0 or self.bootstrap < 1:
             raise ValueError(f"shuffles={self.shuffles}, bootstrap={self.bootstrap}: not negative, at least 1")
         self._loaded: tuple[tuple[int, int], ConceptSet] | None = None
+        self._surface: tuple[ConceptSet, tuple[str, float], tuple[np.ndarray, int]] | None = None
 
     def concept_set(self) -> ConceptSet:
         """The labelled sentences, read once and again only if the file changes."""
@@ -180,10 +182,19 @@ class ConceptOverlap(Analysis):
         yield from sharing.correlation_rows(found)
         yield from self._disjoint_scripts(found, concept_set)
         if self.surface:
-            units, num_tokens = token_experts(snapshot.tokenizer, concept_set, found.chance, self.max_length)
+            units, num_tokens = self._token_experts(snapshot.tokenizer, concept_set, found.chance)
             shared = matched(intersections(units, units, num_tokens), found.pairs) / units.shape[-1]
             yield from found.per_pair("shared_surface", shared, units.shape[-1] / num_tokens)
         yield Attachment("experts", table.to_arrow())
+
+    def _token_experts(
+        self, tokenizer: PreTrainedTokenizerBase, concept_set: ConceptSet, share: float
+    ) -> tuple[np.ndarray, int]:
+        """Experts of the bag of tokens, which no weight enters: found once for all checkpoints of a tokenizer."""
+        key = (hash_tokenizer(tokenizer), share)
+        if self._surface is None or self._surface[0] is not concept_set or self._surface[1] != key:
+            self._surface = concept_set, key, token_experts(tokenizer, concept_set, share, self.max_length)
+        return self._surface[2]
 
     @staticmethod
     def _disjoint_scripts(found: Sharing, concept_set: ConceptSet) -> Iterator[Row]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from analysis.base import Row
-from analysis.hidden_states import iter_token_states, unit_hash
+from analysis.hidden_states import unit_hash
 from analysis.probes import fit_lda, fit_mlp, fit_ridge, online_code
 from analysis.sites import find_sites
 from analysis.snapshots import Snapshot
@@ -50,6 +50,7 @@ class ProbeSuite(TokenProbe):
     """Optimizer steps of the MLP, 256 tokens each."""
 
     default_name: ClassVar[str] = "probe_suite"
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,9 +78,7 @@ class ProbeSuite(TokenProbe):
         sites = find_sites(snapshot.model, "hidden")
         correct: dict[str, list[np.ndarray]] = {probe: [] for probe in self.probes if probe != "mdl"}
         codes: dict[str, list[float]] = {"compression_mdl": [], "compression_mdl_control": []}
-        for _, states in iter_token_states(
-            snapshot, sample, sites, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes
-        ):
+        for _, states in self.states(snapshot):
             own, rows = labels.to(states.device), train.to(states.device)
             for probe, results in correct.items():
                 predicted = self._fit(probe, states, own, rows, size).argmax(dim=2)

@@ -27,6 +27,8 @@ CODE_FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25,
 """Ends of the blocks of the online code, as shares of all rows (Voita & Titov 2020, section 3.2.2)."""
 FLOOR = 1e-3
 """Share of the uniform code in every prediction, so that no surprise costs infinitely many bits."""
+CODE_TOLERANCE = 1e-5
+"""Gap in nats at which the regressions of a code stop: moves code lengths by less than 1e-3 of themselves."""
 
 
 def standardise(features: Tensor, rows: Tensor) -> Tensor:
@@ -200,7 +202,8 @@ def online_code(
         last = group[-1][1]
         place = torch.arange(last, device=features.device)
         before = place[None] < torch.tensor([start for start, _ in group], device=features.device)[:, None]  # (P, rows)
-        surprise = fit_logistic(features[:last], labels[:last], before, num_classes).surprise(labels[:last])
+        fit = fit_logistic(features[:last], labels[:last], before, num_classes, tolerance=CODE_TOLERANCE)
+        surprise = fit.surprise(labels[:last])
         probability = (1 - FLOOR) * torch.exp2(-surprise.double()) + FLOOR / num_classes
         for own, (start, end) in zip(probability, group, strict=True):
             bits -= float(own[start:end].log2().sum())

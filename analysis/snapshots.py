@@ -7,10 +7,10 @@ knows which. This file holds the types; the sources live in `analysis.sources`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,6 +34,8 @@ class Snapshot:
     id: SnapshotId
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    shared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What one analysis computed from this snapshot and another may use again; gone with the snapshot."""
 
 
 class SnapshotSource(ABC):

@@ -8,15 +8,18 @@ Shapes:  Y layers   N sampled tokens   S seeds   G keys
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
+from torch import Tensor
 
 from analysis.base import Analysis, Row
 from analysis.folds import Fold, cluster_intervals, make_folds
-from analysis.hidden_states import TokenSample, sample_tokens
+from analysis.hidden_states import TokenSample, iter_token_states, sample_tokens
+from analysis.sites import Site, find_sites
 from analysis.snapshots import Snapshot
 from analysis.texts import Text, read_texts
 
@@ -62,9 +65,43 @@ class TokenProbe(Analysis):
     def draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
         """Sample tokens, a tenth more than needed so that every fold can be balanced, and divide them.
 
+        Probes of equal settings share one draw of a snapshot.
+
         Raises:
             FileNotFoundError, ValueError: see `read_texts` and `make_folds`; or a file with one language.
         """
+        key = self._sample_key()
+        if key not in snapshot.shared:
+            snapshot.shared[key] = self._draw(snapshot)
+        sample, folds = snapshot.shared[key]
+        return sample, folds
+
+    def states(self, snapshot: Snapshot) -> Iterator[tuple[Site, Tensor]]:
+        """States (N, D) float32 of the drawn tokens at every layer, embeddings first; not to be changed in place.
+
+        They are kept for the next probe of this snapshot if those of all layers fit into half of `max_bytes`.
+
+        Raises:
+            ValueError: see `iter_token_states`.
+        """
+        key = ("states", *self._sample_key())
+        if key in snapshot.shared:
+            yield from snapshot.shared[key]
+            return
+        sample, _ = self.draw(snapshot)
+        sites = find_sites(snapshot.model, "hidden")
+        stream = iter_token_states(snapshot, sample, sites, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
+        size = sum(site.num_units for site in sites) * len(sample) * torch.float32.itemsize
+        if size <= self.max_bytes // 2:
+            stream = iter(snapshot.shared.setdefault(key, list(stream)))
+        yield from stream
+
+    def _sample_key(self) -> tuple[Hashable, ...]:
+        """What the draw depends on."""
+        numbers = self.tokens_per_language, self.test_tokens_per_language, self.tokens_per_text, self.max_length
+        return ("tokens", self.texts, tuple(self.splits), tuple(self.languages), *numbers, tuple(self.seeds))
+
+    def _draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
         if self._loaded is None:
             self._loaded = read_texts(self.texts, languages=self.languages, splits=self.splits)
         if len(self._loaded) < 2:

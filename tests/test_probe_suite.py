@@ -11,6 +11,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from analysis.base import Row, build_analyses
+from analysis.language_id import LanguageProbe
 from analysis.probe_suite import ProbeSuite
 from analysis.snapshots import Snapshot
 
@@ -91,3 +92,30 @@ def test_it_is_built_from_a_list_entry(write_texts: Callable[[dict[str, str]], s
     }
     (analysis,) = build_analyses([entry])
     assert analysis.name == "probe_suite"
+
+
+def test_probes_of_equal_settings_read_the_states_of_a_snapshot_once(
+    write_texts: Callable[[dict[str, str]], str], tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]
+) -> None:
+    path = write_texts({"aa": "abcdefghij", "bb": "KLMNOPQRST"})
+    language = LanguageProbe(
+        texts=path, splits=["test"], tokens_per_language=300, test_tokens_per_language=150, tokens_per_text=6
+    )
+    alone = list(_suite(path).measure(tiny_snapshot(tiny_xglm)))
+    passes = []
+    handle = tiny_xglm.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        snapshot = tiny_snapshot(tiny_xglm)
+        list(language.measure(snapshot))
+        once = len(passes)
+        assert list(_suite(path).measure(snapshot)) == alone
+        assert len(passes) == once
+        list(_suite(path, tokens_per_text=5).measure(snapshot))
+        assert len(passes) > once
+        # Held by nobody once it takes more than half of what the user allows.
+        tight = tiny_snapshot(tiny_xglm)
+        rows = list(_suite(path, max_bytes=3 * 990 * tiny_xglm.config.hidden_size * 4).measure(tight))
+        assert rows == alone
+        assert not any(key[0] == "states" for key in tight.shared)
+    finally:
+        handle.remove()
