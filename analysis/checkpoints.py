@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.hub_cache import Hub, looks_like_hub_id
 from analysis.loading import Loading, build_random, check_fit, load_model, load_tokenizer, release
+from analysis.replicas import replicate
 from analysis.revisions import Naming, summarize_steps
 from analysis.snapshots import Snapshot, SnapshotId, SnapshotSource
 from analysis.weights import find_weight_files, iter_tensors
@@ -172,9 +173,11 @@ class CheckpointSource(SnapshotSource):
             model = self.load(checkpoint, folder)
         try:
             check_fit(model, tokenizer, name, strict=self.loading.check_tokenizer)
-            yield Snapshot(snapshot_id, model, tokenizer)
+            copies = [replicate(model, device) for device in self.loading.devices[1:]]
+            yield Snapshot(snapshot_id, model, tokenizer, tuple(copies))
         finally:
             del model
+            copies = []
             release()
 
     def load_tokenizer(self, checkpoint: Checkpoint, path: Path) -> PreTrainedTokenizerBase:

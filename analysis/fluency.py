@@ -31,7 +31,7 @@ def bits_per_text(
         return result
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
     losses = text_losses(
-        model,
+        [model],
         tokenizer,
         content_tokens(tokenizer, [texts[index] for index in scored]),
         max_length=min(limit, max_length),

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.base import Analysis, Row
-from analysis.encoding import Encoded, encode_texts, iter_batches, padding_id
+from analysis.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
 from analysis.identity import hash_tokenizer
+from analysis.replicas import deal_batches
 from analysis.responses import input_device
 from analysis.sites import body
 from analysis.snapshots import Snapshot
@@ -82,7 +83,7 @@ class HeldOutLoss(Analysis):
         resampled_means = np.zeros(self.num_bootstrap)
         for language, texts in prepared.items():
             nats = text_losses(
-                snapshot.model,
+                snapshot.models,
                 snapshot.tokenizer,
                 texts.tokens,
                 max_length=min(self.max_length, limit),
@@ -177,7 +178,7 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def text_losses(
-    model: PreTrainedModel,
+    models: Sequence[PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     tokens: Sequence[Sequence[int]],
     *,
@@ -187,7 +188,7 @@ def text_losses(
     """Negative log likelihood of every text in nats, (N,) float64.
 
     A text longer than `max_length` - 1 tokens is scored in windows, each behind its own start token; every token is
-    scored exactly once.
+    scored exactly once. `models` is one model, or copies of it on several devices.
 
     Raises:
         ValueError: a loss that is not finite.
@@ -200,22 +201,24 @@ def text_losses(
             owners.append(owner)
     encoded = Encoded(windows, [[False] + [True] * (len(window) - 1) for window in windows])
     losses = np.zeros(len(tokens), dtype=np.float64)
-    device = input_device(model)
-    head = model.get_output_embeddings()
-    for batch in iter_batches(encoded, batch_tokens, padding_id(tokenizer)):
+
+    def run(model: PreTrainedModel, batch: Batch) -> None:
+        device, head = input_device(model), model.get_output_embeddings()
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             hidden = body(model)(
                 input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
             )[0]
             scored = batch.content[:, 1:]
             targets = batch.input_ids[:, 1:][scored]
-            nats = _head_losses(head, hidden[:, :-1][scored.to(hidden.device)], targets)
+            nats = head_losses(head, hidden[:, :-1][scored.to(hidden.device)], targets)
         if not bool(torch.isfinite(nats).all()):
             raise ValueError("the loss of a held-out text is not finite: the weights are broken")
         rows = torch.arange(len(batch.indices)).unsqueeze(1).expand_as(scored)[scored]
-        per_window = torch.zeros(len(batch.indices), dtype=torch.float64).index_add_(0, rows, nats.double().cpu())
-        for window, value in zip(batch.indices.tolist(), per_window.tolist(), strict=True):
-            losses[owners[window]] += value
+        window_nats.index_add_(0, batch.indices[rows], nats.double().cpu())
+
+    window_nats = torch.zeros(len(windows), dtype=torch.float64)
+    deal_batches(models, iter_batches(encoded, batch_tokens, padding_id(tokenizer)), run)
+    np.add.at(losses, owners, window_nats.numpy())
     return losses
 
 
@@ -234,7 +237,7 @@ def unigram_losses(training: Sequence[Sequence[int]], tokens: Sequence[Sequence[
     )
 
 
-def _head_losses(head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int = 512) -> Tensor:
+def head_losses(head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int = 512) -> Tensor:
     """Cross-entropy of every token, (B T,), float32, without ever holding more than `chunk` x V logits."""
     losses = [
         F.cross_entropy(head(part).float(), wanted.to(part.device), reduction="none").cpu()

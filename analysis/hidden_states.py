@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from transformers import PreTrainedModel
 
 from analysis.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
 from analysis.hooks import read_sites
+from analysis.replicas import deal_batches
 from analysis.responses import input_device
 from analysis.sites import Site, body
 from analysis.snapshots import Snapshot
@@ -202,14 +204,11 @@ def _iter_states(
     max_bytes: int,
 ) -> Iterator[tuple[Site, Tensor]]:
     """Run the body over all texts; `take` says which rows a batch fills and how they come from (B, T, D)."""
-    model = snapshot.model
-    if model.training:
+    if snapshot.model.training:
         raise ValueError("the model is in training mode, its dropout would enter the states: call model.eval()")
     pad_id = padding_id(snapshot.tokenizer)
     for pack in _packs(sites, num_rows, max_bytes):
-        held: dict[Site, Tensor] = {}
-        for batch in iter_batches(encoded, batch_tokens, pad_id):
-            _read_batch(model, batch, pack, *take(batch), held, num_rows)
+        held = _run_pack(snapshot.models, iter_batches(encoded, batch_tokens, pad_id), pack, take, num_rows)
         for site in pack:
             states = held.pop(site)
             if not bool(torch.isfinite(states).all()):
@@ -236,33 +235,43 @@ def _packs(sites: Sequence[Site], num_rows: int, max_bytes: int) -> list[list[Si
     return packs
 
 
-def _read_batch(
-    model: PreTrainedModel,
-    batch: Batch,
+def _run_pack(
+    models: Sequence[PreTrainedModel],
+    batches: Iterator[Batch],
     pack: Sequence[Site],
-    rows: Tensor,
-    read: Callable[[Tensor], Tensor],
-    held: dict[Site, Tensor],
+    take: Callable[[Batch], tuple[Tensor, Callable[[Tensor], Tensor]]],
     num_rows: int,
-) -> None:
-    """Put what `read` takes from one batch's states (B, T, D) into the given rows of `held`, for every site."""
-    waiting = set(pack)
+) -> dict[Site, Tensor]:
+    """States (N, D) of every site of a pack: one pass over all texts."""
+    held: dict[Site, Tensor] = {}
+    lock = Lock()
 
-    def on_output(site: Site, states: Tensor) -> None:
-        if site not in held:
-            held[site] = torch.empty(num_rows, site.num_units, device=states.device)
-        held[site][rows.to(states.device)] = read(states).float()
-        waiting.discard(site)
-        if not waiting:
-            raise _PackReadError
+    def run(model: PreTrainedModel, batch: Batch) -> None:
+        rows, read = take(batch)
+        waiting = set(pack)
 
-    device = input_device(model)
-    with (
-        torch.no_grad(),
-        torch.autocast(device.type, enabled=False),
-        read_sites(model, pack, on_output),
-        suppress(_PackReadError),
-    ):
-        body(model)(
-            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-        )
+        def on_output(site: Site, states: Tensor) -> None:
+            taken = read(states).float()
+            with lock:
+                if site not in held:
+                    home = taken.device if model is models[0] else input_device(models[0])
+                    held[site] = torch.empty(num_rows, site.num_units, device=home)
+            values = held[site]
+            values[rows.to(values.device)] = taken.to(values.device)
+            waiting.discard(site)
+            if not waiting:
+                raise _PackReadError
+
+        device = input_device(model)
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+            read_sites(model, pack, on_output),
+            suppress(_PackReadError),
+        ):
+            body(model)(
+                input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+            )
+
+    deal_batches(models, batches, run)
+    return held

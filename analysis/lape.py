@@ -19,11 +19,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from analysis.base import Analysis, Row
-from analysis.encoding import iter_batches, padding_id
+from analysis.encoding import Batch, iter_batches, padding_id
+from analysis.heldout import head_losses
 from analysis.hidden_states import TokenSample, sample_tokens
 from analysis.hooks import force_units, read_sites
+from analysis.replicas import deal_batches
 from analysis.responses import input_device
 from analysis.sites import Site, UnitSpace, body, find_sites
 from analysis.snapshots import Snapshot
@@ -234,23 +237,25 @@ def count_active_tokens(
     Raises:
         ValueError: an activation that is NaN, naming the site.
     """
-    encoded, model = sample.encoded, snapshot.model
+    encoded = sample.encoded
     counts = np.zeros((len(encoded), space.num_units), dtype=np.float32)
     start = dict(zip(space.sites, space.offsets.tolist(), strict=False))
-    device = input_device(model)
-    for batch in iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)):
 
+    def run(model: PreTrainedModel, batch: Batch) -> None:
         def on_output(site: Site, activations: Tensor) -> None:
             if bool(torch.isnan(activations).any()):
                 raise ValueError(f"activations of {site.module} (layer {site.layer}) hold NaN: broken weights?")
-            active = (activations > 0) & batch.content.to(activations.device)[:, :, None]  # noqa: B023
+            active = (activations > 0) & batch.content.to(activations.device)[:, :, None]
             places = slice(start[site], start[site] + site.num_units)
-            counts[batch.indices.numpy(), places] = active.sum(dim=1).float().cpu().numpy()  # noqa: B023
+            counts[batch.indices.numpy(), places] = active.sum(dim=1).float().cpu().numpy()
 
+        device = input_device(model)
         with torch.no_grad(), torch.autocast(device.type, enabled=False), read_sites(model, space.sites, on_output):
             body(model)(
                 input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
             )
+
+    deal_batches(snapshot.models, iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)), run)
     lengths = np.array([sum(flags) for flags in encoded.content], dtype=np.float32)
     owner = np.zeros(len(encoded), dtype=np.int64)
     owner[sample.text] = sample.language
@@ -261,18 +266,23 @@ def language_losses(
     snapshot: Snapshot, sample: TokenSample, forcing: Mapping[Site, tuple[Tensor, Tensor]], batch_tokens: int
 ) -> np.ndarray:
     """Mean loss of every language in nats per content token, (L,), with some units forced."""
-    encoded, model = sample.encoded, snapshot.model
-    device = input_device(model)
+    encoded = sample.encoded
     loss, tokens = np.zeros(len(encoded)), np.zeros(len(encoded))
-    for batch in iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)):
+
+    def run(model: PreTrainedModel, batch: Batch) -> None:
+        device = input_device(model)
         with torch.no_grad(), torch.autocast(device.type, enabled=False), force_units(model, forcing):
-            logits = model(
+            hidden = body(model)(
                 input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-            ).logits[:, :-1]
-        target, counted = batch.input_ids[:, 1:].to(logits.device), batch.content[:, 1:].to(logits.device)
-        each = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
-        loss[batch.indices.numpy()] = (each * counted).sum(dim=1).cpu().numpy()
-        tokens[batch.indices.numpy()] = counted.sum(dim=1).cpu().numpy()
+            )[0]
+            counted = batch.content[:, 1:]
+            chosen = hidden[:, :-1][counted.to(hidden.device)]
+            nats = head_losses(model.get_output_embeddings(), chosen, batch.input_ids[:, 1:][counted])
+        rows = counted.nonzero()[:, 0].numpy()
+        loss[batch.indices.numpy()] = np.bincount(rows, nats.double().numpy(), len(counted))
+        tokens[batch.indices.numpy()] = counted.sum(dim=1).numpy()
+
+    deal_batches(snapshot.models, iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)), run)
     owner = np.zeros(len(encoded), dtype=np.int64)
     owner[sample.text] = sample.language
     number = len(sample.languages)

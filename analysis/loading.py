@@ -44,6 +44,8 @@ class Loading:
     """Precision of weights and forward pass. float32 is what reported results use; `stored` takes the file's own."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1` ...; `auto` is the first GPU, or the CPU."""
+    devices: list[str] = field(default_factory=list)
+    """Several devices for one checkpoint: each has all weights and takes a share of the texts. Replaces `device`."""
     device_map: str | dict[str, int | str] | None = None
     """`auto` spreads weights that exceed the device over GPUs, main memory and disk (accelerate). Replaces `device`."""
     max_memory: dict[int | str, str] | None = None
@@ -56,25 +58,28 @@ class Loading:
     def __post_init__(self) -> None:
         if self.device_map is None and (self.max_memory is not None or self.offload_folder is not None):
             raise ValueError("loading: max_memory and offload_folder need a device_map; set device_map: auto")
-        if self.device != "auto":
+        if self.devices and (self.device != "auto" or self.device_map is not None):
+            raise ValueError("loading: devices stands in place of device and device_map; name one of the three")
+        for device in [*self.devices, *([] if self.device == "auto" else [self.device])]:
             try:
-                torch.device(self.device)
+                torch.device(device)
             except RuntimeError as error:
-                raise ValueError(f"loading: device {self.device!r}: {one_line(error)}") from None
+                raise ValueError(f"loading: device {device!r}: {one_line(error)}") from None
 
     @property
-    def chosen_device(self) -> torch.device:
-        """The device when there is no `device_map`.
+    def chosen_devices(self) -> tuple[torch.device, ...]:
+        """The devices when there is no `device_map`, that of the model itself first.
 
         Raises:
             ValueError: a GPU is asked for and there is none (or fewer).
         """
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        device = torch.device(self.device)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"loading: device {self.device!r}: this machine has {torch.cuda.device_count()} GPUs")
-        return device
+        if not self.devices and self.device == "auto":
+            return (torch.device("cuda" if torch.cuda.is_available() else "cpu"),)
+        devices = tuple(torch.device(name) for name in self.devices or [self.device])
+        for device in devices:
+            if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+                raise ValueError(f"loading: device {str(device)!r}: this machine has {torch.cuda.device_count()} GPUs")
+        return devices
 
 
 def read_config(folder: Path, name: str, loading: Loading) -> PretrainedConfig:
@@ -299,5 +304,5 @@ def _ready(model: Any, loading: Loading) -> PreTrainedModel:
     if loading.device_map is None:
         if loading.dtype != "stored":
             model = model.to(dtype=getattr(torch, loading.dtype))
-        model = model.to(loading.chosen_device)
+        model = model.to(loading.chosen_devices[0])
     return model.eval().requires_grad_(False)

@@ -13,14 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.encoding import Encoded, encode_texts, iter_batches, padding_id
+from analysis.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
 from analysis.hooks import read_sites
 from analysis.pooling import POOLINGS, make_pooling
+from analysis.replicas import deal_batches
 from analysis.sites import Site, body
 from analysis.snapshots import Snapshot
 
@@ -91,7 +93,7 @@ def iter_responses(
     if batch_tokens is None:
         batch_tokens = choose_batch_tokens(snapshot.model)
     for pack in _make_packs(sites, len(texts) * STORAGE[storage].itemsize, max_bytes, split_sites):
-        held = _run_pack(snapshot.model, encoded, pack, pool, batch_tokens, pad_id, STORAGE[storage])
+        held = _run_pack(snapshot.models, encoded, pack, pool, batch_tokens, pad_id, STORAGE[storage])
         for part in pack:
             values = held.pop(part.site)
             _refuse_not_finite(part, values, texts)
@@ -140,7 +142,7 @@ def choose_batch_tokens(model: PreTrainedModel) -> int:
 
 
 def _run_pack(
-    model: PreTrainedModel,
+    models: Sequence[PreTrainedModel],
     encoded: Encoded,
     pack: Sequence[_Slice],
     pool: str,
@@ -151,8 +153,9 @@ def _run_pack(
     """Responses (U, N) of every part of a pack: one pass over all texts."""
     parts = {part.site: part for part in pack}
     held: dict[Site, Tensor] = {}
-    device = input_device(model)
-    for batch in iter_batches(encoded, batch_tokens, pad_id):
+    lock = Lock()
+
+    def run(model: PreTrainedModel, batch: Batch) -> None:
         pooling = make_pooling(pool, batch.content)
         waiting = set(parts)
 
@@ -160,14 +163,18 @@ def _run_pack(
             part = parts[site]
             if part.count < site.num_units:
                 activations = activations[..., part.first : part.first + part.count]
-            pooled = pooling(activations).to(dtype)  # noqa: B023 - used inside this iteration only
-            if site not in held:
-                held[site] = torch.empty(part.count, len(encoded), dtype=dtype, device=pooled.device)
-            held[site][:, batch.indices.to(pooled.device)] = pooled.T  # noqa: B023
-            waiting.discard(site)  # noqa: B023
-            if not waiting:  # noqa: B023
+            pooled = pooling(activations).to(dtype)
+            with lock:
+                if site not in held:
+                    home = pooled.device if model is models[0] else input_device(models[0])
+                    held[site] = torch.empty(part.count, len(encoded), dtype=dtype, device=home)
+            values = held[site]
+            values[:, batch.indices.to(values.device)] = pooled.T.to(values.device)
+            waiting.discard(site)
+            if not waiting:
                 raise _AllHeardError
 
+        device = input_device(model)
         # Not inference mode: buffers that a model makes on the way (rotary tables) must stay usable for training.
         with (
             torch.no_grad(),
@@ -180,6 +187,8 @@ def _run_pack(
                 attention_mask=batch.attention_mask.to(device),
                 use_cache=False,
             )
+
+    deal_batches(models, iter_batches(encoded, batch_tokens, pad_id), run)
     return held
 
 

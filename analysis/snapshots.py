@@ -34,8 +34,15 @@ class Snapshot:
     id: SnapshotId
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    replicas: tuple[PreTrainedModel, ...] = ()
+    """Copies of the model on further devices, which take a share of the texts; see `analysis.replicas`."""
     shared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
     """What one analysis computed from this snapshot and another may use again; gone with the snapshot."""
+
+    @property
+    def models(self) -> tuple[PreTrainedModel, ...]:
+        """The model and its copies."""
+        return self.model, *self.replicas
 
 
 class SnapshotSource(ABC):

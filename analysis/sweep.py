@@ -65,7 +65,7 @@ class Task:
 
     def on_device(self, device: str) -> Task:
         """The same task with the model on `device`."""
-        source = replace(self.source, loading=replace(self.source.loading, device=device, device_map=None))
+        source = replace(self.source, loading=replace(self.source.loading, device=device, devices=[], device_map=None))
         return replace(self, source=source)
 
     def prefetch(self) -> None:

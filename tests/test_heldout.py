@@ -38,7 +38,7 @@ def test_losses_are_those_of_the_whole_model(
     tokens = content_tokens(byte_tokenizer, TEXTS)
     expected = [reference(model, byte_tokenizer, text) for text in TEXTS]
     for batch_tokens in (8, 1000):
-        losses = text_losses(model, byte_tokenizer, tokens, max_length=256, batch_tokens=batch_tokens)
+        losses = text_losses([model], byte_tokenizer, tokens, max_length=256, batch_tokens=batch_tokens)
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_a_long_text_is_scored_in_windows_every_token_once(
 ) -> None:
     text = "abcdefghij" * 3
     whole = text_losses(
-        tiny_bloom, byte_tokenizer, content_tokens(byte_tokenizer, [text]), max_length=11, batch_tokens=64
+        [tiny_bloom], byte_tokenizer, content_tokens(byte_tokenizer, [text]), max_length=11, batch_tokens=64
     )
     parts = [reference(tiny_bloom, byte_tokenizer, "abcdefghij")] * 3
     assert whole[0] == pytest.approx(sum(parts), rel=1e-5)
