@@ -217,16 +217,17 @@ def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[go.Figur
     if not pairs.empty:
         step = int(pairs["step"].max())
         newest = pairs[pairs["step"] == step]
-        yield draw.pair_matrix(newest, f"{title}, step {step}", directed=draw.is_directed(newest)), _significance(pairs)
+        yield draw.pair_matrix(newest, f"{title}, step {step}", directed=draw.is_directed(newest)), _significance(rows)
 
 
 def _significance(rows: pd.DataFrame) -> str:
-    """How many tests of the measure stand after Benjamini-Hochberg over steps, layers and pairs."""
-    tested = rows[rows["p"].notna()]
+    """How many tests of a measure stand after Benjamini-Hochberg over steps, layers (their mean included) and pairs."""
+    tested = rows[rows["p"].notna() & rows["language"].notna() & rows["other_language"].notna()]
     if tested.empty:
         return ""
     q = benjamini_hochberg(tested["p"].to_numpy())
-    return f"{int((q < 0.05).sum())} of {len(tested)} tests (steps x pairs) have q < 0.05 (Benjamini-Hochberg)."
+    family = "steps x layers x pairs" if tested["layer"].notna().any() else "steps x pairs"
+    return f"{int((q < 0.05).sum()):,} of {len(tested):,} tests ({family}) have q < 0.05 (Benjamini-Hochberg)."
 
 
 def overall_table(record: RunRecord, name: str) -> Table | None:

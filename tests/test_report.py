@@ -207,3 +207,18 @@ def test_pair_helpers() -> None:
     assert dendrogram(rows, "tree") is not None
     assert dendrogram(rows.iloc[:2], "gaps") is None
     assert select(pd.DataFrame(columns=FRAME_COLUMNS), "a", "b").empty
+
+
+def test_one_correction_over_steps_layers_and_pairs(tmp_path: Path) -> None:
+    """p = 0.006 would stand among the 6 tests of pairs over both steps, but not among the 18 with layers."""
+    table = ResultTable(tmp_path / "results")
+    for step in (0, 8):
+        rows = []
+        for layer in (0, 1, None):
+            for index, (a, b) in enumerate(PAIRS):
+                p = 0.006 if (step, layer, index) == (8, None, 0) else 0.5
+                rows.append(Row(metric="cka", value=0.3, layer=layer, language=a, other_language=b, p=p))
+            rows.append(Row(metric="cka", value=0.3, layer=layer, p=1e-9))  # means over pairs are no tests of pairs
+        table.write(SnapshotId("planted", step, step), SomethingNew(), rows, seconds=0.1)
+    page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"\b0 of 18 tests \(steps x layers x pairs\)", page)
