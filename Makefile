@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-steering test test-slow check format bench clean help
+.PHONY: demo demo-steering bloom-concepts test test-slow check format bench clean help
 
 help:
 	@echo "make demo           pretrain a small multilingual model on real text with live metrics, then write its report"
 	@echo "make demo-steering  clamp concept neurons of the demo model and judge what it writes"
+	@echo "make bloom-concepts label the concept sentences for configs/bloom_*.yaml"
 	@echo "make test           all quick tests (offline, CPU)      make test-slow   the marked slow ones"
 	@echo "make check          ruff and mypy                       make bench       speed and memory against baselines"
 
@@ -27,6 +28,11 @@ demo: $(READY) runs/demo-concepts.parquet
 # Label 12 concepts in ten languages; the training leaves these sentences out.
 runs/demo-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
 	$(BIN)/python -m analysis label --texts $< --out $@ --max-concepts 12 --min-positives 30 --cap 30 --negatives 3 --complete
+
+# The concepts of configs/analyses_bloom.yaml and its kin, for the languages that the embedded sample and BLOOM share.
+bloom-concepts: runs/bloom-concepts.parquet
+runs/bloom-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
+	$(BIN)/python -m analysis label --texts $< --out $@ --languages en es pt zh
 
 demo-steering: $(READY)
 	$(BIN)/python -m analysis steer --config configs/steering.yaml
