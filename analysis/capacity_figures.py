@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from scipy import stats
 
 from analysis.capacity import CapacityRun, by_size
-from analysis.figures import CHANCE, PALETTE, base_figure
+from analysis.figure_style import CHANCE, PALETTE, base_figure
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:

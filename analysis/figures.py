@@ -9,23 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
-import plotly.figure_factory as ff
 import plotly.graph_objects as go
-from scipy.cluster.hierarchy import linkage
-from scipy.spatial.distance import squareform
 
+from analysis.figure_style import CHANCE, PALETTE, SEQUENTIAL, START, base_figure, interval_band
 from analysis.headlines import layer_label
-
-PALETTE = (
-    "#2f6db3", "#d9822b", "#2e8b6f", "#b3446c", "#7b5ea7", "#8a6d3b", "#c94f4f", "#4fa3b8", "#6b8e23", "#5b6770",
-    "#e0a526", "#4454a3", "#a65fb0", "#1f9e9e", "#9c3d2e", "#7fa650", "#c77fa8", "#3d5a50",
-)  # fmt: skip
-CHANCE = "#8d8d8d"
-START = "#c2571a"
-SEQUENTIAL = "Cividis"
-DIVERGING = "RdBu_r"
+from analysis.pair_figures import is_directed, pair_matrix
 
 
 def select(
@@ -48,20 +37,9 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
     for index, (name, part) in enumerate(groups):
         part = part.sort_values("step")
         colour = PALETTE[index % len(PALETTE)]
-        steps = _labels(part["step"])
-        if group is None and part["low"].notna().all() and part["high"].notna().all():
-            figure.add_trace(
-                go.Scatter(
-                    x=steps + steps[::-1],
-                    y=[*part["high"], *part["low"][::-1]],
-                    mode="lines",
-                    fill="toself",
-                    fillcolor=_transparent(colour, 0.18),
-                    line={"width": 0},
-                    hoverinfo="skip",
-                    name="95 % interval",
-                )
-            )
+        steps = [str(step) for step in part["step"]]
+        if group is None:
+            figure.add_traces(interval_band(steps, part, colour))
         figure.add_trace(
             go.Scatter(
                 x=steps, y=part["value"], mode="lines+markers", name=str(name or "measured"), line={"color": colour}
@@ -163,19 +141,8 @@ def layer_curves(
     for colour, step in zip((START, "#7aa6c2", PALETTE[0]), shown, strict=False):
         part = rows[rows["step"] == step].sort_values("layer")
         layers = [layer_label(int(layer)) for layer in part["layer"]]
-        if part["low"].notna().all() and part["high"].notna().all() and step == shown[-1]:
-            figure.add_trace(
-                go.Scatter(
-                    x=layers + layers[::-1],
-                    y=[*part["high"], *part["low"][::-1]],
-                    mode="lines",
-                    fill="toself",
-                    fillcolor=_transparent(colour, 0.15),
-                    line={"width": 0},
-                    hoverinfo="skip",
-                    name="95 % interval",
-                )
-            )
+        if step == shown[-1]:
+            figure.add_traces(interval_band(layers, part, colour))
         figure.add_trace(
             go.Scatter(x=layers, y=part["value"], mode="lines+markers", name=f"step {step}", line={"color": colour})
         )
@@ -210,89 +177,6 @@ def layer_curves(
             )
         )
     figure.update_xaxes(title="layer", type="category")
-    return figure
-
-
-def pair_matrix(
-    rows: pd.DataFrame, title: str, *, unit: str = "", directed: bool = False, diverging: bool = False
-) -> go.Figure:
-    """Language x language matrix of one snapshot; undirected pairs are mirrored and the diagonal stays empty."""
-    matrix = pair_table(rows, directed=directed)
-    largest = float(np.nanmax(np.abs(matrix.to_numpy()))) if matrix.notna().any().any() else 1.0
-    figure = base_figure(title, "")
-    figure.add_trace(
-        go.Heatmap(
-            z=matrix.to_numpy(),
-            x=list(matrix.columns),
-            y=list(matrix.index),
-            colorscale=DIVERGING if diverging else SEQUENTIAL,
-            zmin=-largest if diverging else None,
-            zmax=largest if diverging else None,
-            text=matrix.map(lambda v: "" if pd.isna(v) else f"{v:.3f}").to_numpy() if len(matrix) <= 18 else None,
-            texttemplate="%{text}",
-            textfont={"size": 9},
-            colorbar={"title": unit, "thickness": 12},
-            hovertemplate="%{y}, %{x}: %{z:.4g}<extra></extra>",
-        )
-    )
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(type="category", autorange="reversed", scaleanchor="x")
-    return figure
-
-
-def directed_matrix(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
-    """Matrix of values from `language` (down) to `other_language` (across); the two need not be the same set."""
-    matrix = rows.pivot_table(index="language", columns="other_language", values="value").sort_index()
-    figure = base_figure(title, "")
-    figure.add_trace(
-        go.Heatmap(
-            z=matrix.to_numpy(),
-            x=list(matrix.columns),
-            y=list(matrix.index),
-            colorscale=SEQUENTIAL,
-            text=matrix.map(lambda v: "" if pd.isna(v) else f"{v:.2f}").to_numpy(),
-            texttemplate="%{text}",
-            colorbar={"title": unit, "thickness": 12},
-            hovertemplate="%{y} to %{x}: %{z:.4g}<extra></extra>",
-        )
-    )
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(type="category", autorange="reversed")
-    return figure
-
-
-def pair_table(rows: pd.DataFrame, *, directed: bool = False) -> pd.DataFrame:
-    """Square frame of pair values, languages sorted."""
-    languages = sorted(set(rows["language"]) | set(rows["other_language"]))
-    matrix = pd.DataFrame(np.nan, index=languages, columns=languages)
-    for row in rows.itertuples():
-        matrix.loc[row.language, row.other_language] = row.value
-        if not directed:
-            matrix.loc[row.other_language, row.language] = row.value
-    return matrix
-
-
-def dendrogram(rows: pd.DataFrame, title: str) -> go.Figure | None:
-    """Average-linkage tree of languages with distance 1 - value; None for fewer than three languages or gaps."""
-    matrix = pair_table(rows)
-    values = matrix.to_numpy(copy=True)
-    np.fill_diagonal(values, 1.0)
-    if len(matrix) < 3 or np.isnan(values).any():
-        return None
-    distance = np.clip(1.0 - values, 0.0, None)
-    np.fill_diagonal(distance, 0.0)
-    condensed = squareform(distance, checks=False)
-    figure = ff.create_dendrogram(
-        values,
-        labels=list(matrix.index),
-        linkagefun=lambda _: linkage(condensed, method="average"),
-        color_threshold=0.0,
-        colorscale=["#44546a"] * 8,
-    )
-    figure.update_layout({**_layout(title), "width": None, "autosize": True, "showlegend": False})
-    figure.update_xaxes(range=[0, 10 * len(matrix)])  # a leaf every ten units, the first at five
-    lowest = float(condensed.min())
-    figure.update_yaxes(title="1 - shared", gridcolor="#e8e8e8", range=[lowest - 0.1 * (1.0 - lowest), 1.0])
     return figure
 
 
@@ -358,39 +242,3 @@ def live_figures(frame: pd.DataFrame) -> dict[str, go.Figure]:
             title = f"{analysis}: {metric}, step {newest['step'].iloc[0]}"
             figures[f"figures/{analysis}/{metric}_pairs"] = pair_matrix(newest, title, directed=is_directed(newest))
     return figures
-
-
-def is_directed(pairs: pd.DataFrame) -> bool:
-    """Pairs are directed if any runs against the alphabet (undirected ones are sorted)."""
-    return bool((pairs["language"] >= pairs["other_language"]).any())
-
-
-def base_figure(title: str, unit: str) -> go.Figure:
-    """An empty figure in the house style; `unit` names the vertical axis."""
-    figure = go.Figure(layout=_layout(title))
-    figure.update_xaxes(gridcolor="#efefef", linecolor="#999", zeroline=False)
-    figure.update_yaxes(gridcolor="#e8e8e8", linecolor="#999", zeroline=False, title=unit)
-    return figure
-
-
-def _layout(title: str) -> dict:
-    return {
-        "title": {"text": title, "font": {"size": 14}, "x": 0.01, "xanchor": "left"},
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": "#222"},
-        "margin": {"l": 62, "r": 44, "t": 46, "b": 48},
-        "paper_bgcolor": "#ffffff",
-        "plot_bgcolor": "#ffffff",
-        "height": 380,
-        "legend": {"font": {"size": 11}},
-        "modebar": {"orientation": "v"},
-        "colorway": list(PALETTE),
-    }
-
-
-def _labels(steps: pd.Series) -> list[str]:
-    return [str(step) for step in steps]
-
-
-def _transparent(colour: str, alpha: float) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"

@@ -19,6 +19,7 @@ from analysis import figures as draw
 from analysis.comparison import add_comparison
 from analysis.figures import select
 from analysis.page import Page, folded
+from analysis.pair_figures import dendrogram, is_directed, pair_matrix
 from analysis.runs import RunRecord, read_run
 from analysis.statistics import benjamini_hochberg
 from analysis.summary import BITS, analyses_of_class, change_since_start, closing_tables
@@ -158,14 +159,14 @@ def _overlap(page: Page, record: RunRecord, name: str) -> None:
     if not pairs.empty:
         steps = sorted(pairs["step"].unique())
         last = pairs[pairs["step"] == steps[-1]]
-        items.append(draw.pair_matrix(last, f"Shared / K by language pair, step {steps[-1]}"))
+        items.append(pair_matrix(last, f"Shared / K by language pair, step {steps[-1]}"))
         if steps[0] == 0 and len(steps) > 1:
             first = pairs[pairs["step"] == 0].set_index(["language", "other_language"])["value"]
             difference = last.set_index(["language", "other_language"])
             difference = difference.assign(value=difference["value"] - first).reset_index().dropna(subset=["value"])
             title = f"Change against the untrained network, step {steps[-1]}"
-            items.append(draw.pair_matrix(difference, title, diverging=True))
-        items.append(draw.dendrogram(last, f"Languages by shared concept neurons, step {steps[-1]}"))
+            items.append(pair_matrix(difference, title, diverging=True))
+        items.append(dendrogram(last, f"Languages by shared concept neurons, step {steps[-1]}"))
     page.grid(items)
     page.heading("Nulls, ceilings and further measures")
     any_measure(page, record, name, leave_out=("shared", "shared_units"))
@@ -217,7 +218,7 @@ def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[go.Figur
     if not pairs.empty:
         step = int(pairs["step"].max())
         newest = pairs[pairs["step"] == step]
-        yield draw.pair_matrix(newest, f"{title}, step {step}", directed=draw.is_directed(newest)), _significance(rows)
+        yield pair_matrix(newest, f"{title}, step {step}", directed=is_directed(newest)), _significance(rows)
 
 
 def _significance(rows: pd.DataFrame) -> str:

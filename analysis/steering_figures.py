@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.figures import CHANCE, PALETTE, base_figure, directed_matrix
+from analysis.figure_style import CHANCE, PALETTE, base_figure
 from analysis.judging import UNDETERMINED
+from analysis.pair_figures import directed_matrix
 from analysis.results import ResultTable
 
 UNDECIDED = "#c9ced4"

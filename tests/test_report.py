@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from analysis.base import Analysis, Attachment, Row
-from analysis.figures import dendrogram, is_directed, pair_table, select
+from analysis.figures import select
+from analysis.pair_figures import dendrogram, is_directed, pair_table
 from analysis.report import write_report
 from analysis.results import FRAME_COLUMNS, ResultTable
 from analysis.runs import read_run
