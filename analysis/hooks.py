@@ -70,6 +70,8 @@ def force_units(
     wanted = {site: entry for site, entry in forcing.items() if entry[0].numel()}
     for site, entry in wanted.items():
         _check_forcing(site, entry)
+    # Asked for here, once: asking a GPU for it in every call of a hook would make the model wait.
+    last_text = {site: int(entry[2].max()) for site, entry in wanted.items() if len(entry) == 3}
     skip = int(prompt_length or 0) if positions == "new" else 0
     placed: dict[Site, Forcing] = {}
     past = 0
@@ -82,6 +84,10 @@ def force_units(
         first = max(0, skip - past)
         if first >= activations.shape[1]:
             return None
+        if last_text.get(site, -1) >= activations.shape[0]:
+            raise ValueError(
+                f"{site.module}: forcing names text {last_text[site]} of a batch of {activations.shape[0]}"
+            )
         if site not in placed or placed[site][1].device != activations.device:
             units, values, *rest = wanted[site]
             device = activations.device
@@ -104,10 +110,7 @@ def _overwrite(site: Site, activations: Tensor, forcing: Forcing, first: int) ->
     forced = activations.clone() if torch.is_grad_enabled() and activations.requires_grad else activations
     units, values, *rest = forcing
     if rest:
-        rows = rest[0]
-        if int(rows.max()) >= forced.shape[0]:
-            raise ValueError(f"{site.module}: forcing names text {int(rows.max())} of a batch of {forced.shape[0]}")
-        forced[rows, first:, units] = values[:, None]
+        forced[rest[0], first:, units] = values[:, None]
     elif values.dim() == 2:
         if values.shape[0] != forced.shape[0]:
             raise ValueError(f"{site.module}: forcing values for {values.shape[0]} texts, batch of {forced.shape[0]}")
