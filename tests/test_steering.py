@@ -177,11 +177,13 @@ def test_the_model_is_left_as_it_was_found(snapshot: Snapshot, concept_file: Pat
     ids = torch.tensor([[2, 60, 70, 80]])
     before, weights = snapshot.model(input_ids=ids).logits, copy.deepcopy(snapshot.model.state_dict())
     state = torch.get_rng_state()
+    # transformers leaves hooks of its own on a model that was once asked for hidden states.
+    hooks = [(list(m._forward_hooks), list(m._forward_pre_hooks)) for m in snapshot.model.modules()]
     measure(steering(concept_file, seeds=1, only_concepts=["water"], controls=["none"]), snapshot)
     assert torch.equal(snapshot.model(input_ids=ids).logits, before)
     assert all(torch.equal(weights[name], value) for name, value in snapshot.model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in snapshot.model.modules())
+    assert hooks == [(list(m._forward_hooks), list(m._forward_pre_hooks)) for m in snapshot.model.modules()]
 
 
 def test_a_model_in_training_writes_as_its_snapshot_does(
