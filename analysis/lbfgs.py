@@ -55,11 +55,13 @@ def minimise(
     if not bool(rows.all()):
         rotated, weights, targets = rotated[:, rows], weights[:, rows], targets[:, :, rows]
     weights = weights[:, None]  # (P, 1, N)
-    hidden = torch.zeros_like(present, dtype=rotated.dtype).masked_fill_(~present, -torch.inf)[:, :, None]
+    hidden = None
+    if not bool(present.all()):
+        hidden = torch.zeros_like(present, dtype=rotated.dtype).masked_fill_(~present, -torch.inf)[:, :, None]
     ridge = shrink.diagonal(dim1=1, dim2=2)  # (P, D)
     point = solution.clone()
     logits = torch.zeros_like(targets)
-    probabilities = (logits + hidden).softmax(dim=1)
+    probabilities = _softmax(logits, hidden)
     history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
     factors: dict[int, Tensor] | None = None
     patience = _patience(weights.shape[2], num_classes, rotated.shape[0], num_problems, len(torch.unique(task)))
@@ -91,7 +93,8 @@ def minimise(
             keep = ~finished
             if not bool(keep.any()) or iteration == max_iterations:
                 break
-            active, weights, targets, hidden = active[keep], weights[keep], targets[keep], hidden[keep]
+            active, weights, targets = active[keep], weights[keep], targets[keep]
+            hidden = None if hidden is None else hidden[keep]
             shrink, ridge, point, logits = shrink[keep], ridge[keep], point[keep], logits[keep]
             gradient, direction, slope, task = gradient[keep], direction[keep], slope[keep], task[keep]
             history = deque(((s[keep], y[keep], r[keep]) for s, y, r in history), maxlen=HISTORY)
@@ -113,6 +116,11 @@ def minimise(
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     """Inner product of each problem, (P,)."""
     return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+
+
+def _softmax(logits: Tensor, hidden: Tensor | None) -> Tensor:
+    """Probabilities (P, K, N); `hidden` (P, K, 1) is -inf for classes that a problem has no row of."""
+    return (logits if hidden is None else logits + hidden).softmax(dim=1)
 
 
 def _diagonal_solver(probabilities: Tensor, weights: Tensor, curvature: Tensor, ridge: Tensor) -> Operator:
@@ -218,7 +226,7 @@ def _search(
     rise: Tensor,
     weights: Tensor,
     targets: Tensor,
-    hidden: Tensor,
+    hidden: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Find step sizes by the slope alone (the objective is convex), which float32 resolves far better than its value.
 
@@ -229,7 +237,7 @@ def _search(
     high = torch.full_like(slope, torch.inf)
     for _ in range(20):
         moved = torch.addcmul(logits, size[:, None, None], change)
-        probabilities = (moved + hidden).softmax(dim=1)
+        probabilities = _softmax(moved, hidden)
         residual = torch.addcmul(-targets, probabilities, weights)
         there = _dot(residual, change) + offset + size * rise
         short, far = there < UNDERSHOOT * slope, there > -OVERSHOOT * slope

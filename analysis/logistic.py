@@ -98,15 +98,20 @@ def fit_logistic(
     penalty = (1 + (present.sum(dim=1) == 2)) / (inverse_penalty * count.double())  # (P,)
 
     any_train = train.any(dim=0)
-    mean = features[any_train].double().mean(dim=0)
-    centred = (features.double() - mean).to(dtype)
-    scale = centred[any_train].double().square().mean(dim=0).sqrt()
+    shared_rows = slice(None) if bool(any_train.all()) else any_train
+    mean = features[shared_rows].mean(dim=0, dtype=torch.float64)
+    # What the mean loses in single precision is a constant, which the intercept takes up.
+    mean = mean.to(dtype).double()
+    centred = features - mean.to(dtype)
+    used = centred[shared_rows]
+    scale = used.square().mean(dim=0, dtype=torch.float64).sqrt()
     # Below the resolution of the data's own precision a feature is constant, whatever rounding says.
     constant = scale <= 10 * torch.finfo(dtype).eps * mean.abs() + torch.finfo(dtype).tiny
     scale = torch.where(constant, 1.0, scale)
-    centred = torch.where(constant.to(device), 0.0, centred / scale.to(dtype))  # (N, D)
+    centred = (centred / scale.to(dtype)).masked_fill_(constant, 0.0)  # (N, D)
 
-    gram = centred[any_train].T @ centred[any_train] / int(any_train.sum())
+    used = centred[shared_rows]
+    gram = used.T @ used / len(used)
     curvature, basis = torch.linalg.eigh(gram.double())
     curvature.clamp_(min=0.0)
     rotated = torch.empty(basis.shape[0] + 1, num_rows, dtype=dtype, device=device)  # (F, N)
