@@ -35,6 +35,7 @@ if str(ROOT) not in sys.path:
 from sklearn.metrics import average_precision_score  # noqa: E402
 
 from analysis.expertise import Labels, score  # noqa: E402
+from tests.benchmarks.peak import memory_row, peak_above  # noqa: E402
 
 NUM_TEXTS, NUM_CONCEPTS, NUM_POSITIVES = 1500, 200, 100
 
@@ -158,6 +159,14 @@ def _speed(rounds: int) -> list[dict[str, Any]]:
         ),
         _row("AP, NumPy vs scikit-learn loop", base, cost["numpy"], base / cost["numpy"], "us/pair", shape),
     ]
+    memory = {
+        "scikit-learn loop": peak_above(lambda: scikit_learn(many[:256], two)),
+        "ml-selfcond": peak_above(lambda: selfcond(many, two[:1])),
+    }
+    ours = peak_above(lambda: score(many, others, backend="numba"))
+    for name, theirs in memory.items():
+        note = f"1,024 units, all {NUM_CONCEPTS} concepts at once; the baseline's does not depend on the concepts"
+        rows.append(memory_row(f"AP, memory vs {name}", theirs, ours, f"{note}; above the responses"))
     twice, null = 2 * cost["numba"], cost["numba, with null"]
     note = "200 concepts and 200 permutations; baseline: 400 concepts at the price of 200"
     rows.append(_row("null by label permutation", twice, null, twice / null, "us/pair", note))

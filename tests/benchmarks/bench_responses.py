@@ -13,12 +13,10 @@ peak above the loaded model.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,13 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import psutil  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 from analysis.responses import iter_responses  # noqa: E402
 from analysis.sites import find_sites  # noqa: E402
 from analysis.snapshots import Snapshot, SnapshotId  # noqa: E402
+from tests.benchmarks.peak import memory_row, peak_here  # noqa: E402
 
 PADDED = 128
 BATCH = 10
@@ -117,26 +115,15 @@ def measure_speed(rounds: int, count: int) -> dict[str, Any]:
 def measure_memory(method: str, count: int) -> dict[str, Any]:
     """Peak above the loaded model, in GB, of what a batch needs: pooled results are not kept."""
     snapshot, texts = build(), make_texts(count)
-    gc.collect()
-    loaded = psutil.Process().memory_info().rss
-    # Not the peak of the process, which building the model sets: sample while the method runs.
-    peak, done = [loaded], threading.Event()
 
-    def sample() -> None:
-        process = psutil.Process()
-        while not done.wait(0.002):
-            peak[0] = max(peak[0], process.memory_info().rss)
+    def work() -> None:
+        if method == "selfcond":
+            selfcond(snapshot, texts)
+        else:
+            for _ in iter_responses(snapshot, texts, find_sites(snapshot.model), max_bytes=2**30):
+                pass
 
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    if method == "selfcond":
-        selfcond(snapshot, texts)
-    else:
-        for _ in iter_responses(snapshot, texts, find_sites(snapshot.model), max_bytes=2**30):
-            pass
-    done.set()
-    sampler.join()
-    return {"extra_gb": max(peak[0] - loaded, 1) / 1e9}
+    return {"extra_gb": peak_here(work)}
 
 
 def in_own_process(*arguments: str) -> dict[str, Any]:
@@ -155,7 +142,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
     rows = [_row("extraction, speed", baseline, mine, mine / baseline, "sentences/s", note)]
     memory = [in_own_process("--memory", method, "--count", str(count))["extra_gb"] for method in METHODS]
     note = "peak above the loaded model"
-    rows.append(_row("extraction, memory", *memory, memory[0] / memory[1], "GB", note))
+    rows.append(memory_row("extraction, memory", *memory, note))
     return rows
 
 
