@@ -25,7 +25,8 @@ from analysis.concepts import ConceptPool
 from analysis.encoding import encode_texts, iter_batches, padding_id
 from analysis.experts import ExpertTable, forcing_of
 from analysis.hooks import read_sites
-from analysis.responses import input_device, iter_responses
+from analysis.passes import input_device
+from analysis.responses import iter_responses
 from analysis.sites import Site, body
 from analysis.snapshots import Snapshot
 

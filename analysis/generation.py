@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.hooks import Forcing, force_units
-from analysis.responses import input_device
+from analysis.passes import input_device
 from analysis.sites import Site
 
 SUM_BLOCK = 256

@@ -25,8 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from analysis.base import Analysis, Row
 from analysis.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
 from analysis.identity import hash_tokenizer
+from analysis.passes import input_device
 from analysis.replicas import deal_batches
-from analysis.responses import input_device
 from analysis.sites import body
 from analysis.snapshots import Snapshot
 from analysis.texts import read_texts

@@ -17,20 +17,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from analysis.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
-from analysis.hooks import read_sites
-from analysis.replicas import deal_batches
-from analysis.responses import input_device
-from analysis.sites import Site, body
+from analysis.passes import Place, collect
+from analysis.sites import Site
 from analysis.snapshots import Snapshot
 from analysis.texts import Text
 
@@ -141,11 +136,12 @@ def iter_token_states(
     order = torch.from_numpy(np.argsort(sample.text, kind="stable"))
     bounds = np.searchsorted(sample.text[order.numpy()], np.arange(len(sample.encoded) + 1))
 
-    def take(batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def take(batch: Batch) -> tuple[Place, Callable[[Site, Tensor], Tensor]]:
         members = [order[bounds[index] : bounds[index + 1]] for index in batch.indices.tolist()]
         row = torch.repeat_interleave(torch.arange(len(members)), torch.tensor([len(part) for part in members]))
         rows = torch.cat(members)
-        return rows, lambda states: states[row.to(states.device), position[rows].to(states.device)]
+        column = position[rows]
+        return (rows,), lambda _, states: states[row.to(states.device), column.to(states.device)].float()
 
     yield from _iter_states(snapshot, sample.encoded, len(sample), sites, take, batch_tokens, max_bytes)
 
@@ -174,9 +170,9 @@ def iter_sentence_states(
     limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or max_length
     encoded = encode_texts(snapshot.tokenizer, texts, min(max_length, limit))
 
-    def take(batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def take(batch: Batch) -> tuple[Place, Callable[[Site, Tensor], Tensor]]:
         weights = _sentence_weights(batch.content, pool)
-        return batch.indices, lambda states: torch.einsum("bt,btd->bd", weights.to(states.device), states.float())
+        return (batch.indices,), lambda _, states: torch.einsum("bt,btd->bd", weights.to(states.device), states.float())
 
     yield from _iter_states(snapshot, encoded, len(encoded), sites, take, batch_tokens, max_bytes)
 
@@ -190,16 +186,12 @@ def _sentence_weights(content: Tensor, pool: str) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-class _PackReadError(Exception):
-    """Ends a forward pass whose remaining blocks nobody listens to."""
-
-
 def _iter_states(
     snapshot: Snapshot,
     encoded: Encoded,
     num_rows: int,
     sites: Sequence[Site],
-    take: Callable[[Batch], tuple[Tensor, Callable[[Tensor], Tensor]]],
+    take: Callable[[Batch], tuple[Place, Callable[[Site, Tensor], Tensor]]],
     batch_tokens: int,
     max_bytes: int,
 ) -> Iterator[tuple[Site, Tensor]]:
@@ -208,7 +200,8 @@ def _iter_states(
         raise ValueError("the model is in training mode, its dropout would enter the states: call model.eval()")
     pad_id = padding_id(snapshot.tokenizer)
     for pack in _packs(sites, num_rows, max_bytes):
-        held = _run_pack(snapshot.models, iter_batches(encoded, batch_tokens, pad_id), pack, take, num_rows)
+        shapes = {site: (num_rows, site.num_units) for site in pack}
+        held = collect(snapshot.models, iter_batches(encoded, batch_tokens, pad_id), shapes, take)
         for site in pack:
             states = held.pop(site)
             if not bool(torch.isfinite(states).all()):
@@ -233,45 +226,3 @@ def _packs(sites: Sequence[Site], num_rows: int, max_bytes: int) -> list[list[Si
         packs[-1].append(site)
         used += size
     return packs
-
-
-def _run_pack(
-    models: Sequence[PreTrainedModel],
-    batches: Iterator[Batch],
-    pack: Sequence[Site],
-    take: Callable[[Batch], tuple[Tensor, Callable[[Tensor], Tensor]]],
-    num_rows: int,
-) -> dict[Site, Tensor]:
-    """States (N, D) of every site of a pack: one pass over all texts."""
-    held: dict[Site, Tensor] = {}
-    lock = Lock()
-
-    def run(model: PreTrainedModel, batch: Batch) -> None:
-        rows, read = take(batch)
-        waiting = set(pack)
-
-        def on_output(site: Site, states: Tensor) -> None:
-            taken = read(states).float()
-            with lock:
-                if site not in held:
-                    home = taken.device if model is models[0] else input_device(models[0])
-                    held[site] = torch.empty(num_rows, site.num_units, device=home)
-            values = held[site]
-            values[rows.to(values.device)] = taken.to(values.device)
-            waiting.discard(site)
-            if not waiting:
-                raise _PackReadError
-
-        device = input_device(model)
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, enabled=False),
-            read_sites(model, pack, on_output),
-            suppress(_PackReadError),
-        ):
-            body(model)(
-                input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-            )
-
-    deal_batches(models, batches, run)
-    return held

@@ -26,8 +26,8 @@ from analysis.encoding import Batch, iter_batches, padding_id
 from analysis.heldout import head_losses
 from analysis.hidden_states import TokenSample, sample_tokens
 from analysis.hooks import force_units, read_sites
+from analysis.passes import input_device
 from analysis.replicas import deal_batches
-from analysis.responses import input_device
 from analysis.sites import Site, UnitSpace, body, find_sites
 from analysis.snapshots import Snapshot
 from analysis.texts import Text, read_texts

@@ -1,7 +1,7 @@
 """Copies of one checkpoint on further devices: the texts of a measure are dealt to whichever copy is free.
 
 Every extraction runs its batches through `deal_batches`, so that several devices work on one checkpoint without any
-measure knowing of it. Called by `checkpoints` (to copy) and by `responses`, `hidden_states`, `heldout` and `lape`.
+measure knowing of it. Called by `checkpoints` (to copy) and by `passes`, `heldout` and `lape`.
 """
 
 from __future__ import annotations

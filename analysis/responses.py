@@ -10,20 +10,17 @@ Shapes:  N texts   B texts of a batch   T tokens   U units of one site
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from threading import Lock
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
-from analysis.hooks import read_sites
+from analysis.passes import Place, collect, input_device
 from analysis.pooling import POOLINGS, make_pooling
-from analysis.replicas import deal_batches
-from analysis.sites import Site, body
+from analysis.sites import Site
 from analysis.snapshots import Snapshot
 
 STORAGE = {"float32": torch.float32, "float16": torch.float16}
@@ -47,10 +44,6 @@ class _Slice:
     site: Site
     first: int
     count: int
-
-
-class _AllHeardError(Exception):
-    """Ends a forward pass whose remaining modules nobody listens to."""
 
 
 def iter_responses(
@@ -127,12 +120,6 @@ def _make_packs(sites: Sequence[Site], unit_bytes: int, max_bytes: int, split_si
     return packs
 
 
-def input_device(model: PreTrainedModel) -> torch.device:
-    """Where token ids have to be: the first parameter that is not offloaded."""
-    devices = (parameter.device for parameter in model.parameters())
-    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
-
-
 def choose_batch_tokens(model: PreTrainedModel) -> int:
     """Tokens per forward pass: on a CPU as many as keep one activation of the residual stream within 2 MiB of cache
     (256 to 4,096), elsewhere 16,384. At width 1,024 a pass of 512 tokens is 1.4 times as fast as one of 2,048."""
@@ -152,44 +139,20 @@ def _run_pack(
 ) -> dict[Site, Tensor]:
     """Responses (U, N) of every part of a pack: one pass over all texts."""
     parts = {part.site: part for part in pack}
-    held: dict[Site, Tensor] = {}
-    lock = Lock()
 
-    def run(model: PreTrainedModel, batch: Batch) -> None:
+    def take(batch: Batch) -> tuple[Place, Callable[[Site, Tensor], Tensor]]:
         pooling = make_pooling(pool, batch.content)
-        waiting = set(parts)
 
-        def on_output(site: Site, activations: Tensor) -> None:
+        def read(site: Site, activations: Tensor) -> Tensor:
             part = parts[site]
             if part.count < site.num_units:
                 activations = activations[..., part.first : part.first + part.count]
-            pooled = pooling(activations).to(dtype)
-            with lock:
-                if site not in held:
-                    home = pooled.device if model is models[0] else input_device(models[0])
-                    held[site] = torch.empty(part.count, len(encoded), dtype=dtype, device=home)
-            values = held[site]
-            values[:, batch.indices.to(values.device)] = pooled.T.to(values.device)
-            waiting.discard(site)
-            if not waiting:
-                raise _AllHeardError
+            return pooling(activations).to(dtype).T
 
-        device = input_device(model)
-        # Not inference mode: buffers that a model makes on the way (rotary tables) must stay usable for training.
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, enabled=False),
-            read_sites(model, list(parts), on_output),
-            suppress(_AllHeardError),
-        ):
-            body(model)(
-                input_ids=batch.input_ids.to(device),
-                attention_mask=batch.attention_mask.to(device),
-                use_cache=False,
-            )
+        return (slice(None), batch.indices), read
 
-    deal_batches(models, iter_batches(encoded, batch_tokens, pad_id), run)
-    return held
+    shapes = {part.site: (part.count, len(encoded)) for part in pack}
+    return collect(models, iter_batches(encoded, batch_tokens, pad_id), shapes, take)
 
 
 def _refuse_not_finite(part: _Slice, values: Tensor, texts: Sequence[str]) -> None:
