@@ -159,19 +159,20 @@ def _size_table(runs: Sequence[CapacityRun]) -> Table:
                 size,
                 str(first.width),
                 str(len(members)),
+                _with_interval(rises),
                 "" if first.num_units is None else f"{first.num_units:,}",
                 "" if sizes is None else f"{sizes[0]:,} ({sizes[1]:,})",
                 "" if first.tokens is None else f"{first.tokens:,}",
                 "" if first.chance is None else f"{first.chance:.4f}",
                 *(_mean([column(run) for run in members]) for column in shown.values()),
-                _with_interval(rises),
             )
         )
     return Table(
         title="By size",
         header=(
-            "size", "width", "seeds", "units N", "parameters (without embeddings)", "tokens", "chance K/N", *shown,
-            "rise [95 % over seeds]",
+            # What the page is about stands first: a narrow window scrolls to the rest.
+            "size", "width", "seeds", "rise [95 % over seeds]", "units N", "parameters (without embeddings)", "tokens",
+            "chance K/N", *shown,
         ),
         rows=tuple(rows),
         note="Means over seeds at the last snapshot.",

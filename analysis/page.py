@@ -30,7 +30,8 @@ h2{font-size:20px;margin:44px 0 6px;padding-top:10px;border-top:1px solid var(--
 h3{font-size:15px;margin:22px 0 6px}
 p{max-width:80ch}.soft{color:var(--soft);font-size:13.5px}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:16px;margin:14px 0}
-.card{background:#fff;border:1px solid var(--line);border-radius:8px;padding:8px 10px 10px;min-width:0;overflow:hidden}
+.card{background:#fff;border:1px solid var(--line);border-radius:8px;padding:8px 10px 10px;min-width:0;
+overflow:auto hidden}
 .card p{margin:2px 8px 4px;font-size:12.5px;color:var(--soft)}
 table{border-collapse:collapse;font-size:13.5px;background:#fff;width:100%}
 th,td{padding:5px 10px;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
