@@ -203,18 +203,10 @@ def text_losses(
     losses = np.zeros(len(tokens), dtype=np.float64)
 
     def run(model: PreTrainedModel, batch: Batch) -> None:
-        device, head = input_device(model), model.get_output_embeddings()
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            hidden = body(model)(
-                input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-            )[0]
-            scored = batch.content[:, 1:]
-            targets = batch.input_ids[:, 1:][scored]
-            nats = head_losses(head, hidden[:, :-1][scored.to(hidden.device)], targets)
+        nats, rows = token_losses(model, batch)
         if not bool(torch.isfinite(nats).all()):
             raise ValueError("the loss of a held-out text is not finite: the weights are broken")
-        rows = torch.arange(len(batch.indices)).unsqueeze(1).expand_as(scored)[scored]
-        window_nats.index_add_(0, batch.indices[rows], nats.double().cpu())
+        window_nats.index_add_(0, batch.indices[rows], nats.double())
 
     window_nats = torch.zeros(len(windows), dtype=torch.float64)
     deal_batches(models, iter_batches(encoded, batch_tokens, padding_id(tokenizer)), run)
@@ -237,7 +229,20 @@ def unigram_losses(training: Sequence[Sequence[int]], tokens: Sequence[Sequence[
     )
 
 
-def head_losses(head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int = 512) -> Tensor:
+def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Losses in nats of all content tokens but a text's first, (M,) float32, and the row of the batch of each, (M,)."""
+    device = input_device(model)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        hidden = body(model)(
+            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+        )[0]
+        scored = batch.content[:, 1:]
+        chosen = hidden[:, :-1][scored.to(hidden.device)]
+        nats = _head_losses(model.get_output_embeddings(), chosen, batch.input_ids[:, 1:][scored])
+    return nats, scored.nonzero()[:, 0]
+
+
+def _head_losses(head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int = 512) -> Tensor:
     """Cross-entropy of every token, (B T,), float32, without ever holding more than `chunk` x V logits."""
     losses = [
         F.cross_entropy(head(part).float(), wanted.to(part.device), reduction="none").cpu()

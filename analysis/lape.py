@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from analysis.base import Analysis, Row
 from analysis.encoding import Batch, iter_batches, padding_id
-from analysis.heldout import head_losses
+from analysis.heldout import token_losses
 from analysis.hidden_states import TokenSample, sample_tokens
 from analysis.hooks import force_units, read_sites
 from analysis.passes import input_device
@@ -270,17 +270,11 @@ def language_losses(
     loss, tokens = np.zeros(len(encoded)), np.zeros(len(encoded))
 
     def run(model: PreTrainedModel, batch: Batch) -> None:
-        device = input_device(model)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), force_units(model, forcing):
-            hidden = body(model)(
-                input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-            )[0]
-            counted = batch.content[:, 1:]
-            chosen = hidden[:, :-1][counted.to(hidden.device)]
-            nats = head_losses(model.get_output_embeddings(), chosen, batch.input_ids[:, 1:][counted])
-        rows = counted.nonzero()[:, 0].numpy()
-        loss[batch.indices.numpy()] = np.bincount(rows, nats.double().numpy(), len(counted))
-        tokens[batch.indices.numpy()] = counted.sum(dim=1).numpy()
+        with force_units(model, forcing):
+            nats, rows = token_losses(model, batch)
+        places, size = batch.indices.numpy(), len(batch.indices)
+        loss[places] = np.bincount(rows.numpy(), nats.double().numpy(), size)
+        tokens[places] = np.bincount(rows.numpy(), minlength=size)
 
     deal_batches(snapshot.models, iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)), run)
     owner = np.zeros(len(encoded), dtype=np.int64)
