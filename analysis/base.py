@@ -92,8 +92,8 @@ class Analysis(ABC):
         """Measure `snapshot`; draws no random numbers from global generators and leaves the model as it found it."""
 
     def settings(self) -> dict[str, object]:
-        """Everything that determines the numbers, as JSON values."""
-        chosen: dict[str, object] = {"analysis": f"{type(self).__module__}.{type(self).__qualname__}"}
+        """Everything that determines the numbers, as JSON values. The class counts by its name, not by its file."""
+        chosen: dict[str, object] = {"analysis": type(self).__name__}
         chosen["version"] = self.version
         for field in fields(self):
             if not field.init or field.name in self.not_settings:
@@ -106,8 +106,34 @@ class Analysis(ABC):
 
     def fingerprint(self) -> str:
         """Short hash of `settings()`: results with another fingerprint are stale."""
-        text = json.dumps(self.settings(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint_of(self.settings())
+
+
+def fingerprint_of(settings: dict) -> str:
+    """Short hash of settings, as `Analysis.settings` gives them or as a stamp on disk holds them.
+
+    Stamps written before 2026-11-25 name classes with their module; the module is dropped here, so those results count.
+    """
+    named = {**settings, "analysis": class_name(settings)}
+    if isinstance(detector := settings.get("detector"), dict):
+        named["detector"] = {**detector, "class": str(detector.get("class")).rpartition(".")[2]}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def class_name(settings: dict) -> str:
+    """Name of the analysis class in the settings of a stamp, old or new."""
+    return str(settings["analysis"]).rpartition(".")[2]
+
+
+def find_class(name: str) -> type[Analysis] | None:
+    """The analysis class of this name among those that are imported, or None."""
+    waiting = list(Analysis.__subclasses__())
+    while waiting:
+        found = waiting.pop()
+        if found.__name__ == name:
+            return found
+        waiting += found.__subclasses__()
+    return None
 
 
 def load_analyses(path: str | Path) -> list[Analysis]:

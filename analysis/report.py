@@ -8,7 +8,6 @@ are: known analyses get a chapter with the questions of the field, every other m
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis import figures as draw
+from analysis.base import class_name, find_class
 from analysis.comparison import add_comparison
 from analysis.figures import select
 from analysis.page import Page, folded
@@ -257,14 +257,11 @@ def overall_table(record: RunRecord, name: str) -> Table | None:
 
 
 def _about(record: RunRecord, name: str) -> str:
-    """First paragraph of the analysis class's docstring, if the class can be imported here."""
+    """First paragraph of the docstring of the analysis's class, or "" for a class that is not known here."""
     for _, analysis, stamp in record.stamps():
         if analysis == name:
-            module, _, cls = str(stamp["settings"]["analysis"]).rpartition(".")
-            try:
-                text = getattr(importlib.import_module(module), cls).__doc__ or ""
-            except (ImportError, AttributeError):
-                return ""
+            found = find_class(class_name(stamp["settings"]))
+            text = (found.__doc__ or "") if found is not None else ""
             return " ".join(text.strip().split("\n\n")[0].split())
     return ""
 

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.base import Analysis, Attachment, Row
+from analysis.base import Analysis, Attachment, Row, fingerprint_of
 from analysis.snapshots import SnapshotId
 
 ROW_SCHEMA = pa.schema(
@@ -64,7 +64,9 @@ class ResultTable:
     def has(self, snapshot_id: SnapshotId, analysis: Analysis) -> bool:
         """True if rows of this analysis with exactly these settings are there for this run and step."""
         stamp = self.stamp(snapshot_id.step, analysis.name)
-        return stamp is not None and stamp["run"] == snapshot_id.run and stamp["fingerprint"] == analysis.fingerprint()
+        if stamp is None or stamp["run"] != snapshot_id.run:
+            return False
+        return fingerprint_of(stamp["settings"]) == analysis.fingerprint()
 
     def stamp(self, step: int, analysis: str) -> dict | None:
         """The metadata that the writer put into a rows file, or None if there is no readable file."""

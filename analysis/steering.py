@@ -149,7 +149,7 @@ class Steering(Analysis):
     def settings(self) -> dict[str, object]:
         chosen = super().settings()
         if self.detector is not None:
-            named = f"{type(self.detector).__module__}.{type(self.detector).__qualname__}"
+            named = type(self.detector).__name__
             options = json.loads(json.dumps(vars(self.detector), default=str, sort_keys=True))
             chosen["detector"] = {"class": named, **options}
         lexicon = Path(self.lexicon_file)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.base import class_name
 from analysis.figures import select
 from analysis.headlines import layer_label
 from analysis.runs import RunRecord
@@ -45,11 +46,7 @@ class Change:
 
 def analyses_of_class(record: RunRecord, *classes: str) -> list[str]:
     """Names under which analyses of these classes (`ConceptOverlap`, ...) stored results in the run."""
-    found = {
-        analysis
-        for _, analysis, stamp in record.stamps()
-        if str(stamp["settings"]["analysis"]).rpartition(".")[2] in classes
-    }
+    found = {analysis for _, analysis, stamp in record.stamps() if class_name(stamp["settings"]) in classes}
     return sorted(found)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from analysis.base import Analysis, Attachment, Row
@@ -95,3 +97,20 @@ def test_a_missing_result_names_the_steps_there_are(table: ResultTable) -> None:
     table.write(HERE, Fixed(), measured(Fixed()), seconds=0.5)
     with pytest.raises(FileNotFoundError, match=r"steps with results: \[16\]"):
         table.rows(32, "fixed")
+
+
+def test_results_stamped_with_a_module_path_still_count(table: ResultTable) -> None:
+    """Before 2026-11-25 a stamp named the class with its module: such results are read and not measured again."""
+    table.write(HERE, Fixed(), measured(Fixed()), seconds=0.5)
+    path, stamp = table.path(16, "fixed"), table.stamp(16, "fixed")
+    assert stamp is not None
+
+    def restamp(**settings: object) -> None:
+        old = {**stamp, "fingerprint": "0123456789abcdef", "settings": {**stamp["settings"], **settings}}
+        rows = pq.read_table(path)
+        pq.write_table(rows.replace_schema_metadata({b"babelscope": json.dumps(old).encode()}), path)
+
+    restamp(analysis="analysis.elsewhere.Fixed")
+    assert table.has(HERE, Fixed())
+    restamp(analysis="analysis.elsewhere.Fixed", k=6)
+    assert not table.has(HERE, Fixed())
