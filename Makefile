@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo           pretrain a small multilingual model on real text with live metrics, then write its report"
 	@echo "make demo-steering  clamp concept neurons of the demo model and judge what it writes"
-	@echo "make bloom-concepts label the concept sentences for configs/bloom_*.yaml"
+	@echo "make bloom-concepts label the concept sentences for configs/suites/bloom_*.yaml"
 	@echo "make test           all quick tests (offline, CPU)      make test-slow   the marked slow ones"
 	@echo "make check          ruff and mypy                       make bench       speed and memory against baselines"
 
@@ -22,20 +22,20 @@ $(READY): pyproject.toml constraints.txt
 
 # A second `make demo` goes on with or shows the run that is there; rm -r runs/demo starts afresh.
 demo: $(READY) runs/demo-concepts.parquet
-	$(BIN)/python -m train fit --config configs/demo.yaml
+	$(BIN)/python -m train fit --config configs/train/demo.yaml
 	$(BIN)/python -m analysis report runs/demo
 
 # Label 12 concepts in ten languages; the training leaves these sentences out.
 runs/demo-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
 	$(BIN)/python -m analysis label --texts $< --out $@ --max-concepts 12 --min-positives 30 --cap 30 --negatives 3 --complete
 
-# The concepts of configs/analyses_bloom.yaml and its kin, for the languages that the embedded sample and BLOOM share.
+# The concepts of configs/analyses/bloom.yaml and its kin, for the languages that the embedded sample and BLOOM share.
 bloom-concepts: runs/bloom-concepts.parquet
 runs/bloom-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
 	$(BIN)/python -m analysis label --texts $< --out $@ --languages en es pt zh
 
 demo-steering: $(READY)
-	$(BIN)/python -m analysis steer --config configs/steering.yaml
+	$(BIN)/python -m analysis steer --config configs/analyses/steering.yaml
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not optin"

@@ -36,17 +36,17 @@ class _Parser(argparse.ArgumentParser):
 
 COMMANDS = {
     "run": Command(
-        "analysis.commands", "measure all checkpoints of a run or suite that lack results", "add_run_arguments"
+        "analysis.commands.run", "measure all checkpoints of a run or suite that lack results", "add_run_arguments"
     ),
     "checkpoints": Command(
-        "analysis.commands",
+        "analysis.commands.run",
         "list the checkpoints: step, tokens, size, what is cached",
         "add_run_arguments",
         "checkpoints",
     ),
-    "report": Command("analysis.report_command", "write one HTML report for one or more runs", configurable=False),
-    "steer": Command("analysis.steering_command", "generate with concept neurons forced, and judge the texts"),
-    "label": Command("analysis.labelling", "turn aligned text into a concept file", configurable=False),
+    "report": Command("analysis.commands.report", "write one HTML report for one or more runs", configurable=False),
+    "steer": Command("analysis.commands.steer", "generate with concept neurons forced, and judge the texts"),
+    "label": Command("analysis.concepts.labelling", "turn aligned text into a concept file", configurable=False),
 }
 
 

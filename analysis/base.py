@@ -36,7 +36,7 @@ class Row:
     layer: int | None = None
     """Block index from 0, as in module names; -1 is the embedding output."""
     kind: str | None = None
-    """Kind of site (`attn.q`, `mlp.in`, ...), see `analysis.sites`."""
+    """Kind of site (`attn.q`, `mlp.in`, ...), see `analysis.extraction.sites`."""
     concept: str | None = None
     language: str | None = None
     """ISO 639-1 code. For pairs, `language` < `other_language` unless the measure is directed (from -> to)."""

@@ -1,7 +1,7 @@
 """One face for a model: a causal LM frozen at one training step, and the sources that open one.
 
 The live trainer, a run folder on disk and the revisions of a hub repository are ways to get a `Snapshot`; no measure
-knows which. This file holds the types; the sources live in `analysis.sources`.
+knows which. This file holds the types; the sources live in `analysis.checkpoints.sources`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Snapshot:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     replicas: tuple[PreTrainedModel, ...] = ()
-    """Copies of the model on further devices, which take a share of the texts; see `analysis.replicas`."""
+    """Copies of the model on further devices, which take a share of the texts; see `analysis.extraction.replicas`."""
     shared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
     """What one analysis computed from this snapshot and another may use again; gone with the snapshot."""
 

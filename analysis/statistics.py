@@ -1,7 +1,7 @@
 """Intervals and corrections that every measure shares.
 
 Bootstrap over concepts or sentences (never over units, which are not a sample of anything), and the Benjamini-Hochberg
-correction over a family of tests (steps x layers x pairs). Called by the analyses and by the report.
+correction over a family of tests (steps x layers x pairs).
 
 Shapes:  S resampled things (concepts, sentences)   M quantities
 """

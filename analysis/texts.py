@@ -5,7 +5,7 @@ Two layouts, told apart by their columns:
     long   (parquet or JSONL)   lang | language, text, and optionally uid (or doc with sent_id), split
     wide   (parquet)            uid, one column per language (null = no translation), and optionally split
 
-The same key in two languages marks translations of each other. Called by the analyses that take a `texts` file.
+The same key in two languages marks translations of each other.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 The direct test of the compression hypothesis, for which the evidence so far is correlational: does sharing rise more
 where capacity is tighter? Every run is a process of its own, `python -m train fit`, so that nothing of one leaks into
 another; finished runs are skipped, interrupted ones go on, a run that fails is named and the others go on. All finished
-runs enter the report of `analysis.capacity_report`. Exit code: 0; 1 if a run failed; 2 for a mistake in what was asked
-for; 130 or 143 after a signal (the running ones save their state first).
+runs enter the report of `analysis.report.capacity.page`. Exit code: 0; 1 if a run failed; 2 for a mistake in what was
+asked for; 130 or 143 after a signal (the running ones save their state first).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from types import FrameType
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 from rich.console import Console
 
-from analysis.capacity_report import write_capacity_report
-from analysis.tables import Table, console_table
+from analysis.report.capacity.page import write_capacity_report
+from analysis.report.tables import Table, console_table
 from callbacks.family import Family, Member, finished_runs, last_line
 
 log = logging.getLogger(__name__)

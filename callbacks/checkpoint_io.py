@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from callbacks.checkpoint import checkpoint_file, manifest_file
-from callbacks.durable import file_sha256, write_file, write_json
+from callbacks.files import file_sha256, write_file, write_json
+from callbacks.snapshots import checkpoint_file, manifest_file
 
 log = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ import yaml
 from analysis.base import Analysis, load_analyses
 from analysis.results import ResultTable
 from analysis.snapshots import SnapshotId
-from callbacks.checkpoint import read_snapshot_info, snapshot_folder
 from callbacks.checkpoint_io import find_checkpoints
+from callbacks.snapshots import read_snapshot_info, snapshot_folder
 
-LIVE = "callbacks.live.AnalysisCallback"
+LIVE = "callbacks.analyses.AnalysisCallback"
 
 State = Literal["finished", "unmeasured", "interrupted", "new"]
 """Unmeasured: trained to the end, but results of the untrained or of the last network are missing."""

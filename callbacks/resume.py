@@ -4,7 +4,7 @@ It is taken at one place only: before the first batch of an optimizer step, when
 (its update, snapshot, analyses, log rows and validation). Lightning's own place is the end of a batch, before that
 step's validation and log rows, which a resume then loses. What Lightning leaves out is added: the random state of every
 rank, and under which conditions (world size, batch, data) the training ran. Data needs no state here: a batch is a
-function of (seed, step). Writing and verifying is in `callbacks.checkpoint_io`, signals are in `callbacks.faults`.
+function of (seed, step). Writing and verifying is in `callbacks.checkpoint_io`, signals are in `callbacks.signals`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from callbacks.checkpoint import checkpoint_file, manifest_file
 from callbacks.checkpoint_io import DurableCheckpointIO, checkpoint_step, find_checkpoints, newest_checkpoint
-from callbacks.durable import remove_leftovers
-from callbacks.faults import ListenFirst, StoppedBySignal, StopSignals, agree, describe_write_error
+from callbacks.files import remove_leftovers
 from callbacks.rng import capture_rng, gather_rng, restore_rng
+from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree, describe_write_error
+from callbacks.snapshots import checkpoint_file, manifest_file
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class ResumeCheckpoint(Checkpoint):
     """Keeps the newest `<run folder>/checkpoints/step_*.ckpt`, each with a manifest, and stops cleanly when told to.
 
     A checkpoint is written every `every_n_steps` steps, every `every_n_minutes` minutes, at the end of training, and
-    after a signal on any rank; then the process exits with 128 + the signal's number (see `callbacks.faults`) and the
+    after a signal on any rank; then the process exits with 128 + the signal's number (see `callbacks.signals`) and the
     same command goes on from there. A signal during a validation is heard between its batches; the resumed run does
     that validation again from its start. A full disk never stops the training: the old checkpoints stay, the loss is
     logged and counted in `failures`. Snapshots are none of its business.

@@ -1,7 +1,7 @@
 """The random state of every generator that training may draw from, as tensors and plain values.
 
 Lightning's checkpoints hold none of it, so dropout after a resume would differ. The form loads with
-`weights_only=True`. Called by `callbacks.resume`; each rank has a state of its own.
+`weights_only=True`.
 """
 
 from __future__ import annotations

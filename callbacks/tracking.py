@@ -31,7 +31,7 @@ import yaml
 from pytorch_lightning.callbacks import Callback
 
 from analysis.files import write_text_atomic
-from analysis.runs import read_metrics
+from analysis.report.run import read_metrics
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

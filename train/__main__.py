@@ -22,9 +22,9 @@ COMMANDS = {
     "audit": "n-grams that training text shares with evaluation text",
 }
 MODULES = {
-    "tokenizer": "train.tokenizer",
-    "prepare": "train.prepare",
-    "audit": "train.decontamination",
+    "tokenizer": "train.data.tokenizer",
+    "prepare": "train.data.prepare",
+    "audit": "train.data.decontamination",
 }
 """Commands with `add_arguments(parser)` and `run(args)`; the others belong to the Lightning command line."""
 

@@ -11,7 +11,7 @@ What differs from a plain `LightningCLI`, and why:
 - `trainer.precision: null` means bf16 where the hardware computes in it, else float32.
 
 Callbacks are named by the configuration; a callback that can find a checkpoint to resume from says so by a method
-`newest_checkpoint(run_folder)`. Called by `train.__main__`.
+`newest_checkpoint(run_folder)`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from train.compatibility import check_data, check_trainer, refuse_sharded
-from train.data import MultilingualDataModule
+from train.datamodule import MultilingualDataModule
 from train.module import LanguageModelingModule
 from train.run_config import find_differences, load_config, save_config
 

@@ -1,7 +1,4 @@
-"""Do the parts of a run fit together? Everything that can be refused before the first step, in one place.
-
-Called by `train.cli` before anything is written, and by `train.module` for those who build a trainer in Python.
-"""
+"""Do the parts of a run fit together? Everything that can be refused before the first step, in one place."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from transformers import XGLMConfig
 
-from train.model import XGLMForCausalLM
+from train.model.xglm import XGLMForCausalLM
 
 SHARDED_STRATEGIES = ("fsdp", "deepspeed", "modelparallel")
 WHY_WHOLE = "snapshots and live analyses need the whole model on every rank, and it fits one device; use ddp or auto"

@@ -2,7 +2,7 @@
 
 Parameters, arithmetic, tokens, snapshots and their disk, memory, hours. Everything is computed from the configuration:
 no weights are made, no text is read, no tokenizer is loaded. Takes the options of `fit`, so `--trainer.max_steps 8192`
-shows what a shorter run would be. Called by `train.__main__`.
+shows what a shorter run would be.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from transformers import XGLMConfig
 
 from train.cli import ParsedRun
 from train.flops import ParameterCount, count_parameters, flops_per_token, forward_flops
-from train.loss_tokens import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK
-from train.loss_vocab import VOCABULARY_BLOCK
-from train.model import build_config
+from train.model.loss_tokens import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK
+from train.model.loss_vocab import VOCABULARY_BLOCK
+from train.model.xglm import build_config
 
 SIZES = ("vocab_size", "d_model", "num_layers", "attention_heads", "ffn_dim", "max_position_embeddings", "dropout")
-SNAPSHOTS = "callbacks.checkpoint.SnapshotWriter"
+SNAPSHOTS = "callbacks.snapshots.SnapshotWriter"
 CHECKPOINTS = "callbacks.resume.ResumeCheckpoint"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPEEDS = (10_000.0, 50_000.0, 100_000.0, 200_000.0, 400_000.0)

@@ -6,8 +6,6 @@ the forward; work repeated to save memory (activation checkpointing, logits comp
 PaLM's formula, attention counts as causal, i.e. half of the T x T scores. For the 257M model at 1,024 tokens a forward
 takes 252 M in linear layers, 25 M in attention and 262 M in the head, and a training step three times their sum: 1.617
 GFLOP per token.
-
-Called by `train.throughput` (MFU), `train.describe` and the benchmarks.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Three things here differ from the usual module, each for a reason:
   analyses register after the first compiled call would never fire (pytorch issue 117758).
 
 Bits per byte = nats / (ln 2 x UTF-8 bytes) compares across tokenizers and languages (Gao et al. 2020, "The Pile",
-section 3.1). Called by `train.cli`; callbacks see `model`, `tokenizer` and `tokens_seen`.
+section 3.1).
 
 Shapes:  B micro-batch   T tokens of a block   L validation languages
 """
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from train.compatibility import check_data, check_trainer, read_initial_weights
 from train.flops import flops_per_token, peak_flops
-from train.model import XGLMForCausalLM, build_config
+from train.model.xglm import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer, build_scheduler
 from train.throughput import ThroughputMeter, model_flop_utilisation
 
@@ -67,7 +67,7 @@ class LanguageModelingModule(pl.LightningModule):
         optimizer: how the weights are updated.
         compile: run training steps through `torch.compile` (worth it on a GPU); analyses use the plain module.
         gradient_checkpointing: recompute block activations in the backward pass: less memory, about a third more time.
-        loss_backend: implementation of the linear cross-entropy, see `train.loss`.
+        loss_backend: implementation of the linear cross-entropy, see `train.model.loss`.
         max_skipped_steps: training ends with an error when more steps than this were skipped for a loss or gradient
             that was not finite.
         throughput_window: optimizer steps over which `perf/tokens_per_second` is averaged.

@@ -3,7 +3,6 @@
 Defaults follow the recipe of METHOD-like small runs: AdamW (0.9, 0.95) with weight decay 0.1 (Brown et al. 2020,
 "Language Models are Few-Shot Learners", appendix B), a linear warm-up and a cosine to 10 % of the peak (Loshchilov &
 Hutter 2017, "SGDR"; Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", figure A1).
-Called by `train.module`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 A run folder holds one run. Starting again in it either continues that run under the same configuration, or is refused
 with a list of what differs: Lightning would silently prefer the checkpoint's values to the given ones (issue 20801).
 Options that cannot change the numbers (logging, callbacks, worker counts) may differ; they are shown and saved.
-Called by `train.cli`.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def write_config(folder: Path, options: argparse.Namespace) -> Path:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", default="configs/analyses.yaml", help="the analyses to time")
+    parser.add_argument("--list", default="configs/analyses/default.yaml", help="the analyses to time")
     parser.add_argument("--only", nargs="+", default=[], help="class names of that list")
     parser.add_argument("--languages", nargs="+", default=["en", "es"])
     parser.add_argument("--concepts", type=int, default=4, help="concepts of the overlap analysis, 40 positives each")

@@ -34,7 +34,7 @@ if str(ROOT) not in sys.path:
 
 from sklearn.metrics import average_precision_score  # noqa: E402
 
-from analysis.expertise import Labels, score  # noqa: E402
+from analysis.experts.average_precision import Labels, score  # noqa: E402
 from tests.benchmarks.peak import memory_row, peak_above  # noqa: E402
 
 NUM_TEXTS, NUM_CONCEPTS, NUM_POSITIVES = 1500, 200, 100
@@ -184,9 +184,9 @@ def measure_experts(num_layers: int) -> dict[str, Any]:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
-    from analysis.concepts import ConceptPool, ConceptSet
-    from analysis.experts import find_experts
-    from analysis.sites import UnitSpace, find_sites
+    from analysis.concepts.dataset import ConceptPool, ConceptSet
+    from analysis.experts.table import find_experts
+    from analysis.extraction.sites import UnitSpace, find_sites
     from analysis.snapshots import Snapshot, SnapshotId
 
     texts, concepts, languages = 100, 64, tuple(f"l{index:02d}" for index in range(11))

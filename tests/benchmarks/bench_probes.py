@@ -37,12 +37,12 @@ if str(ROOT) not in sys.path:
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import PreTrainedTokenizerFast, XGLMConfig, XGLMForCausalLM  # noqa: E402
 
-from analysis.calibration import calibrate, draw_permutations, draw_signs  # noqa: E402
-from analysis.folds import make_folds  # noqa: E402
-from analysis.hidden_states import iter_token_states, sample_tokens  # noqa: E402
-from analysis.logistic import fit_logistic  # noqa: E402
-from analysis.similarity import compare_languages  # noqa: E402
-from analysis.sites import find_sites  # noqa: E402
+from analysis.extraction.sites import find_sites  # noqa: E402
+from analysis.extraction.states import iter_token_states, sample_tokens  # noqa: E402
+from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs  # noqa: E402
+from analysis.geometry.similarity import compare_languages  # noqa: E402
+from analysis.probes.folds import make_folds  # noqa: E402
+from analysis.probes.logistic import fit_logistic  # noqa: E402
 from analysis.snapshots import Snapshot, SnapshotId  # noqa: E402
 from analysis.texts import read_texts  # noqa: E402
 from tests.benchmarks.peak import memory_row, peak_above  # noqa: E402

@@ -31,8 +31,8 @@ if str(ROOT) not in sys.path:
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-from analysis.responses import iter_responses  # noqa: E402
-from analysis.sites import find_sites  # noqa: E402
+from analysis.extraction.responses import iter_responses  # noqa: E402
+from analysis.extraction.sites import find_sites  # noqa: E402
 from analysis.snapshots import Snapshot, SnapshotId  # noqa: E402
 from tests.benchmarks.peak import memory_row, peak_here  # noqa: E402
 

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.generation import Decoding, Job, generate
-from analysis.hooks import force_units
-from analysis.sites import Site, UnitSpace, find_sites
-from train.model import XGLMForCausalLM, build_config
+from analysis.extraction.hooks import force_units
+from analysis.extraction.sites import Site, UnitSpace, find_sites
+from analysis.steering.generation import Decoding, Job, generate
+from train.model.xglm import XGLMForCausalLM, build_config
 
 START, NEW_TOKENS = 2, 40
 log = logging.getLogger(__name__)
 
 
 def demo_model() -> PreTrainedModel:
-    """The shape of configs/demo.yaml with random weights."""
+    """The shape of configs/train/demo.yaml with random weights."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 8192, "d_model": 128, "num_layers": 6, "attention_heads": 4, "ffn_dim": 1024}
     return XGLMForCausalLM(build_config(**sizes, max_position_embeddings=512)).eval()

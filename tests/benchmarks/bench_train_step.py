@@ -1,4 +1,5 @@
-"""One training step of the 257M model: transformers' XGLM against `train.model`, same weights, same text, same run.
+"""One training step of the 257M model: transformers' XGLM against `train.model.xglm`, same weights, same text, same
+run.
 
     python tests/benchmarks/bench_train_step.py [--quick] [--device cpu|cuda]
 
@@ -31,7 +32,7 @@ if str(ROOT) not in sys.path:
 import transformers  # noqa: E402
 
 from train.flops import flops_per_token, peak_flops  # noqa: E402
-from train.model import XGLMForCausalLM, build_config  # noqa: E402
+from train.model.xglm import XGLMForCausalLM, build_config  # noqa: E402
 
 LENGTH = 1024
 MODELS = ("transformers", "ours")
@@ -165,7 +166,7 @@ def _row(name: str, baseline: float, ours: float, ratio: float, unit: str, note:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="One training step: transformers' XGLM against train.model")
+    parser = argparse.ArgumentParser(description="One training step: transformers' XGLM against train.model.xglm")
     parser.add_argument("--quick", action="store_true", help="one round, one memory size")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)

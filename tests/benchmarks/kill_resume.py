@@ -3,7 +3,7 @@
     python tests/benchmarks/kill_resume.py --kills 50
 
 Every life of a run is a process of its own (forked, so that the imports are paid once) that runs the real command
-`train fit` on configs/smoke.yaml, made longer, with dropout, validation, snapshots, an analysis, metrics and a
+`train fit` on configs/train/smoke.yaml, made longer, with dropout, validation, snapshots, an analysis, metrics and a
 checkpoint every other step. It is killed after a random time and started again with the same command until the run is
 complete; then the next run begins, until there were enough kills. Compared with an uninterrupted run: the weights of
 every snapshot and of the end (SHA-256), the result table, and every row of metrics.jsonl but its clock. Prints a
@@ -33,11 +33,18 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402  (the repository must be importable first)
 
 from analysis.results import ResultTable  # noqa: E402
-from callbacks.checkpoint import read_snapshot_info  # noqa: E402
 from callbacks.checkpoint_io import checkpoint_step, find_damage, newest_checkpoint  # noqa: E402
+from callbacks.snapshots import read_snapshot_info  # noqa: E402
 from train.__main__ import main as train_main  # noqa: E402
 
-IMPORTED_ONCE = ("train.cli", "train.data", "callbacks.lock", "callbacks.live", "callbacks.resume", "analysis.heldout")
+IMPORTED_ONCE = (
+    "train.cli",
+    "train.datamodule",
+    "callbacks.lock",
+    "callbacks.analyses",
+    "callbacks.resume",
+    "analysis.measures.heldout",
+)
 LIFE_LIMIT = 300.0
 """Seconds after which a life that neither ends nor is killed counts as hanging."""
 
@@ -88,8 +95,8 @@ def run(kills: int, folder: Path, *, max_steps: int = 120, seed: int = 0, accumu
 
 
 def write_config(folder: Path, max_steps: int, accumulate: int) -> Path:
-    """configs/smoke.yaml, longer, with dropout and frequent checkpoints, and all its files below `folder`."""
-    options: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text(encoding="utf-8"))
+    """configs/train/smoke.yaml, longer, with dropout and frequent checkpoints, and all its files below `folder`."""
+    options: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "train" / "smoke.yaml").read_text(encoding="utf-8"))
     options["model"]["dropout"] = 0.1
     options["data"] |= {"tokenizer": str(folder / "tokenizer"), "cache": str(folder / "cache")}
     options["data"]["sources"][0]["init_args"]["path"] = str(ROOT / options["data"]["sources"][0]["init_args"]["path"])
@@ -97,7 +104,7 @@ def write_config(folder: Path, max_steps: int, accumulate: int) -> Path:
     loss = {"texts": text, "languages": ["de"], "max_texts": 4, "max_length": 32, "num_bootstrap": 20}
     analyses = folder / "analyses.yaml"
     analyses.write_text(
-        yaml.safe_dump({"analyses": [{"class_path": "analysis.heldout.HeldOutLoss", "init_args": loss}]}),
+        yaml.safe_dump({"analyses": [{"class_path": "analysis.measures.heldout.HeldOutLoss", "init_args": loss}]}),
         encoding="utf-8",
     )
     live = {"analyses": str(analyses), "schedule": {"base": 4, "every": 20}, "figures": False}
@@ -109,8 +116,8 @@ def write_config(folder: Path, max_steps: int, accumulate: int) -> Path:
         "enable_progress_bar": False,
         "callbacks": [
             {"class_path": "callbacks.lock.RunLock"},
-            {"class_path": "callbacks.checkpoint.SnapshotWriter", "init_args": {"schedule": {"base": 2, "every": 10}}},
-            {"class_path": "callbacks.live.AnalysisCallback", "init_args": live},
+            {"class_path": "callbacks.snapshots.SnapshotWriter", "init_args": {"schedule": {"base": 2, "every": 10}}},
+            {"class_path": "callbacks.analyses.AnalysisCallback", "init_args": live},
             {"class_path": "callbacks.tracking.Tracker", "init_args": {"mode": "disabled", "every_n_steps": 1}},
             {"class_path": "callbacks.resume.ResumeCheckpoint", "init_args": {"every_n_steps": 2}},
         ],

@@ -1,0 +1,1 @@
+"""Where snapshots come from: run folders, local folders, the hub; loading, audit, sweeps."""

@@ -1,0 +1,308 @@
+"""From a folder to a model ready to be measured: safe, complete, and never silently wrong.
+
+What a plain `from_pretrained` lets pass is an error here: parameters missing from the file (they would be random),
+code from the repository, a tokenizer whose ids do not fit.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import logging
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from tokenizers import processors
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from analysis.checkpoints.weights import find_weight_files, load_pickled, one_line
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+logger = logging.getLogger(__name__)
+
+PADDED_VOCABULARY = 0.9
+"""Embedding matrices are padded for speed (BLOOM 250,680 -> 250,880): a tokenizer may leave up to a tenth unused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How the weights of a checkpoint become a model."""
+
+    architecture: str | None = None
+    """Class to use when the config names none or a wrong one: `BloomForCausalLM` of transformers, or a dotted path."""
+    config_overrides: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    """Entries of config.json to replace."""
+    dtype: Literal["float32", "float16", "bfloat16", "stored"] = "float32"
+    """Precision of weights and forward pass. float32 is what reported results use; `stored` takes the file's own."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1` ...; `auto` is the first GPU, or the CPU."""
+    devices: list[str] = field(default_factory=list)
+    """Several devices for one checkpoint: each has all weights and takes a share of the texts. Replaces `device`."""
+    device_map: str | dict[str, int | str] | None = None
+    """`auto` spreads weights that exceed the device over GPUs, main memory and disk (accelerate). Replaces `device`."""
+    max_memory: dict[int | str, str] | None = None
+    """With `device_map`: most memory per device, as in {0: 20GiB, cpu: 60GiB}."""
+    offload_folder: Path | None = None
+    """With `device_map`: where weights go that fit no memory."""
+    check_tokenizer: bool = True
+    """Refuse a tokenizer much smaller than the model's vocabulary. Ids beyond it are always refused."""
+
+    def __post_init__(self) -> None:
+        if self.device_map is None and (self.max_memory is not None or self.offload_folder is not None):
+            raise ValueError("loading: max_memory and offload_folder need a device_map; set device_map: auto")
+        if self.devices and (self.device != "auto" or self.device_map is not None):
+            raise ValueError("loading: devices stands in place of device and device_map; name one of the three")
+        for device in [*self.devices, *([] if self.device == "auto" else [self.device])]:
+            try:
+                torch.device(device)
+            except RuntimeError as error:
+                raise ValueError(f"loading: device {device!r}: {one_line(error)}") from None
+
+    @property
+    def chosen_devices(self) -> tuple[torch.device, ...]:
+        """The devices when there is no `device_map`, that of the model itself first.
+
+        Raises:
+            ValueError: a GPU is asked for and there is none (or fewer).
+        """
+        if not self.devices and self.device == "auto":
+            return (torch.device("cuda" if torch.cuda.is_available() else "cpu"),)
+        devices = tuple(torch.device(name) for name in self.devices or [self.device])
+        for device in devices:
+            if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+                raise ValueError(f"loading: device {str(device)!r}: this machine has {torch.cuda.device_count()} GPUs")
+        return devices
+
+
+def read_config(folder: Path, name: str, loading: Loading) -> PretrainedConfig:
+    """The configuration in `folder`, with overrides; code from the repository is refused.
+
+    Raises:
+        FileNotFoundError: no config.json.
+        ValueError: damaged, of an unknown model type, or pointing to code of its own.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: no config.json in {folder}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: config.json is damaged ({one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{name}: config.json is damaged (expected an object, got {type(content).__name__})")
+    if content.get("auto_map") and loading.architecture is None:
+        raise ValueError(
+            f"{name}: asks to run code from its repository (auto_map in config.json), which is refused; "
+            "if transformers has the architecture, name its class in loading.architecture"
+        )
+    content.pop("auto_map", None)
+    content.update(loading.config_overrides)
+    try:
+        if loading.architecture is not None:
+            config_class = model_class(loading.architecture).config_class
+            assert config_class is not None, f"{loading.architecture} has no config class"
+            content.pop("model_type", None)
+            config = config_class.from_dict(content)
+        else:
+            config = AutoConfig.for_model(content.pop("model_type", ""), **content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{name}: config.json is of no use: {one_line(error)}") from None
+    if getattr(config, "slow_but_exact", False):
+        # BLOOM's tensor-parallel replay calls F.linear on weight slices and bypasses the modules that hooks watch.
+        config.slow_but_exact = False
+    return config
+
+
+def model_class(architecture: str) -> type[PreTrainedModel]:
+    """The class that `architecture` names.
+
+    Raises:
+        ValueError: no such class.
+    """
+    module_name, _, class_name = architecture.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name or "transformers"), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"loading.architecture {architecture!r}: {one_line(error)}") from None
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise ValueError(f"loading.architecture {architecture!r} is not a transformers model class")
+    return found
+
+
+def load_model(folder: Path, name: str, loading: Loading, *, gguf_file: str | None = None) -> PreTrainedModel:
+    """The causal LM in `folder`, in eval mode on its device; `name` is how messages call the checkpoint.
+
+    Raises:
+        FileNotFoundError: config or weights are missing.
+        ValueError: weights damaged, refused, incomplete or of another shape than the config says.
+    """
+    options: dict = {"device_map": loading.device_map} if loading.device_map is not None else {}
+    if loading.max_memory is not None:
+        options["max_memory"] = loading.max_memory
+    if loading.offload_folder is not None:
+        options["offload_folder"] = str(loading.offload_folder)
+    if gguf_file is not None:
+        options["gguf_file"] = gguf_file
+        cls: Any = AutoModelForCausalLM if loading.architecture is None else model_class(loading.architecture)
+        config = None
+    else:
+        config = read_config(folder, name, loading)
+        cls = _class_for(config, name, loading)
+        options["use_safetensors"] = find_weight_files(folder, name)[0].suffix == ".safetensors"
+    dtype = "auto" if loading.dtype == "stored" else getattr(torch, loading.dtype)
+    try:
+        model, report = cls.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            weights_only=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except SafetensorError as error:
+        raise ValueError(
+            f"{name}: the weights are truncated or damaged ({one_line(error)}); fetch them again"
+        ) from None
+    except pickle.UnpicklingError:
+        raise ValueError(f"{name}: the weights are refused: the pickle holds more than tensors") from None
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        raise ValueError(f"{name}: cannot be loaded: {one_line(error)}") from None
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{name}: the weights lack {len(missing)} parameters of {type(model).__name__}, first {missing[0]}; "
+            "they would be random (wrong architecture?)"
+        )
+    if report["mismatched_keys"]:
+        raise ValueError(f"{name}: shapes differ from config.json: {one_line(ValueError(report['mismatched_keys']))}")
+    if report["unexpected_keys"]:
+        logger.warning(
+            "%s: weights without a place in the model are ignored: %s", name, sorted(report["unexpected_keys"])[:3]
+        )
+    return _ready(model, loading)
+
+
+def load_lightning(file: Path, config_folder: Path, name: str, loading: Loading) -> PreTrainedModel:
+    """The model inside a Lightning checkpoint: the entries of its `state_dict` under `model.`.
+
+    Raises:
+        FileNotFoundError: no config.json in `config_folder`.
+        ValueError: the file is damaged, refused, or holds another model.
+    """
+    state = load_pickled(file, name).get("state_dict")
+    if not isinstance(state, dict):
+        raise ValueError(f"{name}: no 'state_dict' in {file.name}; is it a Lightning checkpoint?")
+    weights = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+    model = build_random(config_folder, name, loading, seed=0)
+    tied = set(model.state_dict()) - set(dict(model.named_parameters())) - set(dict(model.named_buffers()))
+    try:
+        outcome = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{name}: {file.name} holds another model: {one_line(error)}") from None
+    missing = sorted(set(outcome.missing_keys) - tied)
+    if missing or outcome.unexpected_keys:
+        odd = missing or sorted(outcome.unexpected_keys)
+        kind = "lacks" if missing else "has unknown"
+        raise ValueError(f"{name}: {file.name} {kind} {len(odd)} weights of {type(model).__name__}, first {odd[0]}")
+    return _ready(model, loading)
+
+
+def build_random(config_folder: Path, name: str, loading: Loading, *, seed: int) -> PreTrainedModel:
+    """The untrained network of a suite: its config, transformers' own initialisation, a seed of its own."""
+    config = read_config(config_folder, name, loading)
+    cls = _class_for(config, name, loading)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = cls.from_config(config) if cls is AutoModelForCausalLM else cls(config)
+    return _ready(model, loading)
+
+
+def load_tokenizer(
+    reference: Path, name: str, *, prefix_token: str | None = None, **options: str
+) -> PreTrainedTokenizerBase:
+    """The fast tokenizer in the folder `reference`; `options` go to transformers (`gguf_file`).
+
+    `prefix_token` is put before every text, for suites whose tokenizer adds nothing although training documents were
+    separated by it (BLOOM: `</s>`); None keeps the tokenizer's own rule.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: not a fast tokenizer, needs remote code, or does not know `prefix_token`.
+    """
+    if not reference.is_dir():
+        raise FileNotFoundError(f"{name}: no tokenizer folder {reference}; set 'tokenizer' to a folder or hub id")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(reference), trust_remote_code=False, local_files_only=True, use_fast=True, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise FileNotFoundError(f"{name}: no usable tokenizer in {reference}: {one_line(error)}") from None
+    if not tokenizer.is_fast:
+        raise ValueError(f"{name}: the tokenizer in {reference} is not a fast one, which this project needs")
+    if prefix_token is not None:
+        token_id = tokenizer.convert_tokens_to_ids(prefix_token)
+        if token_id is None or tokenizer.convert_ids_to_tokens(token_id) != prefix_token:
+            raise ValueError(f"{name}: prefix_token {prefix_token!r} is not in the vocabulary of {reference}")
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{prefix_token} $A",
+            pair=f"{prefix_token} $A {prefix_token} $B",
+            special_tokens=[(prefix_token, token_id)],
+        )
+    return tokenizer
+
+
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, *, strict: bool) -> None:
+    """Refuse a tokenizer that cannot belong to the model.
+
+    Raises:
+        ValueError: ids beyond the embedding matrix, or (`strict`) a vocabulary much smaller than it.
+    """
+    rows = model.config.get_text_config().vocab_size
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ValueError(
+            f"{name}: the tokenizer has ids up to {largest} but the model only {rows} embeddings; "
+            "it is another model's tokenizer: set 'tokenizer'"
+        )
+    if strict and largest + 1 < PADDED_VOCABULARY * rows:
+        raise ValueError(
+            f"{name}: the tokenizer has {largest + 1} tokens but the model {rows} embeddings; it looks like another "
+            "model's tokenizer: set 'tokenizer', or loading.check_tokenizer: false"
+        )
+
+
+def release() -> None:
+    """Give back the memory of models that are no longer referenced."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _class_for(config: PretrainedConfig, name: str, loading: Loading) -> type:
+    if loading.architecture is not None:
+        return model_class(loading.architecture)
+    named = (config.architectures or [""])[0]
+    if isinstance(getattr(transformers, named, None), type) and named.endswith(("ForCausalLM", "LMHeadModel")):
+        return getattr(transformers, named)
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    raise ValueError(f"{name}: transformers has no causal LM for model type {config.model_type!r}")
+
+
+def _ready(model: Any, loading: Loading) -> PreTrainedModel:
+    if loading.device_map is None:
+        if loading.dtype != "stored":
+            model = model.to(dtype=getattr(torch, loading.dtype))
+        model = model.to(loading.chosen_devices[0])
+    return model.eval().requires_grad_(False)

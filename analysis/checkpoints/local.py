@@ -1,0 +1,224 @@
+"""Sources on the local disk: a run folder of ours, Lightning checkpoints, Hugging Face folders, GGUF files.
+
+runs/<name>/snapshots/step_00000016/snapshot.json      written last, so its presence means "complete"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from analysis.checkpoints.loading import load_lightning, load_model
+from analysis.checkpoints.source import Checkpoint, CheckpointSource
+from analysis.checkpoints.weights import INDEXES, SINGLES, load_pickled, one_line, untie
+from analysis.snapshots import SnapshotId
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "snapshot.json"
+
+
+@dataclass(kw_only=True)
+class RunFolder(CheckpointSource):
+    """The snapshots of a run of ours: `<path>/snapshots/step_*/`, those with a `snapshot.json` (the done marker)."""
+
+    path: Path
+    """The run's folder, e.g. runs/demo."""
+
+    def list_checkpoints(self) -> Sequence[Checkpoint]:
+        snapshots = self.path / "snapshots"
+        if not snapshots.is_dir():
+            raise FileNotFoundError(f"{self.path}: no folder 'snapshots'; expected the folder of a run (runs/<name>)")
+        found = []
+        for folder in sorted(p for p in snapshots.glob("step_*") if p.is_dir()):
+            manifest = folder / MANIFEST
+            if not manifest.is_file():
+                logger.warning("%s: no %s, so it is unfinished and left out", folder, MANIFEST)
+                continue
+            try:
+                content = json.loads(manifest.read_text(encoding="utf-8"))
+                step, tokens = int(content["step"]), content.get("tokens")
+                run = self.run or str(content["run"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{manifest}: damaged ({one_line(error)}); delete the folder to leave it out"
+                ) from None
+            marks = {"weights_sha256": content["weights_sha256"]} if content.get("weights_sha256") else {}
+            found.append(
+                Checkpoint(id=SnapshotId(run, step, tokens), name=folder.name, size=_size(folder), marks=marks)
+            )
+        if not found:
+            raise FileNotFoundError(f"{snapshots}: no finished snapshot yet; training writes them on its schedule")
+        return found
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        return self.path / "snapshots" / checkpoint.name
+
+    def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
+        """As the base, after a check that the file is the one that training wrote (safetensors has no checksum)."""
+        promised, file = checkpoint.marks.get("weights_sha256"), path / SINGLES[0]
+        if promised is not None and file.is_file():
+            with file.open("rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if found != promised:
+                raise ValueError(
+                    f"{self.label(checkpoint)}: {file.name} is not the file that {MANIFEST} was written for"
+                )
+        return super().tensors(checkpoint, path)
+
+
+@dataclass(kw_only=True)
+class LocalFolder(CheckpointSource):
+    """One Hugging Face folder, or a GGUF file in a folder, as a run of one checkpoint."""
+
+    path: Path
+    step: int = 1
+    """The step that it is shown at."""
+    tokens: int | None = None
+    gguf_file: str | None = None
+    """Name of a GGUF file in the folder; its weights are dequantised, its tokenizer is used unless one is named."""
+
+    def list_checkpoints(self) -> Sequence[Checkpoint]:
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"{self.path}: no such folder; expected config.json and weights (or a gguf_file)")
+        snapshot_id = SnapshotId(self.run or self.path.resolve().name, self.step, self.tokens)
+        if self.gguf_file is None:
+            return [Checkpoint(id=snapshot_id, name=self.path.name, size=_size(self.path), marks=_stamp(self.path))]
+        file = self.path / self.gguf_file
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such GGUF file")
+        return [Checkpoint(id=snapshot_id, name=file.name, size=file.stat().st_size, marks=_stamp(file))]
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        return self.path
+
+    def load(self, checkpoint: Checkpoint, path: Path) -> PreTrainedModel:
+        return load_model(path, self.label(checkpoint), self.loading, gguf_file=self.gguf_file)
+
+    def tokenizer_options(self) -> dict[str, str]:
+        return {"gguf_file": self.gguf_file} if self.gguf_file is not None and self.tokenizer is None else {}
+
+    def tokenizer_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
+        if self.gguf_file is not None and self.tokenizer is None:
+            return path
+        return super().tokenizer_folder(checkpoint, path)
+
+    def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
+        if self.gguf_file is None:
+            return super().tensors(checkpoint, path)
+        file = path / self.gguf_file
+        return iter([(file.name, torch.from_file(str(file), size=file.stat().st_size, dtype=torch.uint8))])
+
+
+@dataclass(kw_only=True)
+class LocalFolders(CheckpointSource):
+    """A folder of Hugging Face folders whose names tell the step: a downloaded or converted suite."""
+
+    path: Path
+    pattern: str = "*"
+    """Glob for the checkpoint folders below `path` (`*/hf` for suites that nest them)."""
+
+    def list_checkpoints(self) -> Sequence[Checkpoint]:
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"{self.path}: no such folder")
+        run = self.run or self.path.resolve().name
+        found = []
+        for folder in sorted(p for p in self.path.glob(self.pattern) if (p / "config.json").is_file()):
+            name = folder.relative_to(self.path).as_posix()
+            steps = [step for part in reversed(name.split("/")) if (step := self.naming.step(part)) is not None]
+            if not steps:
+                logger.warning("%s: its name tells no step, so it is left out (naming.step_pattern)", folder)
+                continue
+            snapshot_id = SnapshotId(run, steps[0], self.naming.tokens(name, steps[0]))
+            found.append(Checkpoint(id=snapshot_id, name=name, size=_size(folder), marks=_stamp(folder)))
+        if not found:
+            raise FileNotFoundError(
+                f"{self.path}: no folder that matches {self.pattern!r}, has a config.json and tells its step"
+            )
+        return found
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        return self.path / checkpoint.name
+
+
+@dataclass(kw_only=True)
+class LightningCheckpoint(CheckpointSource):
+    """Lightning `.ckpt` files: one file, or all in a folder. Weights are the entries of `state_dict` under `model.`."""
+
+    path: Path
+    """A `.ckpt` file or a folder of them."""
+    config: Path | None = None
+    """Folder with the model's config.json (and tokenizer); None takes the newest snapshot of the same run folder."""
+
+    def list_checkpoints(self) -> Sequence[Checkpoint]:
+        files = sorted(self.path.glob("*.ckpt")) if self.path.is_dir() else [self.path]
+        if not files or not files[0].is_file():
+            raise FileNotFoundError(f"{self.path}: no Lightning checkpoint (*.ckpt)")
+        folder = self.path if self.path.is_dir() else self.path.parent
+        run = self.run or (folder.parent.name if folder.name == "checkpoints" else folder.resolve().name)
+        found = []
+        for file in files:
+            step = self.naming.step(file.stem)
+            if step is None:
+                step = load_pickled(file, file.name).get("global_step")
+            if not isinstance(step, int):
+                raise ValueError(f"{file}: neither its name nor its content tells the step (naming.step_pattern)")
+            snapshot_id = SnapshotId(run, step, self.naming.tokens(file.stem, step))
+            found.append(Checkpoint(id=snapshot_id, name=file.name, size=file.stat().st_size, marks=_stamp(file)))
+        return found
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        return self.path / checkpoint.name if self.path.is_dir() else self.path
+
+    def fetch_config(self, checkpoint: Checkpoint) -> Path:
+        if self.config is not None:
+            return self.config
+        folder = self.path if self.path.is_dir() else self.path.parent
+        snapshots = sorted(p.parent for p in (folder.parent / "snapshots").glob("step_*/config.json"))
+        if not snapshots:
+            raise FileNotFoundError(
+                f"{self.label(checkpoint)}: a .ckpt holds no model config; set 'config' to a folder with config.json"
+            )
+        return snapshots[-1]
+
+    def load(self, checkpoint: Checkpoint, path: Path) -> PreTrainedModel:
+        return load_lightning(path, self.fetch_config(checkpoint), self.label(checkpoint), self.loading)
+
+    def tokenizer_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
+        return super().tokenizer_folder(checkpoint, self.fetch_config(checkpoint))
+
+    def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
+        state = load_pickled(path, self.label(checkpoint)).get("state_dict", {})
+        return iter(
+            untie({key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")})
+        )
+
+
+def _size(folder: Path) -> int | None:
+    """Bytes of the weight files in `folder`, shards included."""
+    stems = {single.rsplit(".", 1)[0] for single in SINGLES}
+    sizes = [
+        p.stat().st_size for p in folder.iterdir() if p.is_file() and p.name not in INDEXES and _is_weight(p, stems)
+    ]
+    return sum(sizes) or None
+
+
+def _is_weight(path: Path, stems: set[str]) -> bool:
+    return path.suffix in {".safetensors", ".bin"} and any(path.name.startswith(stem) for stem in stems)
+
+
+def _stamp(path: Path) -> dict[str, str]:
+    """A mark for files without a manifest: sizes and times of what the model is made of."""
+    files = (
+        [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".json"})
+    )
+    text = "\n".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    return {"files": hashlib.sha256(text.encode()).hexdigest()[:16]}

@@ -1,0 +1,44 @@
+"""`python -m analysis steer`: a sweep of steering analyses, then effect against control in one table.
+
+The options are those of `python -m analysis run`, so a stopped sweep goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from analysis.commands import run as commands
+from analysis.measures.steering import Steering
+from analysis.report.chapters.steering_summary import effects
+from analysis.report.tables import console_table
+from analysis.results import ResultTable
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    commands.add_run_arguments(parser)
+
+
+def run(options: Namespace) -> int:
+    """Measure what is missing, then print the table; raises ValueError if no analysis of the list is a steering one."""
+    analyses = commands.read_analyses(options.analyses)
+    names = [analysis.name for analysis in analyses if isinstance(analysis, Steering)]
+    if not names:
+        raise ValueError(
+            "steer: the list of analyses has no analysis.measures.steering.Steering; add one, or use `run`"
+        )
+    if not options.dry_run:
+        for analysis in analyses:
+            if isinstance(analysis, Steering):
+                analysis.read_inputs()  # a mistake in the files is told before a checkpoint is loaded
+    failed = commands.run(options)
+    if options.dry_run:
+        return failed
+    table = ResultTable(commands.results_folder(options.source, options.results))
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    for name in names:
+        for effect in effects(table.frame([name]), name):
+            console.print(console_table(effect))
+    return failed

@@ -1,0 +1,1 @@
+"""Concepts as labelled sentences: files, rules, labelling, matched negatives, lexicons."""

@@ -1,0 +1,121 @@
+"""Segments in all their translations, side by side: the view of parallel text that labelling needs.
+
+Reads the same files as analysis/texts.py (long or wide) and keeps the source and split of each segment. Called by
+analysis/concepts/labelling.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from analysis.texts import LANGUAGE_COLUMNS, RECORDED, read_records, record_key
+
+
+@dataclass(frozen=True)
+class AlignedText:
+    """N segments in L languages, in the order of a hash of their keys (so that a prefix is a random sample, the same
+    on every machine).
+    """
+
+    languages: tuple[str, ...]
+    uids: tuple[str, ...]
+    sources: tuple[str, ...]
+    """Empty where the file names no source."""
+    splits: tuple[str, ...]
+    """`train` where the file names no split."""
+    texts: dict[str, tuple[str | None, ...]]
+    """Language -> N texts; None where there is no translation."""
+    present: np.ndarray
+    """Bool (N, L)."""
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+
+@dataclass
+class _Segment:
+    source: str
+    split: str
+    texts: dict[str, str]
+
+
+def read_aligned(
+    path: str | Path, *, pivot: str, languages: Sequence[str] = (), splits: Sequence[str] = ()
+) -> AlignedText:
+    """Reads the segments that have a text in the pivot language.
+
+    Args:
+        path: parquet or JSONL, long (lang, text, and uid or doc with sent_id) or wide (uid, one column per language).
+        pivot: the language in which concepts are recognised; always among the languages of the result.
+        languages: ISO 639-1 codes; none means all that the file has, sorted.
+        splits: of `train`, `valid`, `test`; none means all.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: malformed columns or rows, a language or split that the file does not have, a key that occurs twice.
+    """
+    path = Path(path)
+    segments: dict[str, _Segment] = {}
+    for place, record in read_records(path):
+        _collect(f"{path}, {place}", record, segments)
+    found = {language for segment in segments.values() for language in segment.texts}
+    for language in (pivot, *languages):
+        if language not in found:
+            raise ValueError(f"{path}: no language {language!r}; it has {', '.join(sorted(found))}")
+    found_splits = {segment.split for segment in segments.values()}
+    for split in splits:
+        if split not in found_splits:
+            raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(found_splits))}")
+
+    chosen = tuple(dict.fromkeys((pivot, *languages))) if languages else (pivot, *sorted(found - {pivot}))
+    kept = [
+        (uid, segment)
+        for uid, segment in segments.items()
+        if pivot in segment.texts and (not splits or segment.split in splits)
+    ]
+    if not kept:
+        raise ValueError(f"{path}: no segment has a text in the pivot language {pivot!r} in the chosen splits")
+    kept.sort(key=lambda item: hashlib.blake2b(item[0].encode(), digest_size=8).digest())
+    texts = {language: tuple(segment.texts.get(language) for _, segment in kept) for language in chosen}
+    return AlignedText(
+        languages=chosen,
+        uids=tuple(uid for uid, _ in kept),
+        sources=tuple(segment.source for _, segment in kept),
+        splits=tuple(segment.split for _, segment in kept),
+        texts=texts,
+        present=np.array([[text is not None for text in texts[language]] for language in chosen]).T,
+    )
+
+
+def _collect(place: str, record: object, segments: dict[str, _Segment]) -> None:
+    """Adds one row (long) or one segment (wide) to `segments`."""
+    assert isinstance(record, dict)
+    key = record_key(record)
+    column = next((name for name in LANGUAGE_COLUMNS if name in record), None)
+    languages = [name for name in record if name not in RECORDED]
+    if key is None or (column is None and not languages) or (column is not None and "text" not in record):
+        raise ValueError(
+            f"{place}: expected the columns lang, text and uid (or doc with sent_id), "
+            f"or uid and one column per language; got {', '.join(record)}"
+        )
+    texts = {record[column]: record["text"]} if column is not None else {name: record[name] for name in languages}
+    segment = segments.setdefault(
+        key, _Segment(str(record.get("source") or ""), str(record.get("split") or "train"), {})
+    )
+    if segment.split != str(record.get("split") or "train"):
+        raise ValueError(
+            f"{place}: segment {key!r} is in split {segment.split!r} in one language and in {record['split']!r} here"
+        )
+    for language, text in texts.items():
+        if text is None and column is None:
+            continue
+        if not isinstance(language, str) or not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{place}: the text in language {language!r} must be a non-empty string, got {text!r:.60}")
+        if language in segment.texts:
+            raise ValueError(f"{place}: segment {key!r} occurs twice in {language!r}; keys must be unique per language")
+        segment.texts[language] = text

@@ -1,0 +1,306 @@
+"""Concepts as labelled sentences: for each language one pool of texts that all concepts share.
+
+    concept file (parquet or JSONL, long)   concept, language, uid, text, label (1 or 0); optional split, weak, match
+    ml-selfcond folder or file              see analysis/concepts/selfcond.py
+
+`uid` is the same for translations of each other; `match` names the positive that a negative was chosen for; `weak`
+marks a positive whose translation may have lost the concept. Sharing one pool means one forward pass and one sort per
+unit for all concepts. The split-half partition is a function of the uid, so every measure holds out the same sentences,
+in every language. Written by `python -m analysis label`, called by every measure of concept units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from analysis.concepts.selfcond import LabelledText, read_selfcond
+from analysis.texts import LANGUAGE_COLUMNS, read_records, record_key
+
+log = logging.getLogger(__name__)
+
+NEGATIVES = ("matched", "all")
+FEW_POSITIVES = 50
+"""Below this many positives an AP is mostly noise: loading warns."""
+
+
+def half_of(key: str) -> int:
+    """0 or 1: the half to which a sentence belongs, in every language, file and measure."""
+    return hashlib.sha256(f"half:{key}".encode()).digest()[0] & 1
+
+
+def hash_order(key: str) -> bytes:
+    """Sort key of a fixed random order of sentences, the same in every language."""
+    return hashlib.sha256(f"order:{key}".encode()).digest()
+
+
+@dataclass(frozen=True)
+class ConceptPool:
+    """The texts of one language and which of them carry each concept."""
+
+    language: str
+    texts: tuple[str, ...]
+    keys: tuple[str, ...]
+    """One per text; translations share it."""
+    positives: Mapping[str, Tensor]
+    """Concept to (P,) int64 indices into `texts`."""
+    negatives: Mapping[str, Tensor]
+
+    def labels(self, concepts: Sequence[str]) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Positives and negatives in the order of `concepts`, as `analysis.experts.average_precision` takes them."""
+        yes = [self.positives[concept] for concept in concepts]
+        no = [self.negatives[concept] for concept in concepts]
+        if all(len(p) + len(n) == len(self.texts) for p, n in zip(yes, no, strict=True)):
+            return yes, None
+        return yes, no
+
+    def prevalence(self, concept: str) -> float:
+        """Share of positives among the concept's labelled texts: the AP of a unit that knows nothing."""
+        count = len(self.positives[concept])
+        return count / (count + len(self.negatives[concept]))
+
+
+@dataclass(frozen=True)
+class ConceptSet:
+    """The same concepts in several languages."""
+
+    languages: tuple[str, ...]
+    concepts: tuple[str, ...]
+    pools: Mapping[str, ConceptPool]
+    """Language to pool."""
+
+    def half(self, which: int) -> ConceptSet:
+        """Only the sentences of one half (`half_of`) stay labelled; the pools' texts stay as they are.
+
+        Raises:
+            ValueError: a concept has no positive or no negative in this half.
+        """
+        pools = {}
+        for language, pool in self.pools.items():
+            member = torch.tensor([half_of(key) == which for key in pool.keys])
+            kept = [
+                {concept: indices[member[indices]] for concept, indices in side.items()}
+                for side in (pool.positives, pool.negatives)
+            ]
+            for concept in self.concepts:
+                if not all(len(side[concept]) for side in kept):
+                    raise ValueError(
+                        f"concept {concept!r} in {language!r} has no positives or no negatives in one half: "
+                        "it needs more sentences for split-half measures"
+                    )
+            pools[language] = replace(pool, positives=kept[0], negatives=kept[1])
+        return replace(self, pools=pools)
+
+
+def load_concepts(
+    path: str | Path,
+    *,
+    languages: Sequence[str] = (),
+    concepts: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    negatives: str = "matched",
+    min_positives: int = 10,
+    max_positives: int | None = None,
+    max_negatives: int | None = None,
+    strict: bool = False,
+    drop_scarce: bool = False,
+) -> ConceptSet:
+    """Read a concept file, or a folder or file of ml-selfcond.
+
+    Args:
+        languages, concepts, splits: what to keep; none means all that the file has.
+        negatives: `matched`, the sentences that the file labels 0; or `all` other sentences of the pool (sentences that
+            the file does not label for a concept then count as negatives).
+        min_positives: least number of positives of a concept in a language.
+        max_positives: keep this many positives per concept and language, the same sentences in every language.
+        max_negatives: keep this many negatives per positive, of those chosen for it where the file says so.
+        strict: leave out positives marked `weak`.
+        drop_scarce: leave out concepts that are short of positives in some language instead of raising.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: malformed content (naming file and line), an unknown language, concept, split or option, or a
+            concept with fewer than `min_positives` positives or without negatives in a language.
+    """
+    path = Path(path)
+    if negatives not in NEGATIVES:
+        raise ValueError(f"negatives={negatives!r}: choose one of {', '.join(NEGATIVES)}")
+    if min_positives < 1:
+        raise ValueError(f"min_positives={min_positives}: must be at least 1")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such concept file; `python -m analysis label` makes one")
+    records = read_selfcond(path) if path.is_dir() or path.suffix == ".json" else _read_long(path)
+    cells = _collect(path, records, splits)
+    found_languages = sorted({language for language, _ in cells})
+    found_concepts = list(dict.fromkeys(concept for _, concept in cells))
+    for name, asked, found in (("language", languages, found_languages), ("concept", concepts, found_concepts)):
+        unknown = [value for value in asked if value not in found]
+        if unknown:
+            raise ValueError(f"{path}: no {name} {unknown[0]!r}; it has {', '.join(found) or 'none'}")
+    chosen_languages = tuple(languages or found_languages)
+    chosen = tuple(concepts or found_concepts)
+    for cell in cells.values():
+        cell.limit(max_positives, max_negatives, strict)
+    chosen = _enough(path, cells, chosen_languages, chosen, min_positives, negatives == "matched", drop_scarce)
+    pools = {language: _pool(cells, language, chosen, negatives) for language in chosen_languages}
+    return ConceptSet(chosen_languages, chosen, pools)
+
+
+@dataclass
+class _Cell:
+    """The sentences of one concept in one language, by key."""
+
+    positives: dict[str, LabelledText]
+    negatives: dict[str, LabelledText]
+    excluded: set[str]
+    """Positives that a limit left out: never negatives of their own concept."""
+
+    def limit(self, max_positives: int | None, max_negatives: int | None, strict: bool) -> None:
+        order = sorted((key for key, entry in self.positives.items() if not (strict and entry.weak)), key=hash_order)
+        kept = set(order[:max_positives])
+        self.excluded = self.positives.keys() - kept
+        self.positives = {key: entry for key, entry in self.positives.items() if key in kept}
+        candidates = [key for key, entry in self.negatives.items() if entry.match is None or entry.match in kept]
+        if max_negatives is not None:
+            per_match: dict[str | None, int] = {}
+            chosen = set()
+            for key in sorted(candidates, key=hash_order):
+                match = self.negatives[key].match
+                room = max_negatives * (len(kept) if match is None else 1)
+                if per_match.get(match, 0) < room:
+                    per_match[match] = per_match.get(match, 0) + 1
+                    chosen.add(key)
+            candidates = [key for key in candidates if key in chosen]
+        self.negatives = {key: self.negatives[key] for key in candidates}
+
+
+def _read_long(path: Path) -> Iterator[LabelledText]:
+    for line, record in read_records(path):
+        language = next((record[column] for column in LANGUAGE_COLUMNS if column in record), None)
+        fields = {"concept": record.get("concept"), "language": language, "text": record.get("text")}
+        for name, value in fields.items():
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(
+                    f"{path}, {line}: {name} is {value!r}; a concept file has the columns concept, language, uid, "
+                    "text, label"
+                )
+        label = record.get("label")
+        if label not in (0, 1):
+            raise ValueError(f"{path}, {line}: label is {label!r}, expected 1 (positive) or 0 (negative)")
+        text = str(fields["text"])
+        key = record_key(record) or hashlib.sha256(text.encode()).hexdigest()[:16]
+        split, match = record.get("split"), record.get("match")
+        yield LabelledText(
+            concept=str(fields["concept"]),
+            language=str(language),
+            key=key,
+            text=text,
+            positive=bool(label),
+            split=None if split is None else str(split),
+            match=None if match is None else str(match),
+            weak=bool(record.get("weak")),
+            where=line,
+        )
+
+
+def _collect(path: Path, records: Iterable[LabelledText], splits: Sequence[str]) -> dict[tuple[str, str], _Cell]:
+    """(language, concept) to its sentences, refusing contradictions."""
+    cells: dict[tuple[str, str], _Cell] = {}
+    seen_splits: set[str] = set()
+    texts: dict[tuple[str, str], str] = {}
+    for record in records:
+        if record.split is not None:
+            seen_splits.add(record.split)
+        if splits and record.split not in splits:
+            continue
+        cell = cells.setdefault((record.language, record.concept), _Cell({}, {}, set()))
+        one, other = (cell.positives, cell.negatives) if record.positive else (cell.negatives, cell.positives)
+        if record.key in other:
+            raise ValueError(
+                f"{path}, {record.where}: {record.key!r} is labelled both 1 and 0 for concept {record.concept!r} "
+                f"in {record.language!r}"
+            )
+        if texts.setdefault((record.language, record.key), record.text) != record.text:
+            raise ValueError(
+                f"{path}, {record.where}: {record.key!r} stands for two different texts in {record.language!r}"
+            )
+        one.setdefault(record.key, record)
+    unknown = [split for split in splits if split not in seen_splits]
+    if unknown:
+        raise ValueError(f"{path}: no split {unknown[0]!r}; it has {', '.join(sorted(seen_splits)) or 'none'}")
+    if not cells:
+        raise ValueError(f"{path}: no labelled sentences")
+    return cells
+
+
+def _enough(
+    path: Path,
+    cells: Mapping[tuple[str, str], _Cell],
+    languages: Sequence[str],
+    concepts: Sequence[str],
+    min_positives: int,
+    need_negatives: bool,
+    drop_scarce: bool,
+) -> tuple[str, ...]:
+    """The concepts that have enough sentences in every language."""
+    kept, few = [], []
+    for concept in concepts:
+        short = None
+        for language in languages:
+            cell = cells.get((language, concept))
+            positives, negatives = (len(cell.positives), len(cell.negatives)) if cell else (0, 0)
+            if positives < min_positives or (need_negatives and not negatives):
+                short = (
+                    f"concept {concept!r} has {positives} positives and {negatives} negatives in {language!r}, "
+                    f"min_positives is {min_positives}"
+                )
+                break
+            if positives < FEW_POSITIVES:
+                few.append((positives, concept, language))
+        if short is None:
+            kept.append(concept)
+        elif drop_scarce:
+            log.warning("%s: left out: %s", path, short)
+        else:
+            raise ValueError(f"{path}: {short}; leave out the concept or the language, or lower min_positives")
+    if not kept:
+        raise ValueError(f"{path}: no concept has {min_positives} positives in all of {', '.join(languages)}")
+    if few:
+        log.warning(
+            "%s: %d of %d (concept, language) have fewer than %d positives, so their AP is noisy; least: %d (%s in %s)",
+            path,
+            len(few),
+            len(kept) * len(languages),
+            FEW_POSITIVES,
+            *min(few),
+        )
+    return tuple(kept)
+
+
+def _pool(
+    cells: Mapping[tuple[str, str], _Cell], language: str, concepts: Sequence[str], negatives: str
+) -> ConceptPool:
+    entries: dict[str, str] = {}
+    for concept in concepts:
+        cell = cells[language, concept]
+        for record in (*cell.positives.values(), *cell.negatives.values()):
+            entries.setdefault(record.key, record.text)
+    keys = tuple(sorted(entries))
+    place = {key: index for index, key in enumerate(keys)}
+    yes, no = {}, {}
+    for concept in concepts:
+        cell = cells[language, concept]
+        yes[concept] = torch.tensor(sorted(place[key] for key in cell.positives))
+        listed = set(cell.negatives)
+        if negatives == "all":
+            listed = place.keys() - cell.positives.keys() - cell.excluded
+        if not listed:
+            raise ValueError(f"concept {concept!r} has no negatives in {language!r}: the pool holds its positives only")
+        no[concept] = torch.tensor(sorted(place[key] for key in listed))
+    return ConceptPool(language, tuple(entries[key] for key in keys), keys, yes, no)

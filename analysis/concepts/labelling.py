@@ -1,0 +1,272 @@
+"""Labels parallel text with concepts: positives, matched negatives, and how well each label survives translation.
+
+A segment is a positive of a concept if its pivot-language side has one of the concept's word forms
+(analysis/concepts/rules.py), a negative if it has none; the label is the segment's, hence every language's. Positives
+are held to `cap` and matched with negatives in analysis/concepts/matching.py; whether the translation still speaks of
+the concept is estimated in analysis/concepts/lexicon.py. Plays the part of the OneSec sentence sets of Suau et al.
+2022, in many languages at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.concepts.aligned import AlignedText, read_aligned
+from analysis.concepts.file import (
+    Cell,
+    Labelling,
+    check_suffix,
+    concept_table,
+    format_summary,
+    lexicon_path,
+    write_labelling,
+)
+from analysis.concepts.lexicon import EntryIndex, find_lexicon, fold
+from analysis.concepts.matching import GroupFinder, Groups
+from analysis.concepts.rules import KINDS, ConceptRule, choose_rules, read_concept_rules
+
+LEXICON_LIMITS: Mapping[str, Mapping[str, Any]] = {
+    "word": {"size": 3, "min_share": 0.03},
+    "field": {"size": 20, "min_share": 0.015},
+}
+"""Entries that may explain a concept of each kind. A share of 0.015 for words would raise their mean support on the
+medium corpus by 0.006 and its chance floor from 0.02 to 0.07; the words of a field are each too rare for more."""
+
+CONCEPT_LIST = Path("data/concepts.tsv")
+"""The list that ships with the repository, seen from its root."""
+
+MINIMUM_FOR_SUPPORT = 20
+"""Positives below which support is not estimated: a few entries would fit anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabellingSettings:
+    """What to label, and how much of it."""
+
+    languages: tuple[str, ...] = ()
+    """ISO 639-1; none means all languages of the text. The pivot is always among them."""
+    concepts: tuple[str, ...] = ()
+    """Names from the list; none means every concept that reaches the minima."""
+    kinds: tuple[str, ...] = KINDS
+    """`word`, `field`; fields contain words that are concepts of their own."""
+    splits: tuple[str, ...] = ()
+    """Of `train`, `valid`, `test`; none means all. Negatives are of their positive's split in any case."""
+    pivot: str = "en"
+    """The language of the word forms."""
+    min_positives: int = 30
+    """Positives that a concept needs in every language."""
+    max_concepts: int | None = None
+    """Keep only those with the most positives in their poorest language."""
+    cap: int = 200
+    """Positives per concept and language at most; segments with the most translations first."""
+    negatives: int = 5
+    """Negatives per positive."""
+    min_words: int = 4
+    """Words of the pivot side, separated by blanks."""
+    max_words: int = 60
+    min_support: float = 0.8
+    """Mean support over the languages below which a concept is left out."""
+    strict: bool = False
+    """Leave out the weak positives of each language, with their negatives."""
+    complete: bool = False
+    """Use only segments that exist in all languages."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_positives", "cap", "negatives", "min_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_concepts is not None and self.max_concepts < 1:
+            raise ValueError(f"max_concepts must be at least 1, got {self.max_concepts}")
+        if self.min_positives > self.cap:
+            raise ValueError(f"min_positives {self.min_positives} cannot be reached under cap {self.cap}; raise cap")
+        if self.max_words < self.min_words:
+            raise ValueError(f"max_words {self.max_words} is below min_words {self.min_words}")
+        if not 0.0 <= self.min_support <= 1.0:
+            raise ValueError(f"min_support is a share between 0 and 1, got {self.min_support:g}")
+
+
+DEFAULTS = LabellingSettings()
+
+
+def label_concepts(texts: str | Path, concepts: str | Path, settings: LabellingSettings = DEFAULTS) -> Labelling:
+    """Labels the segments of the file `texts` with the concepts of the list `concepts`.
+
+    Deterministic: the order is a hash of the segments' keys; nothing is drawn.
+
+    Raises:
+        FileNotFoundError: one of the files is missing. ValueError: a malformed file (named with its place), an unknown
+        concept, language or split, a concept asked for by name that misses a minimum,
+            or no concept left.
+    """
+    rules = choose_rules(read_concept_rules(concepts), settings.concepts, settings.kinds)
+    text = read_aligned(texts, pivot=settings.pivot, languages=settings.languages, splits=settings.splits)
+    finder = GroupFinder(
+        text,
+        pivot=settings.pivot,
+        cap=settings.cap,
+        num_negatives=settings.negatives,
+        word_range=(settings.min_words, settings.max_words),
+        complete=settings.complete,
+    )
+    indices = {language: EntryIndex(text.texts[language], language) for language in text.languages}
+    kept: list[_Labelled] = []
+    dropped: dict[str, str] = {}
+    for rule in rules:
+        labelled = _Labelled(rule, finder.find(rule), text, settings)
+        reason = labelled.too_few()
+        if reason is None:
+            labelled.examine(indices)
+            reason = labelled.too_weak() or labelled.too_few()
+        if reason is None:
+            kept.append(labelled)
+        elif settings.concepts:
+            raise ValueError(f"{texts}: concept {rule.name!r} {reason}; lower the minimum or leave the concept out")
+        else:
+            dropped[rule.name] = reason
+    kept = _richest(kept, settings.max_concepts, dropped)
+    if not kept:
+        example = next((f"{name} {reason}" for name, reason in dropped.items()), "the list has none of these kinds")
+        raise ValueError(f"{texts}: no concept is left ({example}); lower min_positives or take fewer languages")
+    return Labelling(
+        table=concept_table(
+            text, {item.rule.name: item.groups for item in kept}, {item.rule.name: item.weak for item in kept}
+        ),
+        cells=tuple(cell for item in kept for cell in item.cells),
+        lexicon={item.rule.name: item.lexicon for item in kept},
+        dropped=dropped,
+    )
+
+
+class _Labelled:
+    """One concept with its groups, its lexicon and its weak positives in each language."""
+
+    def __init__(self, rule: ConceptRule, groups: Groups, text: AlignedText, settings: LabellingSettings) -> None:
+        self.rule = rule
+        self.groups = groups
+        self.cells: list[Cell] = []
+        self.lexicon: dict[str, list[str]] = {}
+        self.weak: dict[str, frozenset[int]] = {}
+        self._languages = text.languages
+        self._settings = settings
+
+    def too_few(self) -> str | None:
+        """The first language without enough positives, in words."""
+        minimum = self._settings.min_positives
+        for language, count in zip(self._languages, self.groups.used.sum(0), strict=True):
+            if count < minimum:
+                return f"has {count} positives in {language!r} (min_positives {minimum})"
+        return None
+
+    def too_weak(self) -> str | None:
+        """Whether translation loses the concept too often, in words."""
+        known = [cell.support for cell in self.cells if cell.support is not None]
+        if known and np.mean(known) < self._settings.min_support:
+            return f"has a support of {np.mean(known):.2f} (min_support {self._settings.min_support:g})"
+        return None
+
+    def examine(self, indices: Mapping[str, EntryIndex]) -> None:
+        """Finds lexicon, support and weak positives in each language; in strict mode takes the weak ones out."""
+        for column, language in enumerate(self._languages):
+            positives, negatives = self.groups.in_language(column)
+            support = floor = false_hits = None
+            if language == self._settings.pivot:
+                self.lexicon[language] = [fold(form) for form in self.rule.forms]
+                self.weak[language] = frozenset()
+            elif len(positives) >= MINIMUM_FOR_SUPPORT:
+                index, limits = indices[language], LEXICON_LIMITS[self.rule.kind]
+                entries, covered, false_hits = find_lexicon(index, positives, _joined(negatives), **limits)
+                self.lexicon[language], support = entries, float(covered.mean())
+                self.weak[language] = frozenset(int(row) for row in positives[~covered])
+                floor = _support_by_chance(index, negatives, limits)
+                if self._settings.strict:
+                    members = np.flatnonzero(self.groups.used[:, column])
+                    self.groups.used[members[~covered], column] = False
+            positives, negatives = self.groups.in_language(column)
+            self.cells.append(
+                Cell(
+                    concept=self.rule.name,
+                    language=language,
+                    available=int(self.groups.available[column]),
+                    positives=len(positives),
+                    negatives=len(_joined(negatives)),
+                    support=support,
+                    support_floor=floor,
+                    false_hits=false_hits,
+                )
+            )
+
+
+def _support_by_chance(index: EntryIndex, negatives: Sequence[np.ndarray], limits: Mapping[str, Any]) -> float | None:
+    """Support of sentences without a common concept: the first negative of each group, against the other negatives."""
+    stand_ins = _joined([group[:1] for group in negatives])
+    others = _joined([group[1:] for group in negatives])
+    if len(stand_ins) < MINIMUM_FOR_SUPPORT or not len(others):
+        return None
+    return float(find_lexicon(index, stand_ins, others, **limits)[1].mean())
+
+
+def _joined(groups: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=np.intp), *groups])
+
+
+def _richest(kept: list[_Labelled], limit: int | None, dropped: dict[str, str]) -> list[_Labelled]:
+    """The `limit` concepts with the most positives in their poorest language, in the order of the list."""
+    ranked = sorted(kept, key=lambda item: (-int(item.groups.available.min()), item.rule.name))
+    beyond = ranked[limit:] if limit is not None else []
+    dropped.update({item.rule.name: f"is beyond max_concepts {limit}" for item in beyond})
+    return [item for item in kept if item not in beyond]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `python -m analysis label`."""
+    parser.add_argument("--texts", type=Path, required=True, help="parallel text: parquet or JSONL, long or wide")
+    parser.add_argument("--list", type=Path, default=CONCEPT_LIST, help="concept list (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="concept file to write: .parquet or .jsonl")
+    words: dict[str, Any] = {"nargs": "+", "default": (), "metavar": "NAME"}
+    parser.add_argument("--languages", help="ISO 639-1 codes (default: all of the text)", **words)
+    parser.add_argument("--concepts", help="names from the list (default: all that reach the minima)", **words)
+    parser.add_argument("--splits", help="train, valid, test (default: all)", **words)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of concepts")
+    parser.add_argument("--pivot", default=DEFAULTS.pivot, help="language of the word forms (default: %(default)s)")
+    for name, help_text in (
+        ("min_positives", "positives that a concept needs in every language"),
+        ("max_concepts", "keep only those with the most positives"),
+        ("cap", "positives per concept and language at most"),
+        ("negatives", "matched negatives per positive"),
+        ("min_words", "least length of the pivot side in words"),
+        ("max_words", "greatest length of the pivot side in words"),
+    ):
+        default = getattr(DEFAULTS, name)
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{help_text} (default: {default})")
+    parser.add_argument(
+        "--min-support",
+        type=float,
+        default=DEFAULTS.min_support,
+        metavar="SHARE",
+        help="least mean share of positives whose translation has a word of the concept (default: %(default)s)",
+    )
+    parser.add_argument("--strict", action="store_true", help="leave out positives whose translation has no such word")
+    parser.add_argument("--complete", action="store_true", help="use only segments that exist in all languages")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Labels, writes the concept file and its lexicon, and reports both. Returns the exit code; user errors are
+    raised.
+    """
+    check_suffix(args.out)
+    values: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(LabellingSettings)}
+    for name in ("languages", "concepts", "kinds", "splits"):
+        values[name] = tuple(values[name])
+    settings = LabellingSettings(**values)
+    labelling = label_concepts(args.texts, args.list, settings)
+    write_labelling(labelling, args.out, {"texts": args.texts.name, "list": args.list.name, **asdict(settings)})
+    sys.stdout.write(f"{format_summary(labelling)}\nwritten: {args.out}, {lexicon_path(args.out)}\n")
+    return 0

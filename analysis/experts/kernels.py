@@ -1,0 +1,227 @@
+"""Compiled scan behind `analysis.experts.average_precision`: all concepts of a pool from one sort per unit.
+
+Once a unit's texts are sorted, one walk down the ranking serves all concepts: each text adds its row of labels to the
+running counts, concepts being the lanes of the processor's vector unit. Counts are float32 (exact below 2^24), sums
+move to float64 every few tie groups. Blocks of units go through threads: NumPy's sort and the compiled loops release
+the interpreter lock.
+
+Shapes:  U units   N texts   C concepts
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+
+BLOCK = 64
+"""Units per task: their keys (8 bytes x N each) stay in the second-level cache."""
+NEGATIVE, POSITIVE = 1, 3
+"""Codes of labels, 0 being unlabelled: the lowest bit says labelled, the next one positive."""
+FLUSH = 32
+"""Tie groups after which float32 sums move to float64: keeps the error of AP near 1e-7."""
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile, keeping the machine code on disk where some cache folder is writable.
+
+    Python's error model would test every division for zero, and loops with such tests are not vectorised.
+    """
+    try:
+        return numba.njit(function, cache=True, nogil=True, error_model="numpy")
+    except RuntimeError:
+        return numba.njit(function, nogil=True, error_model="numpy")
+
+
+@lru_cache(maxsize=1)
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """Kept between calls: starting threads takes as long as a small site. A forked process needs its own."""
+    return ThreadPoolExecutor(count)
+
+
+@_compiled
+def _pack(values: np.ndarray, columns: np.ndarray, keys: np.ndarray) -> None:
+    """Keys of the used texts whose ascending order is descending value; the low 32 bits hold the text's place.
+
+    The bits of a float32 are ordered like the float once negative numbers are inverted; adding 0.0 makes -0.0 equal
+    to 0.0.
+    """
+    for unit in range(values.shape[0]):
+        bits = (values[unit] + np.float32(0.0)).view(np.uint32)
+        for place in range(columns.shape[0]):
+            key = bits[columns[place]]
+            if key >> np.uint32(31) == 0:
+                key = ~(key | np.uint32(0x80000000))
+            keys[unit, place] = (np.uint64(key) << np.uint64(32)) | np.uint64(place)
+
+
+# The loops over concepts stand in functions of their own because only then the compiler turns them into vector code.
+
+
+@_compiled
+def _add_text(row: np.ndarray, rank: np.float32, hits: np.ndarray, precision: np.ndarray) -> None:
+    """An untied text of this rank, every text being labelled for every concept."""
+    share = np.float32(1.0) / rank
+    for concept in range(hits.shape[0]):
+        yes = np.float32(row[concept] >> 1)
+        total = hits[concept] + yes
+        hits[concept] = total
+        precision[concept] += yes * total * share
+
+
+@_compiled
+def _add_labelled_text(row: np.ndarray, seen: np.ndarray, hits: np.ndarray, precision: np.ndarray) -> None:
+    """An untied text; the rank is among the labelled texts of each concept, counted by `seen`."""
+    for concept in range(hits.shape[0]):
+        code = row[concept]
+        yes = np.float32(code >> 1)
+        rank = seen[concept] + np.float32(code & 1)
+        total = hits[concept] + yes
+        seen[concept] = rank
+        hits[concept] = total
+        precision[concept] += yes * total / max(rank, np.float32(1.0))
+
+
+@_compiled
+def _add_pairs(row: np.ndarray, seen: np.ndarray, hits: np.ndarray, pairs: np.ndarray) -> None:
+    """Negatives above an untied text if it is a positive; `seen` and `hits` count the text already."""
+    for concept in range(hits.shape[0]):
+        pairs[concept] += np.float32(row[concept] >> 1) * (seen[concept] - hits[concept])
+
+
+@_compiled
+def _count(row: np.ndarray, more: np.ndarray, members: np.ndarray) -> None:
+    """One text of a tie group: positives and labelled texts of each concept."""
+    for concept in range(more.shape[0]):
+        code = row[concept]
+        more[concept] += np.float32(code >> 1)
+        members[concept] += np.float32(code & 1)
+
+
+@_compiled
+def _add_group(
+    more: np.ndarray,
+    members: np.ndarray,
+    seen: np.ndarray,
+    hits: np.ndarray,
+    precision: np.ndarray,
+    pairs: np.ndarray,
+) -> None:
+    """A whole tie group: its texts share the precision at its end, and negatives in it count half."""
+    for concept in range(hits.shape[0]):
+        yes = more[concept]
+        rank = seen[concept] + members[concept]
+        total = hits[concept] + yes
+        seen[concept] = rank
+        hits[concept] = total
+        precision[concept] += yes * total / max(rank, np.float32(1.0))
+        pairs[concept] += yes * (rank - total - np.float32(0.5) * (members[concept] - yes))
+
+
+@_compiled
+def _flush(sums: np.ndarray, totals: np.ndarray) -> None:
+    for concept in range(sums.shape[0]):
+        totals[concept] += np.float64(sums[concept])
+        sums[concept] = 0
+
+
+@_compiled
+def _scan(keys: np.ndarray, labels: np.ndarray, others: bool, ap: np.ndarray, above: np.ndarray) -> None:
+    """Walk down every unit's ranking, tie group by tie group.
+
+    Args:
+        keys: (units, N) sorted keys of `_pack`.
+        labels: (N, C) uint8 codes of labels.
+        others: every text is labelled for every concept.
+        ap: (units, C) float64 zeros, receives the sum of precisions at positives.
+        above: the same shape, receives the number of (positive, negative) pairs with the negative above, ties half; of
+            size 0 if not wanted.
+    """
+    num_units, num_texts = keys.shape
+    num_concepts = labels.shape[1]
+    count_above = above.size > 0
+    low = np.uint64(0xFFFFFFFF)
+    hits = np.zeros(num_concepts, dtype=np.float32)  # positives so far
+    seen = np.zeros(num_concepts, dtype=np.float32)  # labelled texts so far
+    more = np.zeros(num_concepts, dtype=np.float32)  # positives in the tie group
+    members = np.zeros(num_concepts, dtype=np.float32)  # labelled texts in the tie group
+    precision = np.zeros(num_concepts, dtype=np.float32)
+    pairs = np.zeros(num_concepts, dtype=np.float32)
+    for unit in range(num_units):
+        hits[:] = 0
+        seen[:] = 0
+        first = 0
+        groups = 0
+        while first < num_texts:
+            end = first + 1
+            key = keys[unit, first] >> np.uint64(32)
+            while end < num_texts and keys[unit, end] >> np.uint64(32) == key:
+                end += 1
+            if end > first + 1:
+                more[:] = 0
+                members[:] = 0
+                for place in range(first, end):
+                    _count(labels[keys[unit, place] & low], more, members)
+                if others:
+                    seen[:] = np.float32(first)
+                _add_group(more, members, seen, hits, precision, pairs)
+            else:
+                row = labels[keys[unit, first] & low]
+                if others:
+                    _add_text(row, np.float32(end), hits, precision)
+                    if count_above:
+                        seen[:] = np.float32(end)
+                else:
+                    _add_labelled_text(row, seen, hits, precision)
+                if count_above:
+                    _add_pairs(row, seen, hits, pairs)
+            first = end
+            groups += 1
+            if groups == FLUSH or first == num_texts:
+                groups = 0
+                _flush(precision, ap[unit])
+                if count_above:
+                    _flush(pairs, above[unit])
+
+
+def scan(
+    values: np.ndarray,
+    columns: np.ndarray,
+    labels: np.ndarray,
+    *,
+    others: bool,
+    count_above: bool,
+    num_threads: int,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Sums of precisions at positives and counts of negatives above positives (ties half), both (U, C) float64.
+
+    Args:
+        values: (U, N) float32 responses.
+        columns: the texts that are labelled for any concept.
+        labels: (len(columns), C) uint8, 0, NEGATIVE or POSITIVE.
+        others: every one of these texts is labelled for every concept.
+        count_above: whether the second result is wanted, else it is None.
+    """
+    num_units, num_concepts = len(values), labels.shape[1]
+    ap = np.zeros((num_units, num_concepts))
+    above = np.zeros((num_units if count_above else 0, num_concepts))
+
+    def run(first: int) -> None:
+        block = values[first : first + BLOCK]
+        keys = np.empty((len(block), len(columns)), dtype=np.uint64)
+        _pack(block, columns, keys)
+        keys.sort(axis=1)
+        _scan(keys, labels, others, ap[first : first + BLOCK], above[first : first + BLOCK])
+
+    blocks = range(0, num_units, BLOCK)
+    if num_threads == 1 or len(blocks) == 1:
+        for first in blocks:
+            run(first)
+    else:
+        list(_threads(num_threads, os.getpid()).map(run, blocks))
+    return ap, above if count_above else None

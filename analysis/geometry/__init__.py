@@ -1,0 +1,1 @@
+"""Shapes of clouds of states: similarity of languages, calibration, dimensions."""

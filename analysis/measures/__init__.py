@@ -1,0 +1,1 @@
+"""What is measured: one `Analysis` a file."""

@@ -1,0 +1,212 @@
+"""Do translations have the same representation? Similarity of languages on parallel text, layer by layer.
+
+Six measures (`analysis.geometry.similarity`), each with its chance level, a permutation p value and a calibrated score
+(`analysis.geometry.calibration`); the same permutations serve all layers and pairs, so means over pairs and over layers
+are calibrated by the same means of their nulls.
+
+Shapes:  Y layers   L languages   Q pairs of languages   n sentences   K permutations
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from analysis.base import Analysis, Row
+from analysis.extraction.sites import Site, find_sites
+from analysis.extraction.states import SENTENCE_POOLINGS, iter_sentence_states, unit_hash
+from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs
+from analysis.geometry.similarity import SYMMETRIC, Similarity, compare_languages
+from analysis.snapshots import Snapshot
+from analysis.statistics import bootstrap_interval
+from analysis.texts import Text, read_texts
+
+logger = logging.getLogger(__name__)
+
+
+def choose_parallel(texts: Mapping[str, Sequence[Text]], count: int, seed: int = 0) -> dict[str, list[str]]:
+    """Up to `count` sentences that all languages have, chosen by their keys; entry i is the same sentence everywhere.
+
+    Raises:
+        ValueError: fewer than two languages, or no key that all of them have.
+    """
+    if len(texts) < 2:
+        raise ValueError(f"parallel text needs two languages or more, got {', '.join(texts) or 'none'}")
+    keyed = {language: {entry.key: entry.text for entry in entries} for language, entries in texts.items()}
+    common = set.intersection(*(set(entries) for entries in keyed.values()))
+    if not common:
+        raise ValueError(f"no text is there in all of {', '.join(texts)}: translations must carry the same key (uid)")
+    chosen = sorted(common, key=lambda key: (unit_hash(seed, key), key))[:count]
+    return {language: [entries[key] for key in chosen] for language, entries in keyed.items()}
+
+
+@dataclass(kw_only=True)
+class Alignment(Analysis):
+    """Similarity of every pair of languages at every layer.
+
+    Rows, for each measure m: per layer and pair, per layer (mean over pairs), per pair and overall (aggregated over
+    layers) `m` with chance, p and a 95 % interval over sentences, and `m_calibrated` (0 = nothing beyond chance).
+
+    Raises (when measuring):
+        FileNotFoundError, ValueError: see `read_texts`, `choose_parallel` and `compare_languages`.
+    """
+
+    texts: str
+    """Parallel text by language, parquet or JSONL; translations share a key."""
+    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
+    """Splits to draw from: text that the model did not train on."""
+    languages: list[str] = field(default_factory=list)
+    """ISO 639-1 codes; empty means all languages of the file."""
+    num_texts: int = 100
+    """Sentences at most; all languages must have them."""
+    measures: list[str] = field(default_factory=lambda: list(SYMMETRIC))
+    """Of cka, cka_debiased, mutual_knn, mexa, abx_meaning, abx_language."""
+    pool: str = "mean"
+    """From tokens to a sentence vector: mean, weighted (later tokens count more, as MEXA) or last."""
+    centre: bool = False
+    """Remove each language's mean vector first: what is then compared is free of the language's own offset."""
+    neighbours: int = 10
+    """k of mutual k-NN."""
+    permutations: int = 200
+    """Permutations for chance and p; the smallest p is 1 / (permutations + 1)."""
+    alpha: float = 0.05
+    """Level of the threshold that a calibrated score starts from."""
+    aggregate: str = "mean"
+    """Over layers: mean, or max (the best layer, calibrated by the best layers of the nulls)."""
+    layers: list[int] = field(default_factory=list)
+    """Layers to measure, -1 for embeddings; empty means all."""
+    max_length: int = 128
+    """Tokens after which a text is cut."""
+    seed: int = 0
+    """Chooses the sentences and draws the permutations."""
+    batch_tokens: int = 4096
+    """Tokens per forward pass."""
+    max_bytes: int = 2**30
+    """Bound on the sentence vectors held at once."""
+
+    default_name: ClassVar[str] = "alignment"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, allowed in (("pool", SENTENCE_POOLINGS), ("aggregate", ("mean", "max"))):
+            if getattr(self, option) not in allowed:
+                raise ValueError(f"{self.name}: {option}={getattr(self, option)!r}: choose from {', '.join(allowed)}")
+        unknown = [measure for measure in self.measures if measure not in SYMMETRIC]
+        if unknown or not self.measures:
+            raise ValueError(f"{self.name}: unknown measure {unknown or '(none)'}: choose from {', '.join(SYMMETRIC)}")
+        if self.permutations < 1 or self.neighbours < 1 or self.num_texts < 1:
+            raise ValueError(f"{self.name}: permutations, neighbours and num_texts must be at least 1")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"{self.name}: alpha={self.alpha} must lie between 0 and 1")
+        if len(self.languages) == 1:
+            raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) has nothing to be aligned with")
+        self._loaded: dict[str, list[str]] | None = None
+
+    def measure(self, snapshot: Snapshot) -> Iterator[Row]:
+        if self._loaded is None:
+            texts = read_texts(self.texts, languages=self.languages, splits=self.splits)
+            self._loaded = choose_parallel(texts, self.num_texts, self.seed)
+        languages = sorted(self._loaded)
+        pairs = list(combinations(range(len(languages)), 2))
+        num_texts = len(self._loaded[languages[0]])
+        if num_texts < self.num_texts:
+            logger.info("%s: %d parallel sentences (%d wanted)", self.name, num_texts, self.num_texts)
+        permutations = draw_permutations(num_texts, self.permutations, self.seed)
+        signs = draw_signs(num_texts, self.permutations, self.seed)
+        sites = self._sites(snapshot)
+        flat = [text for language in languages for text in self._loaded[language]]
+        by_layer: list[dict[str, Similarity]] = []
+        for _, vectors in iter_sentence_states(
+            snapshot,
+            flat,
+            sites,
+            pool=self.pool,
+            batch_tokens=self.batch_tokens,
+            max_bytes=self.max_bytes,
+            max_length=self.max_length,
+        ):
+            states = vectors.view(len(languages), num_texts, -1)
+            if self.centre:
+                states = states - states.mean(dim=1, keepdim=True)
+            by_layer.append(
+                compare_languages(
+                    states, pairs, permutations, signs, neighbours=self.neighbours, measures=self.measures
+                )
+            )
+        named = [(languages[i], languages[j]) for i, j in pairs]
+        for measure in by_layer[0]:
+            found = [layer[measure] for layer in by_layer]
+            yield from self._rows(measure, found, [site.layer for site in sites], named)
+
+    def _sites(self, snapshot: Snapshot) -> Sequence[Site]:
+        sites = find_sites(snapshot.model, "hidden")
+        have = [site.layer for site in sites]
+        missing = [layer for layer in self.layers if layer not in have]
+        if missing:
+            raise ValueError(f"{self.name}: no layer {missing[0]}: the model has {have[0]} (embeddings) to {have[-1]}")
+        return [site for site in sites if not self.layers or site.layer in self.layers]
+
+    def _rows(
+        self, measure: str, found: Sequence[Similarity], layers: Sequence[int], pairs: Sequence[tuple[str, str]]
+    ) -> Iterator[Row]:
+        """Rows of one measure: layers x pairs, then the mean over pairs as a last pair, over layers as a last layer."""
+        observed = _with_margins(torch.stack([one.observed for one in found]), self.aggregate)  # (Y + 1, Q + 1)
+        null = _with_margins(torch.stack([one.null for one in found], dim=1), self.aggregate)  # (K, Y + 1, Q + 1)
+        calibrated = calibrate(observed, null, alpha=self.alpha)
+        chance = _with_margins(torch.stack([one.chance for one in found]), "mean")
+        if self.aggregate == "max":
+            chance[-1] = null[:, -1].mean(dim=0)  # the best of several layers is above chance by itself
+        influence = torch.stack([one.influence for one in found]).movedim(2, 0)  # (n, Y, Q)
+        low, high = self._interval(influence, torch.stack([one.observed for one in found]), observed)
+        table = {"observed": observed, "chance": chance, "low": low, "high": high}
+        values = {name: tensor.double().cpu().numpy() for name, tensor in table.items()}
+        for i, layer in enumerate([*layers, None]):
+            for j, (language, other) in enumerate([*pairs, (None, None)]):
+                yield Row(
+                    metric=measure,
+                    value=float(values["observed"][i, j]),
+                    layer=layer,
+                    language=language,
+                    other_language=other,
+                    chance=float(values["chance"][i, j]),
+                    low=float(values["low"][i, j]),
+                    high=float(values["high"][i, j]),
+                    p=float(calibrated.p[i, j]),
+                )
+                yield Row(
+                    metric=f"{measure}_calibrated",
+                    value=float(calibrated.score[i, j]),
+                    layer=layer,
+                    language=language,
+                    other_language=other,
+                    chance=0.0,
+                    p=float(calibrated.p[i, j]),
+                )
+
+    def _interval(self, influence: Tensor, raw: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """95 % bootstrap bounds over sentences, (Y + 1, Q + 1) each, by resampling the sentences' influence."""
+        if self.aggregate == "max":
+            best = raw.argmax(dim=0)  # (Q,)
+            over_layers = influence[:, best, torch.arange(raw.shape[1], device=raw.device)]
+            of_mean = influence.mean(dim=2)[:, int(raw.mean(dim=1).argmax())]
+        else:
+            over_layers = influence.mean(dim=1)
+            of_mean = influence.mean(dim=(1, 2))
+        wide = torch.cat([influence, over_layers[:, None]], dim=1)  # (n, Y + 1, Q)
+        margin = torch.cat([influence.mean(dim=2), of_mean[:, None]], dim=1)  # (n, Y + 1)
+        spread = torch.cat([wide, margin[:, :, None]], dim=2).double().cpu().numpy()
+        low, high = bootstrap_interval(spread.reshape(len(spread), -1), seed=self.seed)
+        return torch.from_numpy(low).view(observed.shape), torch.from_numpy(high).view(observed.shape)
+
+
+def _with_margins(values: Tensor, aggregate: str) -> Tensor:
+    """(..., Y, Q) to (..., Y + 1, Q + 1): the mean over pairs beside, the aggregate over layers below."""
+    wide = torch.cat([values, values.mean(dim=-1, keepdim=True)], dim=-1)
+    over_layers = wide.amax(dim=-2, keepdim=True) if aggregate == "max" else wide.mean(dim=-2, keepdim=True)
+    return torch.cat([wide, over_layers], dim=-2)

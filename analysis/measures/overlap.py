@@ -1,0 +1,204 @@
+"""Do languages use the same units for the same concept? Overlap of expert sets beside everything else that explains it.
+
+The measure of the study that this toolkit follows (Riemenschneider and Frank, ACL 2025): the share of the top K units
+by AP (Suau et al., ICML 2022) that two languages have in common for a concept. An untrained network is already far
+above the uniform chance level, so every figure is to be read beside that of step 0 on the same sentences, which the
+report joins. Listed in configs/analyses/default.yaml; called by the live callback and the post-hoc runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from analysis.base import Analysis, Attachment, Row
+from analysis.checkpoints.audit import hash_tokenizer
+from analysis.concepts.dataset import NEGATIVES, ConceptSet, load_concepts
+from analysis.experts import sharing
+from analysis.experts.nulls import intersections, matched
+from analysis.experts.sharing import Sharing
+from analysis.experts.surface import main_scripts, token_experts
+from analysis.experts.table import find_experts
+from analysis.extraction.pooling import POOLINGS
+from analysis.extraction.responses import STORAGE
+from analysis.snapshots import Snapshot
+
+
+@dataclass(kw_only=True)
+class ConceptOverlap(Analysis):
+    """Overlap of concept experts between languages.
+
+    Rows (of a pair `language` < `other_language`; without languages: mean over all pairs; intervals over concepts):
+
+    - `shared`: shared experts / K. Chance K / N; p exact for the sum over concepts. Also per concept (mean over pairs).
+    - `jaccard`: shared / union of the two expert sets.
+    - `kappa`: (shared - chance) / (1 - chance): compares models with different numbers of units.
+    - `shared_stratified`: expected `shared` if experts kept their sites and were random within them.
+    - `shared_mismatched`: `shared` between different concepts: what general or language units bring.
+    - `shared_excess`: shared - shared_mismatched.
+    - `shared_shuffled`: `shared` by labels shuffled over the same parallel sentences (option `shuffles`).
+    - `shared_surface`: the same of a bag of tokens, with the same K / N (option `surface`).
+    - `shared_disjoint_scripts`: `shared` over pairs of languages that have no script in common.
+    - `shared_units` (layer): shared experts in this layer / K, sums to `shared`. Chance: as `shared_stratified`.
+    - `expert_units` (layer, or kind): share of all experts that lie there. Chance: share of all units.
+    - `shared_by_<m>`: units expert in at least m languages / K. Chance: random sets.
+    - `ap_best`, `ap_experts` (language): AP of the best unit, and mean of the K experts. Chance: prevalence.
+    - `transfer` (from `language` to `other_language`): mean AP in the other language of the experts of this one, on
+      held-out sentences with `halves`. Chance: the same units' AP for other concepts. `transfer_gain`: the difference.
+    - `ap_correlation`: Spearman correlation of AP over all units, within sites (option `correlate`). Chance: different
+      concepts.
+    - `shared_halves`, `ceiling`, `normalized` (option `halves`): overlap across languages between disjoint halves of
+      the sentences; overlap of a language with itself between the halves, the most that the sentences allow;
+      (shared_halves - mismatched) / (ceiling - mismatched).
+
+    Attachment `experts`: one row per concept, language and expert unit, see `ExpertTable.to_arrow`.
+    """
+
+    default_name: ClassVar[str] = "overlap"
+
+    concepts: str
+    """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
+    languages: list[str] = field(default_factory=list)
+    """ISO 639-1 codes; none means all of the file. At least two."""
+    names: list[str] = field(default_factory=list)
+    """Concepts to use; none means all of the file."""
+    splits: list[str] = field(default_factory=list)
+    """Splits of the sentences to use; none means all."""
+    site_set: str | list[str] = "linear"
+    """Set of sites or list of kinds, see `analysis.extraction.sites.SITE_SETS`."""
+    pool: Literal["max", "mean", "last"] = "max"
+    """How a unit's activations become one response per sentence, over tokens that are neither padding nor special."""
+    k: int = 500
+    """Experts per concept and language."""
+    share: float | None = None
+    """Experts as a share of all units, in place of `k`: for comparing models of different sizes."""
+    negatives: Literal["matched", "all"] = "matched"
+    """The sentences labelled 0 for the concept, or all sentences that are not its positives."""
+    min_positives: int = 10
+    """Least number of positives of a concept in a language."""
+    max_positives: int | None = None
+    """Positives per concept and language that are used, the same sentences in every language."""
+    max_negatives: int | None = None
+    """Negatives per positive that are used."""
+    strict: bool = False
+    """Leave out positives whose translation may have lost the concept (marked `weak`)."""
+    drop_scarce: bool = False
+    """Leave out concepts with too few positives in some language, instead of an error."""
+    halves: bool = True
+    """Also by disjoint halves of the sentences: split-half ceiling and held-out transfer."""
+    shuffles: int = 1
+    """Label shuffles of the shuffled null; 0 leaves it out."""
+    surface: bool = True
+    """Also the bag-of-tokens control."""
+    correlate: bool = True
+    """Also the rank correlation of AP."""
+    bootstrap: int = 1000
+    """Resamples of the concepts for intervals."""
+    seed: int = 0
+    """Of shuffles and bootstrap."""
+    storage: Literal["float32", "float16"] = "float32"
+    """How responses are held; float16 takes half the memory and moves AP by 1e-4 in the mean."""
+    max_length: int = 512
+    """Tokens after which a sentence is cut."""
+    batch_tokens: int | None = None
+    """Tokens per forward pass, padding included; none chooses by device and width of the model."""
+    max_bytes: int = 2**31
+    """Bytes of responses held at once; fewer mean more forward passes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, value, allowed in (
+            ("pool", self.pool, POOLINGS),
+            ("negatives", self.negatives, NEGATIVES),
+            ("storage", self.storage, tuple(STORAGE)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{option}={value!r}: choose one of {', '.join(allowed)}")
+        if len(self.languages) == 1:
+            raise ValueError(f"languages={self.languages}: overlap needs at least two languages")
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError(f"languages={self.languages}: a language is listed twice")
+        if self.k < 1 or (self.share is not None and not 0.0 < self.share <= 1.0):
+            raise ValueError(f"k={self.k}, share={self.share}: k must be at least 1, share above 0 and at most 1")
+        if self.shuffles < 0 or self.bootstrap < 1:
+            raise ValueError(f"shuffles={self.shuffles}, bootstrap={self.bootstrap}: not negative, at least 1")
+        self._loaded: tuple[tuple[int, int], ConceptSet] | None = None
+        self._surface: tuple[ConceptSet, tuple[str, float], tuple[np.ndarray, int]] | None = None
+
+    def concept_set(self) -> ConceptSet:
+        """The labelled sentences, read once and again only if the file changes."""
+        path = Path(self.concepts)
+        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
+        if self._loaded is None or self._loaded[0] != stamp:
+            loaded = load_concepts(
+                path,
+                languages=self.languages,
+                concepts=self.names,
+                splits=self.splits,
+                negatives=self.negatives,
+                min_positives=self.min_positives,
+                max_positives=self.max_positives,
+                max_negatives=self.max_negatives,
+                strict=self.strict,
+                drop_scarce=self.drop_scarce,
+            )
+            if len(loaded.languages) < 2:
+                raise ValueError(f"{path}: only the language {loaded.languages[0]!r}; overlap needs at least two")
+            self._loaded = stamp, loaded
+        return self._loaded[1]
+
+    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
+        """See the class; draws from its own generators only."""
+        concept_set = self.concept_set()
+        table = find_experts(
+            snapshot,
+            concept_set,
+            site_set=self.site_set,
+            k=self.k,
+            share=self.share,
+            pool=self.pool,
+            halves=self.halves,
+            shuffles=self.shuffles,
+            correlate=self.correlate,
+            seed=self.seed,
+            batch_tokens=self.batch_tokens,
+            max_bytes=self.max_bytes,
+            max_length=self.max_length,
+            storage=self.storage,
+        )
+        found = Sharing(table, self.bootstrap, self.seed)
+        yield from sharing.overlap_rows(found)
+        yield from sharing.profile_rows(found)
+        yield from sharing.curve_rows(found)
+        yield from sharing.quality_rows(found)
+        yield from sharing.transfer_rows(found)
+        yield from sharing.halves_rows(found)
+        yield from sharing.shuffled_rows(found)
+        yield from sharing.correlation_rows(found)
+        yield from self._disjoint_scripts(found, concept_set)
+        if self.surface:
+            units, num_tokens = self._token_experts(snapshot.tokenizer, concept_set, found.chance)
+            shared = matched(intersections(units, units, num_tokens), found.pairs) / units.shape[-1]
+            yield from found.per_pair("shared_surface", shared, units.shape[-1] / num_tokens)
+        yield Attachment("experts", table.to_arrow())
+
+    def _token_experts(
+        self, tokenizer: PreTrainedTokenizerBase, concept_set: ConceptSet, share: float
+    ) -> tuple[np.ndarray, int]:
+        """Experts of the bag of tokens, which no weight enters: found once for all checkpoints of a tokenizer."""
+        key = (hash_tokenizer(tokenizer), share)
+        if self._surface is None or self._surface[0] is not concept_set or self._surface[1] != key:
+            self._surface = concept_set, key, token_experts(tokenizer, concept_set, share, self.max_length)
+        return self._surface[2]
+
+    @staticmethod
+    def _disjoint_scripts(found: Sharing, concept_set: ConceptSet) -> Iterator[Row]:
+        scripts = [main_scripts(concept_set.pools[language].texts) for language in concept_set.languages]
+        apart = np.array([not scripts[one] & scripts[other] for one, other in found.pairs])
+        if apart.any():
+            yield found.over_all("shared_disjoint_scripts", found.shared[:, apart], found.chance)

@@ -1,0 +1,275 @@
+"""Do neurons found in one language carry their concept into another? Hold them and read what the model writes.
+
+The third experiment of Riemenschneider & Frank (ACL 2025, section 6), after Suau et al. (ICML 2022) and Kojima et al.
+(NAACL 2024): the top K units of a concept in a source language are held at their median response to its positives, the
+model writes from its start token alone, many seeds each; then the language of the output and the presence of the
+concept are judged. Every figure stands beside its controls (`analysis.steering.conditions`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tqdm import tqdm
+
+from analysis.base import Analysis, Attachment, Row
+from analysis.concepts.dataset import ConceptSet
+from analysis.experts.table import find_experts, resolve_k
+from analysis.extraction.sites import UnitSpace, find_sites
+from analysis.snapshots import Snapshot
+from analysis.steering.concept_check import judge_by_experts
+from analysis.steering.conditions import CONTROLS, VALUES, Conditions
+from analysis.steering.fluency import bits_per_text, bits_under, check_folder
+from analysis.steering.generated import Written, judge_language_and_words, texts_table
+from analysis.steering.generation import Decoding, Job, encode_prompt, generate
+from analysis.steering.inputs import Inputs, read_inputs
+from analysis.steering.judging import LanguageDetector, ScriptAndLangid
+from analysis.steering.rows import rows_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Steering(Analysis):
+    """Hold concept neurons of one language and judge the language and the concept of what the model writes.
+
+    Rows (`kind` is the condition and K, e.g. `experts@500`, `random@500`, `none`; `language` the source language whose
+    experts are held, or None for all of them). Chance is the same judgement on texts without intervention:
+        output_language             share of texts judged to be in `other_language` (`undetermined` is one)
+        output_in_source_language   share judged to be in the source language
+        concept_hit                 share with a word of the concept in any language; also per `concept`
+        concept_hit_source, concept_hit_other       with words of the source language, of any other language
+        concept_in_language         share in `other_language` with a word of the concept in that language. Where the two
+                                    languages are the same, this is the control "the language's own experts"
+        concept_in_source_language, concept_in_other_language   its diagonal, and the sum off the diagonal
+        concept_hit_experts         share in which units of the concept find it, see `analysis.steering.concept_check`
+        language_entropy            entropy of the output languages, bits
+        bits_per_byte               of the texts under the unforced model, and under `fluency_model` as
+                                    bits_per_byte_judge
+        distinct_2, self_bleu, repetition           variety of the texts, and 4-gram repetition within a text
+    with 95 % bootstrap intervals over concepts (over seeds where there is one concept). `check_accuracy` (no kind) is
+    the balanced accuracy of those units on held-out sentences, overall and per language. Attachment `texts`: every text
+    with its settings and judgements.
+    """
+
+    default_name: ClassVar[str] = "steering"
+
+    concepts: str
+    """Concept file."""
+    lexicon: str | None = None
+    """Words of the concepts by language; None means the file that the labelling command wrote beside `concepts`."""
+    only_concepts: list[str] = field(default_factory=list)
+    """Concepts to hold; none means all of the file."""
+    languages: list[str] = field(default_factory=list)
+    """Source languages; none means all of the file."""
+    k: list[int] = field(default_factory=lambda: [500])
+    """Numbers of units held."""
+    share: list[float] = field(default_factory=list)
+    """Instead of `k`: shares of all units."""
+    controls: list[str] = field(default_factory=lambda: list(CONTROLS))
+    """Conditions beside the experts."""
+    value: str = "on_p50"
+    """What a unit is held at: on_p50, on_mean or on_p90 of its pooled responses to the positives, or token_median."""
+    positions: str = "all"
+    """Hold units at `all` positions or only at `new` ones, after the prompt."""
+    first_layer: int | None = None
+    """Hold only units of blocks from this one ..."""
+    last_layer: int | None = None
+    """... to this one (inclusive)."""
+    seeds: int = 20
+    """Texts per condition, concept, language and prompt."""
+    first_seed: int = 1
+    prompts: list[str] = field(default_factory=lambda: [""])
+    """Texts to go on from; an empty one is the start token alone."""
+    start_token: str | None = None
+    """Start token; None means `</s>` if the tokenizer has it, else its start token."""
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    max_new_tokens: int = 64
+    min_new_tokens: int = 0
+    detector: LanguageDetector | None = None
+    """Decides the language of a text; None means script and py3langid."""
+    output_languages: list[str] = field(default_factory=list)
+    """Languages that the detector may answer; none means all of the concept file."""
+    site_set: str = "linear"
+    pool: str = "max"
+    min_positives: int = 10
+    check_experts: int = 50
+    """Units per concept and language that look for the concept in what was written, found on one half of the sentences;
+    the held units then come from the other half. 0: no such check, and the held units come from all sentences."""
+    fluency_model: str | None = None
+    """Folder of a model (Hugging Face layout, e.g. another snapshot) that scores the texts beside the model itself."""
+    batch_size: int = 64
+    """Texts generated at once."""
+    batch_tokens: int = 2048
+    max_bytes: int = 2**30
+    seed: int = 0
+    """Of random units and bootstrap."""
+
+    not_settings: ClassVar[tuple[str, ...]] = (*Analysis.not_settings, "batch_size")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for condition in self.controls:
+            if condition not in CONTROLS:
+                raise ValueError(f"{self.name}: no control {condition!r}; there are {', '.join(CONTROLS)}")
+        if self.value not in VALUES:
+            raise ValueError(f"{self.name}: no value {self.value!r}; there are {', '.join(VALUES)}")
+        if self.positions not in ("all", "new"):
+            raise ValueError(f"{self.name}: positions={self.positions!r}; choose all or new")
+        if self.seeds < 1:
+            raise ValueError(f"{self.name}: seeds is {self.seeds}; at least one text is needed")
+        if self.check_experts < 0:
+            raise ValueError(f"{self.name}: check_experts is {self.check_experts}; use 0 (no check) or more")
+        if not self.k and not self.share:
+            raise ValueError(f"{self.name}: give k or share, the number of units to hold")
+        if any(k < 1 for k in self.k):
+            raise ValueError(f"{self.name}: k={self.k}: at least one unit must be held; `none` is a control")
+        if not self.prompts:
+            raise ValueError(f"{self.name}: no prompts; [''] starts from the start token")
+        if (self.first_layer is None) != (self.last_layer is None):
+            raise ValueError(f"{self.name}: first_layer and last_layer go together")
+        self._decoding = Decoding(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            min_new_tokens=self.min_new_tokens,
+        )
+
+    def settings(self) -> dict[str, object]:
+        chosen = super().settings()
+        if self.detector is not None:
+            named = type(self.detector).__name__
+            options = json.loads(json.dumps(vars(self.detector), default=str, sort_keys=True))
+            chosen["detector"] = {"class": named, **options}
+        lexicon = Path(self.lexicon_file)
+        chosen["lexicon"] = "sha256:" + hashlib.sha256(lexicon.read_bytes()).hexdigest() if lexicon.is_file() else None
+        return chosen
+
+    @property
+    def lexicon_file(self) -> str:
+        return self.lexicon or f"{self.concepts}.lexicon.json"
+
+    def read_inputs(self) -> Inputs:
+        """Everything that needs no model, so that a mistake in it costs nothing; raises as `read_inputs`."""
+        if self.fluency_model is not None:
+            check_folder(self.fluency_model)
+        return read_inputs(
+            self.concepts,
+            self.lexicon_file,
+            self.detector or ScriptAndLangid(),
+            concepts=self.only_concepts,
+            sources=self.languages,
+            outputs=self.output_languages,
+            min_positives=self.min_positives,
+            halves=self.check_experts > 0,
+        )
+
+    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
+        inputs = self.read_inputs()
+        prompts = [encode_prompt(snapshot.tokenizer, prompt, self.start_token) for prompt in self.prompts]
+        written = self._write(snapshot, inputs.held, prompts)
+        concepts, sources = inputs.held.concepts, inputs.held.languages
+        judge_language_and_words(written, inputs.detector, inputs.outputs, inputs.lexicon, concepts, inputs.languages)
+        texts = [entry.text for entry in written]
+        bits = bits_per_text(snapshot.model, snapshot.tokenizer, texts, self.batch_tokens)
+        others: list[float | None] = [None] * len(texts)
+        if self.fluency_model is not None:
+            others = bits_under(self.fluency_model, texts, self.batch_tokens)
+        for entry, value, other in zip(written, bits, others, strict=True):
+            entry.bits_per_byte, entry.bits_per_byte_judge = value, other
+        if inputs.halves is not None:
+            held_out, chosen_on = inputs.halves
+            yield from judge_by_experts(
+                snapshot,
+                written,
+                chosen_on,
+                held_out,
+                sources,
+                self.check_experts,
+                seed=self.seed,
+                site_set=self.site_set,
+                **self._reading,
+            )
+        yield from rows_of(written, concepts, sources, inputs.outputs, seed=self.seed)
+        yield Attachment("texts", texts_table(written, self.prompts))
+
+    def _write(self, snapshot: Snapshot, concept_set: ConceptSet, prompts: Sequence[tuple[int, ...]]) -> list[Written]:
+        """Find the experts, hold them, and let every seed write."""
+        counts, deepest = self._counts(snapshot)
+        table = find_experts(snapshot, concept_set, site_set=self.site_set, k=deepest, **self._reading)
+        band = None if self.first_layer is None or self.last_layer is None else (self.first_layer, self.last_layer)
+        conditions = Conditions(
+            snapshot, table, concept_set.pools, value=self.value, band=band, seed=self.seed, **self._reading
+        )
+        forced = ["experts", *(name for name in self.controls if name != "none")]
+        if "mismatched" in forced and len(concept_set.concepts) < 2:
+            log.warning("%s: one concept only, so the mismatched control is left out", self.name)
+            forced.remove("mismatched")
+        plan: list[tuple[str, str | None, str | None, int]] = [("none", None, None, 0)] * ("none" in self.controls)
+        plan += list(itertools.product(forced, concept_set.concepts, concept_set.languages, counts))
+        written: list[Written] = []
+        jobs: list[Job] = []
+        job_of: list[int] = []
+        first_job: dict[tuple[str, str | None, str | None, int], int] = {}
+        for condition, concept, source, k in plan:
+            held = condition, concept, source, k
+            if condition == "mismatched" and concept is not None:  # the texts of another concept, judged for this one
+                held = "experts", conditions.other_concept(concept), source, k
+            if held not in first_job:
+                first_job[held] = len(jobs)
+                forcing = None
+                if held[1] is not None and held[2] is not None:
+                    forcing = conditions.forcing(held[0], held[1], held[2], k)
+                jobs += [Job(prompt, seed, forcing) for prompt, seed in itertools.product(prompts, self._seeds)]
+            for offset, (number, seed) in enumerate(itertools.product(range(len(prompts)), self._seeds)):
+                written.append(
+                    Written(condition=condition, concept=concept, source=source, k=k, prompt=number, seed=seed)
+                )
+                job_of.append(first_job[held] + offset)
+        with tqdm(total=len(jobs), desc=self.name, unit="text", leave=False, disable=None) as bar:
+            tokens = generate(
+                snapshot.model,
+                jobs,
+                self._decoding,
+                end_id=snapshot.tokenizer.eos_token_id,
+                batch_size=self.batch_size,
+                positions=self.positions,  # type: ignore[arg-type]
+                on_batch=bar.update,
+            )
+        for entry, job in zip(written, job_of, strict=True):
+            entry.tokens = tokens[job]
+            entry.text = str(snapshot.tokenizer.decode(tokens[job], skip_special_tokens=True))
+        return written
+
+    def _counts(self, snapshot: Snapshot) -> tuple[list[int], int]:
+        """Numbers of held units, and how many experts are needed for them and their controls."""
+        num_units = UnitSpace(find_sites(snapshot.model, self.site_set)).num_units
+        counts = [resolve_k(0, share, num_units) for share in self.share] or list(self.k)
+        counts = list(dict.fromkeys(counts))
+        followed = "next" in self.controls
+        deepest = max(counts) * (2 if followed else 1)
+        if deepest > num_units:
+            raise ValueError(
+                f"{self.name}: k={max(counts)}{' (and as many next ones)' if followed else ''} exceeds the model's "
+                f"{num_units} units in site set {self.site_set!r}; lower k"
+            )
+        return counts, deepest
+
+    @property
+    def _seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """How responses are read, wherever they are."""
+        return {"pool": self.pool, "batch_tokens": self.batch_tokens, "max_bytes": self.max_bytes}

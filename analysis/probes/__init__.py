@@ -1,0 +1,1 @@
+"""Classifiers on hidden states: sampled tokens, folds, solvers."""

@@ -1,0 +1,1 @@
+"""Result tables as one HTML page: figures, tables, verdicts."""

@@ -1,0 +1,1 @@
+"""The report of a family of runs that differ in size and seed."""

@@ -1,0 +1,239 @@
+"""Sharing against capacity: the report of a family of runs that differ in size and seed, on one page.
+
+The verdict follows from one exact test (`analysis.report.capacity.trend`): does the rise of sharing above the untrained
+network fall with the width of the model, as the compression hypothesis predicts? It says so, says the opposite, says
+that no trend is shown, or that there are too few runs to tell. Losses stand beside it, since a larger model also learns
+more in the same steps.
+
+Shapes:  R runs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis.report.capacity.figures import against_capacity, against_loss, paths, seed_interval
+from analysis.report.capacity.runs import CapacityRun, by_size, common_loss, read_family
+from analysis.report.capacity.trend import Trend, trend_test
+from analysis.report.page import Page
+from analysis.report.tables import Table
+
+ALPHA = 0.05
+ABOUT = (
+    "Runs with the same text, tokenizer and steps; what differs is the width, and among runs of one width the seed of "
+    "weights and order. Rise: share of the top K concept neurons that two languages have in common, minus the same in "
+    "the untrained network on the same sentences, divided by 1 - chance. K is a share of all units. Measures that grow "
+    "with the number of units or directions are left out or divided by it."
+)
+
+
+def write_capacity_report(
+    members: Sequence[tuple[str, int, str | Path]], out: str | Path, title: str
+) -> tuple[str, Table, Table]:
+    """Write the page to `out`; returns the verdict, the table of sizes and the table of trends.
+
+    Args:
+        members: (size, seed, run folder) of every finished run.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_family`; or no run was measured against its untrained network.
+    """
+    runs = read_family(members)
+    measured = [run for run in runs if run.rise is not None]
+    if not measured:
+        raise ValueError("no run has concept overlap at step 0 and later; put ConceptOverlap into the list of analyses")
+    trends = find_trends(measured)
+    page = Page(title)
+    page.chapter("Sharing against capacity", ABOUT)
+    said, sizes, tests = verdict(trends["rise"][1], measured), _size_table(runs), _trend_table(trends)
+    page.verdict(said)
+    page.grid([sizes])
+    page.grid([tests])
+    page.grid([against_capacity(measured), against_loss(measured)])
+    page.chapter(
+        "Capacity or loss?",
+        "Each line is a run on its way from the untrained network (right) to its last snapshot (left): if the lines of "
+        "all sizes lie upon each other, sharing goes with the loss, whatever the size.",
+    )
+    page.grid([paths(measured, "bits_per_byte", "held-out loss, bits per byte"), paths(measured, "tokens", "tokens")])
+    page.chapter("Every run")
+    page.grid([_run_table(runs)])
+    page.write(Path(out))
+    return said, sizes, tests
+
+
+def find_trends(runs: Sequence[CapacityRun]) -> dict[str, tuple[str, Trend]]:
+    """The tests by name, each with what it asks; `rise` is the one that the verdict follows."""
+    trends: dict[str, tuple[str, Trend]] = {}
+
+    def add(
+        name: str,
+        question: str,
+        x: Callable[[CapacityRun], float | None],
+        y: Callable[[CapacityRun], float | None],
+        block: Callable[[CapacityRun], Hashable],
+        *,
+        centred: bool = False,
+    ) -> None:
+        found = [(x(run), y(run), block(run)) for run in runs]
+        points = [point for point in found if point[0] is not None and point[1] is not None]
+        if len(points) < 2:
+            return
+        first, second, blocks = (list(column) for column in zip(*points, strict=True))
+        if centred:  # differences between blocks are another question's
+            first, second = _without_means(first, blocks), _without_means(second, blocks)
+        trends[name] = question, trend_test(first, second, blocks)
+
+    def width(run: CapacityRun) -> float:
+        return run.width
+
+    def seed(run: CapacityRun) -> int:
+        return run.seed
+
+    add("rise", "rise of sharing with width", width, lambda run: run.rise, seed)
+    loss = common_loss(runs)
+    if loss is not None:
+        question = f"rise with width, where the loss first reaches {loss:.3f} bits per byte"
+        add("rise_at_loss", question, width, lambda run: run.rise_at_loss(loss), seed)
+    add("loss", "held-out loss with width", width, lambda run: run.bits_per_byte, seed)
+    question = "rise with held-out loss, among seeds of one width"
+    add(
+        "rise_by_loss",
+        question,
+        lambda run: run.bits_per_byte,
+        lambda run: run.rise,
+        lambda run: run.size,
+        centred=True,
+    )
+    return trends
+
+
+def verdict(trend: Trend, runs: Sequence[CapacityRun]) -> str:
+    """One sentence on the compression hypothesis, and on what it rests."""
+    sizes, seeds = len({run.size for run in runs}), len({run.seed for run in runs})
+    basis = f"{sizes} sizes, {seeds} seed{'s' if seeds != 1 else ''}, {trend.num_runs} runs"
+    figures = f"Spearman {trend.correlation:+.2f}, exact p {trend.p:.3g}"
+    if not trend.decided(ALPHA):
+        return (
+            f"Too few runs to tell ({basis}): the most extreme outcome would have had p {trend.smallest_p:.2g}. "
+            f"Seen: {figures}. Add seeds."
+        )
+    if trend.p > ALPHA:
+        return f"No trend of sharing with capacity is shown ({basis}; {figures})."
+    if trend.correlation < 0:
+        return (
+            f"Sharing rises more in smaller models ({basis}; {figures}), as the compression hypothesis predicts. "
+            "Read it beside the same test at equal loss."
+        )
+    return f"Sharing rises more in larger models ({basis}; {figures}), against the compression hypothesis."
+
+
+def _without_means(values: Sequence[float], blocks: Sequence[Hashable]) -> list[float]:
+    """Values minus the mean of their block; differences that are only rounding count as none."""
+    means = {name: float(np.mean([v for v, b in zip(values, blocks, strict=True) if b == name])) for name in blocks}
+    return [round(value - means[name], 12) for value, name in zip(values, blocks, strict=True)]
+
+
+def _size_table(runs: Sequence[CapacityRun]) -> Table:
+    columns: dict[str, Callable[[CapacityRun], float | None]] = {
+        "bits per byte": lambda run: run.bits_per_byte,
+        "shared, step 0": lambda run: run.change.first if run.change else None,
+        "shared, last": lambda run: run.change.last if run.change else None,
+        "kappa": lambda run: run.overall("ConceptOverlap", "kappa"),
+        "normalized": lambda run: run.overall("ConceptOverlap", "normalized"),
+        "directions shared": lambda run: run.overall("Compression", "sharing"),
+        "effective rank / width": lambda run: _per_width(run, run.overall("Compression", "effective_rank")),
+    }
+    found = {name: [column(run) for run in runs] for name, column in columns.items()}
+    shown = {name: column for name, column in columns.items() if any(value is not None for value in found[name])}
+    rows = []
+    for size, members in by_size(runs):
+        first = members[0]
+        sizes = first.parameters
+        rises = [run.rise for run in members if run.rise is not None]
+        rows.append(
+            (
+                size,
+                str(first.width),
+                str(len(members)),
+                _with_interval(rises),
+                "" if first.num_units is None else f"{first.num_units:,}",
+                "" if sizes is None else f"{sizes[0]:,} ({sizes[1]:,})",
+                "" if first.tokens is None else f"{first.tokens:,}",
+                "" if first.chance is None else f"{first.chance:.4f}",
+                *(_mean([column(run) for run in members]) for column in shown.values()),
+            )
+        )
+    return Table(
+        title="By size",
+        header=(
+            # What the page is about stands first: a narrow window scrolls to the rest.
+            "size", "width", "seeds", "rise [95 % over seeds]", "units N", "parameters (without embeddings)", "tokens",
+            "chance K/N", *shown,
+        ),
+        rows=tuple(rows),
+        note="Means over seeds at the last snapshot.",
+    )  # fmt: skip
+
+
+def _trend_table(trends: dict[str, tuple[str, Trend]]) -> Table:
+    rows = tuple(
+        (question, str(trend.num_runs), f"{trend.correlation:+.3f}", f"{trend.p:.4f}", f"{trend.smallest_p:.4f}")
+        for question, trend in trends.values()
+    )
+    return Table(
+        title="Rank correlations",
+        header=("question", "runs", "Spearman", "exact p, two-sided", "smallest possible p"),
+        rows=rows,
+        note="Sizes are exchanged among runs of one seed (last line: losses among runs of one size); not corrected for "
+        "the number of questions, of which the first is the one that was asked.",
+    )
+
+
+def _run_table(runs: Sequence[CapacityRun]) -> Table:
+    rows = []
+    for run in runs:
+        change = run.change
+        rows.append(
+            (
+                run.record.name,
+                str(run.width),
+                str(run.seed),
+                str(run.last_step),
+                _number(run.bits_per_byte),
+                "" if change is None else _number(change.first),
+                "" if change is None else _number(change.last),
+                "" if change is None else f"{change.difference:+.4f} [{change.low:+.4f}, {change.high:+.4f}]",
+                "" if change is None else change.verdict,
+            )
+        )
+    return Table(
+        title="Shared concept neurons of every run",
+        header=("run", "width", "seed", "step", "bits per byte", "shared, step 0", "shared, last",
+                "difference [95 % over concepts]", ""),
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+def _per_width(run: CapacityRun, value: float | None) -> float | None:
+    return None if value is None else value / run.width
+
+
+def _with_interval(values: Sequence[float]) -> str:
+    interval = seed_interval(values)
+    if not values:
+        return ""
+    spread = f" [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else " (one seed)"
+    return f"{float(np.mean(values)):+.4f}{spread}"
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    kept = [value for value in values if value is not None]
+    return _number(float(np.mean(kept))) if kept else ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

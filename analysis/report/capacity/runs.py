@@ -1,0 +1,181 @@
+"""Runs of one family that differ in size: what each of them shares, at its end and on the way there.
+
+The compression hypothesis says that tighter capacity makes languages share more. What is compared must not depend on
+the size by itself: experts are a share of all units (so chance is the same), what counts is the rise above the
+untrained network on the same sentences, corrected for chance, and measures that grow with the number of units or
+directions are left out or divided by it. Larger models also learn faster, so the rise is taken a second time at the
+same held-out loss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+
+from analysis.report.figures import select
+from analysis.report.run import RunRecord, read_run
+from analysis.report.summary import Change, analyses_of_class, change_since_start
+
+
+@dataclass(frozen=True)
+class CapacityRun:
+    """One size trained with one seed."""
+
+    size: str
+    """Name of the size, e.g. `d128`."""
+    seed: int
+    record: RunRecord
+
+    @cached_property
+    def width(self) -> int:
+        """Hidden size: the axis of capacity.
+
+        Raises:
+            ValueError: the run's configuration does not say.
+        """
+        width = (self.record.config.get("model") or {}).get("d_model")
+        if not isinstance(width, int):
+            raise ValueError(f"{self.record.folder}/config.yaml: no model.d_model, so the run's capacity is unknown")
+        return width
+
+    @cached_property
+    def last_step(self) -> int:
+        return max(self.record.steps)
+
+    @cached_property
+    def tokens(self) -> int | None:
+        seen = self.record.frame["tokens"].dropna()
+        return int(seen.max()) if len(seen) else None
+
+    @cached_property
+    def overlap(self) -> str | None:
+        """Name of the first ConceptOverlap of the run."""
+        return next(iter(analyses_of_class(self.record, "ConceptOverlap")), None)
+
+    @cached_property
+    def chance(self) -> float | None:
+        """K / N."""
+        rows = select(self.record.frame, self.overlap, "shared") if self.overlap else pd.DataFrame()
+        return float(rows["chance"].iloc[-1]) if len(rows) and rows["chance"].notna().all() else None
+
+    @cached_property
+    def num_units(self) -> int | None:
+        """N, from K of the stored experts and chance K / N."""
+        if self.overlap is None or not self.chance:
+            return None
+        try:
+            ranks = self.record.table.attachment(self.last_step, self.overlap, "experts")["rank"]
+        except FileNotFoundError:
+            return None
+        return round((max(ranks.to_pylist()) + 1) / self.chance)
+
+    @cached_property
+    def parameters(self) -> tuple[int, int] | None:
+        """All parameters, and those without embeddings; from the headers of the last snapshot, None without one."""
+        folder = self.record.folder / "snapshots" / f"step_{self.last_step:08d}"
+        try:
+            vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+            with safe_open(folder / "model.safetensors", framework="np") as file:
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a mapping)
+        except (OSError, KeyError, ValueError, SafetensorError):
+            return None
+        sizes = [(math.prod(shape), bool(shape) and shape[0] == vocabulary) for shape in shapes]
+        return sum(size for size, _ in sizes), sum(size for size, embeds in sizes if not embeds)
+
+    @cached_property
+    def change(self) -> Change | None:
+        """Sharing at the last snapshot against the untrained network, paired over concepts."""
+        return change_since_start(self.record, self.overlap, "shared") if self.overlap else None
+
+    @cached_property
+    def rise(self) -> float | None:
+        """(shared - shared of step 0) / (1 - chance): the change of kappa, comparable between sizes."""
+        if self.change is None or self.chance is None or self.chance >= 1.0:
+            return None
+        return self.change.difference / (1.0 - self.chance)
+
+    @cached_property
+    def bits_per_byte(self) -> float | None:
+        """Held-out loss at the last snapshot, mean over languages."""
+        path = self.path()
+        return float(path["bits_per_byte"].iloc[-1]) if len(path) and path["bits_per_byte"].notna().iloc[-1] else None
+
+    def overall(self, analysis_class: str, metric: str) -> float | None:
+        """The overall value of a metric at the last snapshot, or None."""
+        for name in analyses_of_class(self.record, analysis_class):
+            rows = select(self.record.frame, name, metric)
+            rows = rows[rows["step"] == self.last_step]
+            if len(rows):
+                return float(rows["value"].iloc[0])
+        return None
+
+    def path(self) -> pd.DataFrame:
+        """step, tokens, bits_per_byte, rise (above step 0, corrected for chance) of every measured snapshot."""
+        parts = [self.record.frame[["step", "tokens"]].drop_duplicates("step").set_index("step")]
+        losses = analyses_of_class(self.record, "HeldOutLoss")
+        if losses:
+            rows = select(self.record.frame, losses[0], "bits_per_byte")
+            parts.append(rows.set_index("step")["value"].rename("bits_per_byte"))
+        if self.overlap and self.chance is not None and self.chance < 1.0:
+            shared = select(self.record.frame, self.overlap, "shared").set_index("step")["value"]
+            if 0 in shared.index:
+                parts.append(((shared - shared.loc[0]) / (1.0 - self.chance)).rename("rise"))
+        table = pd.concat(parts, axis=1).sort_index().reset_index()
+        return table.reindex(columns=["step", "tokens", "bits_per_byte", "rise"])
+
+    def rise_at_loss(self, bits_per_byte: float) -> float | None:
+        """The rise where the held-out loss first reaches this value, between snapshots on a straight line."""
+        table = self.path().dropna(subset=["bits_per_byte", "rise"])
+        losses, rises = table["bits_per_byte"].to_numpy(float), table["rise"].to_numpy(float)
+        reached = np.flatnonzero(losses <= bits_per_byte)
+        if not len(reached):
+            return None
+        after = int(reached[0])
+        if after == 0:
+            return float(rises[0])
+        share = (losses[after - 1] - bits_per_byte) / (losses[after - 1] - losses[after])
+        return float(rises[after - 1] + share * (rises[after] - rises[after - 1]))
+
+
+def read_family(members: Sequence[tuple[str, int, str | Path]]) -> list[CapacityRun]:
+    """Runs by (size, seed, run folder), smallest first.
+
+    Raises:
+        FileNotFoundError: a folder without results.
+        ValueError: no run, a run without hidden size, or two sizes of one width.
+    """
+    if not members:
+        raise ValueError("no finished run: nothing can be compared yet")
+    runs = [CapacityRun(size, seed, read_run(folder)) for size, seed, folder in members]
+    names: dict[int, str] = {}
+    for run in runs:
+        if names.setdefault(run.width, run.size) != run.size:
+            raise ValueError(
+                f"sizes {names[run.width]} and {run.size} both have d_model {run.width}; capacity must differ"
+            )
+    return sorted(runs, key=lambda run: (run.width, run.seed))
+
+
+def by_size(runs: Sequence[CapacityRun]) -> Iterator[tuple[str, list[CapacityRun]]]:
+    """The runs of each size, sizes in the order of the runs."""
+    for size in dict.fromkeys(run.size for run in runs):
+        yield size, [run for run in runs if run.size == size]
+
+
+def common_loss(runs: Sequence[CapacityRun]) -> float | None:
+    """The lowest held-out loss that every run reached, or None if one has no such rows."""
+    lowest = []
+    for run in runs:
+        losses = run.path().dropna(subset=["bits_per_byte", "rise"])["bits_per_byte"]
+        if losses.empty:
+            return None
+        lowest.append(float(losses.min()))
+    return max(lowest)

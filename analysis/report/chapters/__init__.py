@@ -1,0 +1,1 @@
+"""What one measure shows in the report."""

@@ -1,0 +1,182 @@
+"""Figures of steering experiments: used alike by the report and, through the live callback, by W&B."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.report.pair_figures import directed_matrix
+from analysis.report.style import CHANCE, PALETTE, base_figure
+from analysis.results import ResultTable
+from analysis.steering.judging import UNDETERMINED
+
+UNDECIDED = "#c9ced4"
+NOTHING_HELD = "nothing held"
+LIVE_TEXTS = 60
+"""Texts in the table of a live page."""
+
+
+def live_steering_figures(table: ResultTable, analyses: Sequence[str]) -> dict[str, go.Figure]:
+    """The figures of every steering analysis among `analyses`, and a table of texts of the newest step."""
+    figures: dict[str, go.Figure] = {}
+    for name in analyses:
+        frame = table.frame([name])
+        if "output_language" not in set(frame["metric"]):
+            continue
+        step = int(frame["step"].max())
+        drawn = {
+            **{f"output_{kind.replace('@', '_')}": output_language_bars(frame, kind) for kind in expert_kinds(frame)},
+            "concept_by_k": concept_hit_by_k(frame, step),
+            "concept_over_steps": hit_over_steps(frame),
+            "texts": texts_figure(table.attachment(step, name, "texts").to_pandas(), step),
+        }
+        figures |= {f"figures/{name}/{key}": figure for key, figure in drawn.items() if figure is not None}
+    return figures
+
+
+def expert_kinds(frame: pd.DataFrame) -> list[str]:
+    """`experts@K` for every K of the rows, ascending."""
+    kinds = [kind for kind in frame["kind"].dropna().unique() if kind.startswith("experts@")]
+    return sorted(kinds, key=lambda kind: int(kind.partition("@")[2]))
+
+
+def choose_texts(texts: pd.DataFrame, number: int) -> pd.DataFrame:
+    """About `number` texts, as many of every condition and K, those that name their concept first."""
+    texts = texts.assign(hit=texts["hit"].fillna(False).astype(bool), control=texts["condition"] != "experts")
+    texts = texts.sort_values(["hit", "seed", "concept", "source"], ascending=[False, True, True, True])
+    texts = texts.sort_values(["control", "condition", "k"], kind="stable")
+    groups = texts.groupby(["condition", "k"], sort=False)
+    return groups.head(max(3, number // max(1, groups.ngroups))).drop(columns="control")
+
+
+def texts_figure(texts: pd.DataFrame, step: int) -> go.Figure:
+    """A table of generated texts."""
+    shown = choose_texts(texts, LIVE_TEXTS)
+    figure = base_figure(
+        f"Generated texts, step {step} ({len(shown)} of {len(texts)}, those with the concept first)", ""
+    )
+    columns = ["condition", "k", "concept", "source", "language", "hit", "text"]
+    cells = [[html.escape("" if pd.isna(value) else str(value)) for value in shown[column]] for column in columns]
+    header = ["condition", "K", "concept", "source", "written in", "named", "text"]
+    figure.add_trace(
+        go.Table(
+            columnwidth=[1, 0.6, 1, 0.6, 1, 0.6, 7],
+            header={"values": header, "align": "left"},
+            cells={"values": cells, "align": "left"},
+        )
+    )
+    figure.update_layout(height=700)
+    return figure
+
+
+def output_language_bars(frame: pd.DataFrame, kind: str) -> go.Figure | None:
+    """Stacked shares of output languages: a group of bars for each source language and for no intervention, one bar a
+    step (the paper's figure).
+    """
+    shares = frame[frame["metric"] == "output_language"]
+    rows = shares[(shares["kind"] == kind) & shares["language"].notna()]
+    if rows.empty:
+        return None
+    plain = shares[shares["kind"] == "none"].assign(language=NOTHING_HELD)
+    rows = pd.concat([plain, rows.sort_values(["language", "step"])])
+    figure = base_figure(f"Language of the output, {kind.replace('@', ', K = ')}", "share of texts")
+    languages = sorted(rows["other_language"].unique(), key=lambda code: (code == UNDETERMINED, code))
+    for index, language in enumerate(languages):
+        part = rows[rows["other_language"] == language]
+        figure.add_trace(
+            go.Bar(
+                x=[part["language"].tolist(), [f"step {step}" for step in part["step"]]],
+                y=part["value"],
+                name=language,
+                marker={"color": UNDECIDED if language == UNDETERMINED else PALETTE[index % len(PALETTE)]},
+            )
+        )
+    figure.update_layout(barmode="stack")
+    figure.update_xaxes(title="source language of the held neurons, by step")
+    figure.update_yaxes(range=[0, 1])
+    return figure
+
+
+def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
+    """Concept hit rate against K for every condition, with intervals; dashed: without intervention."""
+    rows = frame[
+        (frame["metric"] == "concept_hit")
+        & (frame["step"] == step)
+        & frame["language"].isna()
+        & frame["concept"].isna()
+        & frame["kind"].str.contains("@", na=False)
+    ]
+    if rows.empty:
+        return None
+    figure = base_figure(f"Texts that name the concept, step {step}", "share of texts")
+    rows = rows.assign(condition=rows["kind"].str.partition("@")[0], k=rows["kind"].str.partition("@")[2].astype(int))
+    for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
+        part = part.sort_values("k")
+        figure.add_trace(
+            go.Scatter(
+                x=[str(k) for k in part["k"]],
+                y=part["value"],
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": part["high"] - part["value"],
+                    "arrayminus": part["value"] - part["low"],
+                },
+                mode="lines+markers",
+                name=str(condition),
+                line={"color": PALETTE[index % len(PALETTE)]},
+            )
+        )
+    if rows["chance"].notna().any():
+        figure.add_hline(
+            y=float(rows["chance"].dropna().iloc[0]),
+            line={"color": CHANCE, "dash": "dash"},
+            annotation_text="no intervention",
+        )
+    figure.update_xaxes(title="K, number of held neurons", type="category")
+    return figure
+
+
+def hit_over_steps(frame: pd.DataFrame) -> go.Figure | None:
+    """Concept hit rate over training at the largest K, one line a condition; None for a single step."""
+    rows = frame[(frame["metric"] == "concept_hit") & frame["language"].isna() & frame["concept"].isna()]
+    kinds = expert_kinds(rows)
+    if not kinds or rows["step"].nunique() < 2:
+        return None
+    k = kinds[-1].partition("@")[2]
+    figure = base_figure(f"Texts that name the concept over training, K = {k}", "share of texts")
+    conditions = rows["kind"].str.partition("@")
+    rows = rows.assign(condition=conditions[0])[(conditions[2] == k) | (rows["kind"] == "none")]
+    for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
+        part = part.sort_values("step")
+        plain = condition == "none"
+        figure.add_trace(
+            go.Scatter(
+                x=[str(step) for step in part["step"]],
+                y=part["value"],
+                mode="lines+markers",
+                name="no intervention" if plain else str(condition),
+                line={"color": CHANCE, "dash": "dash"} if plain else {"color": PALETTE[index % len(PALETTE)]},
+            )
+        )
+    figure.update_xaxes(title="optimizer step", type="category")
+    return figure
+
+
+def source_by_output(frame: pd.DataFrame, metric: str, kind: str, step: int) -> go.Figure | None:
+    """Matrix of `output_language` or `concept_in_language`: source language down, language of the text across."""
+    rows = frame[
+        (frame["metric"] == metric) & (frame["kind"] == kind) & (frame["step"] == step) & frame["language"].notna()
+    ]
+    if rows.empty:
+        return None
+    what = "Language of the text" if metric == "output_language" else "... and concept named in it"
+    figure = directed_matrix(rows, f"{what}, K = {kind.partition('@')[2]}, step {step}", unit="share")
+    figure.update_traces(zmin=0.0, zmax=1.0)
+    languages = sorted(rows["other_language"].unique(), key=lambda code: (code == UNDETERMINED, code))
+    figure.update_xaxes(title="language of the text", categoryorder="array", categoryarray=languages)
+    figure.update_yaxes(title="source of the neurons")
+    return figure

@@ -1,0 +1,113 @@
+"""Several runs in one report: same axis (tokens seen), and only measures that mean the same at different sizes.
+
+A raw overlap depends on how many units a model has (the expected overlap is K/N), so where the runs differ in size
+only chance-corrected measures are drawn against each other; what was left out is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.report import figures as draw
+from analysis.report.figures import select
+from analysis.report.page import Page
+from analysis.report.run import RunRecord
+from analysis.report.summary import change_since_start
+from analysis.report.tables import Table
+
+SIZE_DEPENDENT = ("shared", "jaccard", "shared_units")
+"""Metrics whose value under the null depends on the number of units."""
+
+
+def add_comparison(page: Page, records: Sequence[RunRecord]) -> None:
+    """Chapters for several runs.
+
+    Raises:
+        ValueError: two runs have the same name, so that their curves could not be told apart.
+    """
+    names = [record.name for record in records]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"report: two runs are called {name!r}; rename one of the folders")
+    frame = pd.concat([record.frame for record in records], ignore_index=True)
+    axis = "tokens" if frame.loc[frame["step"] > 0, "tokens"].notna().all() else "step"
+    note = "" if axis == "tokens" else " Tokens seen are not known for all runs, so steps are the axis."
+    page.chapter("Runs beside each other", "One line a run; dotted: its untrained network." + note)
+    page.grid([_what_differs(records), _changes(records)])
+    for analysis in sorted(frame["analysis"].unique()):
+        _add_analysis(page, records, frame, analysis, axis)
+
+
+def _add_analysis(page: Page, records: Sequence[RunRecord], frame: pd.DataFrame, analysis: str, axis: str) -> None:
+    rows = frame[frame["analysis"] == analysis]
+    chances = {
+        record.name: float(part["chance"].iloc[0])
+        for record in records
+        if not (part := select(record.frame, analysis, "shared")).empty and part["chance"].notna().any()
+    }
+    sizes_differ = len({round(chance, 9) for chance in chances.values()}) > 1
+    page.chapter(analysis.replace("_", " ").capitalize())
+    if sizes_differ:
+        page.verdict(
+            "The runs differ in the number of units (chance "
+            + ", ".join(f"{name}: {chance:.4g}" for name, chance in chances.items())
+            + "), so raw overlaps are left out here and chance-corrected ones are shown."
+        )
+    items: list[go.Figure] = []
+    for metric in rows["metric"].drop_duplicates():
+        if sizes_differ and metric in SIZE_DEPENDENT:
+            continue
+        overall = {record.name: select(record.frame, analysis, metric) for record in records}
+        overall = {name: part for name, part in overall.items() if not part.empty}
+        if not overall:
+            layered = {record.name: _layer_mean(record, analysis, metric) for record in records}
+            overall = {f"{name} (mean of layers)": part for name, part in layered.items() if not part.empty}
+        if overall:
+            items.append(draw.compare_runs(overall, metric.replace("_", " "), axis=axis))
+    page.grid(items)
+
+
+def _layer_mean(record: RunRecord, analysis: str, metric: str) -> pd.DataFrame:
+    rows = select(record.frame, analysis, metric, by=("layer",))
+    if rows.empty:
+        return rows
+    keys = ["run", "step", "tokens", "analysis", "metric"]
+    means = rows.groupby(keys, as_index=False, dropna=False).agg({"value": "mean", "chance": "mean"})
+    return means.assign(low=float("nan"), high=float("nan"))
+
+
+def _what_differs(records: Sequence[RunRecord]) -> Table:
+    rows = []
+    for record in records:
+        steps = record.steps
+        tokens = record.frame["tokens"].dropna()
+        seen = f"{int(tokens.max()):,}" if len(tokens) else "unknown"
+        rows.append((record.name, str(len(steps)), f"{steps[0]} - {steps[-1]}" if steps else "", seen))
+    return Table(title="Runs", header=("run", "snapshots", "steps", "tokens seen"), rows=tuple(rows))
+
+
+def _changes(records: Sequence[RunRecord]) -> Table | None:
+    rows = []
+    for record in records:
+        for analysis in sorted(record.frame["analysis"].unique()):
+            change = change_since_start(record, analysis, "shared")
+            if change is not None:
+                rows.append(
+                    (
+                        record.name,
+                        f"{change.first:.4f}",
+                        f"{change.last:.4f}",
+                        f"{change.difference:+.4f} [{change.low:+.4f}, {change.high:+.4f}]",
+                        change.verdict,
+                    )
+                )
+    if not rows:
+        return None
+    return Table(
+        title="Shared concept neurons against the untrained network",
+        header=("run", "step 0", "last", "difference [95 %]", ""),
+        rows=tuple(rows),
+    )

@@ -1,0 +1,244 @@
+"""Plotly figures of result rows; one function a shape of data, used alike by the report and by W&B.
+
+A figure is drawn from a frame with the columns `analysis.results.FRAME_COLUMNS`, restricted to one analysis and one
+metric. Every figure that shows a value shows its chance level and, where rows carry them, its interval and the level of
+the untrained network (step 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.report.headlines import layer_label
+from analysis.report.pair_figures import is_directed, pair_matrix
+from analysis.report.style import CHANCE, PALETTE, SEQUENTIAL, START, base_figure, interval_band
+
+
+def select(
+    frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = (), kind: str | None = None
+) -> pd.DataFrame:
+    """Rows of one metric with exactly the fields `by` set (of layer, kind, concept, language, other_language, seed)."""
+    rows = frame[(frame["analysis"] == analysis) & (frame["metric"] == metric)]
+    for field in ("layer", "kind", "concept", "language", "other_language", "seed"):
+        rows = rows[rows[field].notna() if field in by else rows[field].isna()]
+    return rows if kind is None else rows[rows["kind"] == kind]
+
+
+def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | None = None) -> go.Figure:
+    """Lines over the snapshots, with 95 % band, chance (dashed) and the step-0 level (dotted).
+
+    `rows` have one value a step, or one a step and `group` (a column such as `language`).
+    """
+    figure = base_figure(title, unit)
+    groups = [(None, rows)] if group is None else list(rows.groupby(group, sort=True))
+    for index, (name, part) in enumerate(groups):
+        part = part.sort_values("step")
+        colour = PALETTE[index % len(PALETTE)]
+        steps = [str(step) for step in part["step"]]
+        if group is None:
+            figure.add_traces(interval_band(steps, part, colour))
+        figure.add_trace(
+            go.Scatter(
+                x=steps, y=part["value"], mode="lines+markers", name=str(name or "measured"), line={"color": colour}
+            )
+        )
+        if group is None:
+            if part["chance"].notna().any():
+                figure.add_trace(
+                    go.Scatter(
+                        x=steps, y=part["chance"], mode="lines", name="chance", line={"color": CHANCE, "dash": "dash"}
+                    )
+                )
+            start = part[part["step"] == 0]["value"]
+            if len(start) == 1 and len(part) > 1:
+                figure.add_trace(
+                    go.Scatter(
+                        x=steps,
+                        y=[float(start.iloc[0])] * len(steps),
+                        mode="lines",
+                        name="untrained (step 0)",
+                        line={"color": START, "dash": "dot"},
+                    )
+                )
+    if group is not None and rows["chance"].notna().any() and rows["chance"].nunique() == 1:
+        figure.add_hline(
+            y=float(rows["chance"].iloc[0]), line={"color": CHANCE, "dash": "dash"}, annotation_text="chance"
+        )
+    figure.update_xaxes(title="optimizer step", type="category")
+    return figure
+
+
+def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = "", axis: str = "tokens") -> go.Figure:
+    """One line a run over tokens seen (log axis); the step-0 value, which has no place there, is a dotted level."""
+    figure = base_figure(title, unit)
+    for index, (name, rows) in enumerate(runs.items()):
+        colour = PALETTE[index % len(PALETTE)]
+        rows = rows.sort_values("step")
+        trained = rows[rows[axis].fillna(0) > 0]
+        error = None
+        if trained["low"].notna().all() and trained["high"].notna().all():
+            error = {
+                "type": "data",
+                "symmetric": False,
+                "array": trained["high"] - trained["value"],
+                "arrayminus": trained["value"] - trained["low"],
+                "thickness": 1,
+            }
+        figure.add_trace(
+            go.Scatter(
+                x=trained[axis].astype(float),
+                y=trained["value"],
+                error_y=error,
+                mode="lines+markers",
+                name=name,
+                line={"color": colour},
+            )
+        )
+        start = rows[rows["step"] == 0]
+        if len(start) and len(trained):
+            figure.add_trace(
+                go.Scatter(
+                    x=[float(trained[axis].min()), float(trained[axis].max())],
+                    y=[float(start["value"].iloc[0])] * 2,
+                    mode="lines",
+                    name=f"{name}, untrained",
+                    line={"color": colour, "dash": "dot"},
+                )
+            )
+    figure.update_xaxes(title="tokens seen" if axis == "tokens" else "optimizer step", type="log")
+    return figure
+
+
+def layers_by_steps(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
+    """Heatmap of a layer measure: layers upwards, snapshots to the right."""
+    table = rows.pivot_table(index="layer", columns="step", values="value").sort_index()
+    figure = base_figure(title, "")
+    figure.add_trace(
+        go.Heatmap(
+            z=table.to_numpy(),
+            x=[str(step) for step in table.columns],
+            y=[layer_label(int(layer)) for layer in table.index],
+            colorscale=SEQUENTIAL,
+            colorbar={"title": unit, "thickness": 12},
+            hovertemplate="step %{x}, %{y}: %{z:.4g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="optimizer step", type="category")
+    figure.update_yaxes(title="layer", type="category")
+    return figure
+
+
+def layer_curves(
+    rows: pd.DataFrame, title: str, *, unit: str = "", baselines: Mapping[str, pd.DataFrame] | None = None
+) -> go.Figure:
+    """A layer measure at the first, middle and last snapshot; `baselines` (name -> rows) are drawn for the last one."""
+    figure = base_figure(title, unit)
+    steps = sorted(rows["step"].unique())
+    shown = list(dict.fromkeys([steps[0], steps[len(steps) // 2], steps[-1]]))
+    for colour, step in zip((START, "#7aa6c2", PALETTE[0]), shown, strict=False):
+        part = rows[rows["step"] == step].sort_values("layer")
+        layers = [layer_label(int(layer)) for layer in part["layer"]]
+        if step == shown[-1]:
+            figure.add_traces(interval_band(layers, part, colour))
+        figure.add_trace(
+            go.Scatter(x=layers, y=part["value"], mode="lines+markers", name=f"step {step}", line={"color": colour})
+        )
+    last = rows[rows["step"] == shown[-1]].sort_values("layer")
+    if last["chance"].notna().any():
+        figure.add_trace(
+            go.Scatter(
+                x=[layer_label(int(layer)) for layer in last["layer"]],
+                y=last["chance"],
+                mode="lines",
+                name="chance",
+                line={"color": CHANCE, "dash": "dash"},
+            )
+        )
+    for index, (name, base) in enumerate((baselines or {}).items()):
+        part = base[base["step"] == shown[-1]].sort_values("layer")
+        colour = PALETTE[(index + 4) % len(PALETTE)]
+        if part.empty:
+            continue
+        if part["layer"].isna().all():
+            figure.add_hline(
+                y=float(part["value"].mean()), line={"dash": "dashdot", "color": colour}, annotation_text=name
+            )
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=[layer_label(int(layer)) for layer in part["layer"]],
+                y=part["value"],
+                mode="lines",
+                name=name,
+                line={"dash": "dashdot", "color": colour},
+            )
+        )
+    figure.update_xaxes(title="layer", type="category")
+    return figure
+
+
+def profile(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
+    """Bars per layer at the first and the last snapshot beside the chance profile."""
+    figure = base_figure(title, unit)
+    steps = sorted(rows["step"].unique())
+    for colour, step in zip((START, PALETTE[0]), dict.fromkeys([steps[0], steps[-1]]), strict=False):
+        part = rows[rows["step"] == step].sort_values("layer")
+        figure.add_trace(
+            go.Bar(
+                x=[layer_label(int(layer)) for layer in part["layer"]],
+                y=part["value"],
+                name=f"step {step}",
+                marker={"color": colour},
+            )
+        )
+    last = rows[rows["step"] == steps[-1]].sort_values("layer")
+    if last["chance"].notna().any():
+        figure.add_trace(
+            go.Scatter(
+                x=[layer_label(int(layer)) for layer in last["layer"]],
+                y=last["chance"],
+                mode="lines+markers",
+                name="chance",
+                line={"color": CHANCE, "dash": "dash"},
+            )
+        )
+    figure.update_layout(barmode="group")
+    figure.update_xaxes(title="layer", type="category")
+    return figure
+
+
+def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str = "") -> go.Figure:
+    """Training scalars `prefix/<name>` over steps, one line a name."""
+    figure = base_figure(title, unit)
+    rows = history[history["key"].str.startswith(prefix + "/")]
+    for index, (key, part) in enumerate(rows.groupby("key", sort=True)):
+        part = part.drop_duplicates("step", keep="last").sort_values("step")
+        figure.add_trace(
+            go.Scatter(
+                x=part["step"],
+                y=part["value"],
+                mode="lines+markers" if len(part) < 40 else "lines",
+                name=str(key).removeprefix(prefix + "/"),
+                line={"color": PALETTE[index % len(PALETTE)]},
+            )
+        )
+    figure.update_xaxes(title="optimizer step")
+    return figure
+
+
+def live_figures(frame: pd.DataFrame) -> dict[str, go.Figure]:
+    """Figures for a live page: for every analysis one layer x step heatmap a metric and the newest pair matrices."""
+    figures: dict[str, go.Figure] = {}
+    for (analysis, metric), rows in frame.groupby(["analysis", "metric"], sort=True):
+        layers = select(rows, analysis, metric, by=("layer",))
+        if not layers.empty and layers["step"].nunique() > 1:
+            figures[f"figures/{analysis}/{metric}_layers"] = layers_by_steps(layers, f"{analysis}: {metric}")
+        pairs = select(rows, analysis, metric, by=("language", "other_language"))
+        if not pairs.empty:
+            newest = pairs[pairs["step"] == pairs["step"].max()]
+            title = f"{analysis}: {metric}, step {newest['step'].iloc[0]}"
+            figures[f"figures/{analysis}/{metric}_pairs"] = pair_matrix(newest, title, directed=is_directed(newest))
+    return figures

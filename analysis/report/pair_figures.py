@@ -1,0 +1,100 @@
+"""Plotly figures of measures on pairs of languages: matrices and trees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.figure_factory as ff
+import plotly.graph_objects as go
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+
+from analysis.report.style import DIVERGING, SEQUENTIAL, base_figure, layout
+
+
+def pair_matrix(
+    rows: pd.DataFrame, title: str, *, unit: str = "", directed: bool = False, diverging: bool = False
+) -> go.Figure:
+    """Language x language matrix of one snapshot; undirected pairs are mirrored and the diagonal stays empty."""
+    matrix = pair_table(rows, directed=directed)
+    largest = float(np.nanmax(np.abs(matrix.to_numpy()))) if matrix.notna().any().any() else 1.0
+    figure = base_figure(title, "")
+    figure.add_trace(
+        go.Heatmap(
+            z=matrix.to_numpy(),
+            x=list(matrix.columns),
+            y=list(matrix.index),
+            colorscale=DIVERGING if diverging else SEQUENTIAL,
+            zmin=-largest if diverging else None,
+            zmax=largest if diverging else None,
+            text=matrix.map(lambda v: "" if pd.isna(v) else f"{v:.3f}").to_numpy() if len(matrix) <= 18 else None,
+            texttemplate="%{text}",
+            textfont={"size": 9},
+            colorbar={"title": unit, "thickness": 12},
+            hovertemplate="%{y}, %{x}: %{z:.4g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category", autorange="reversed", scaleanchor="x")
+    return figure
+
+
+def directed_matrix(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
+    """Matrix of values from `language` (down) to `other_language` (across); the two need not be the same set."""
+    matrix = rows.pivot_table(index="language", columns="other_language", values="value").sort_index()
+    figure = base_figure(title, "")
+    figure.add_trace(
+        go.Heatmap(
+            z=matrix.to_numpy(),
+            x=list(matrix.columns),
+            y=list(matrix.index),
+            colorscale=SEQUENTIAL,
+            text=matrix.map(lambda v: "" if pd.isna(v) else f"{v:.2f}").to_numpy(),
+            texttemplate="%{text}",
+            colorbar={"title": unit, "thickness": 12},
+            hovertemplate="%{y} to %{x}: %{z:.4g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category", autorange="reversed")
+    return figure
+
+
+def pair_table(rows: pd.DataFrame, *, directed: bool = False) -> pd.DataFrame:
+    """Square frame of pair values, languages sorted."""
+    languages = sorted(set(rows["language"]) | set(rows["other_language"]))
+    matrix = pd.DataFrame(np.nan, index=languages, columns=languages)
+    for row in rows.itertuples():
+        matrix.loc[row.language, row.other_language] = row.value
+        if not directed:
+            matrix.loc[row.other_language, row.language] = row.value
+    return matrix
+
+
+def dendrogram(rows: pd.DataFrame, title: str) -> go.Figure | None:
+    """Average-linkage tree of languages with distance 1 - value; None for fewer than three languages or gaps."""
+    matrix = pair_table(rows)
+    values = matrix.to_numpy(copy=True)
+    np.fill_diagonal(values, 1.0)
+    if len(matrix) < 3 or np.isnan(values).any():
+        return None
+    distance = np.clip(1.0 - values, 0.0, None)
+    np.fill_diagonal(distance, 0.0)
+    condensed = squareform(distance, checks=False)
+    figure = ff.create_dendrogram(
+        values,
+        labels=list(matrix.index),
+        linkagefun=lambda _: linkage(condensed, method="average"),
+        color_threshold=0.0,
+        colorscale=["#44546a"] * 8,
+    )
+    figure.update_layout({**layout(title), "width": None, "autosize": True, "showlegend": False})
+    figure.update_xaxes(range=[0, 10 * len(matrix)])  # a leaf every ten units, the first at five
+    lowest = float(condensed.min())
+    figure.update_yaxes(title="1 - shared", gridcolor="#e8e8e8", range=[lowest - 0.1 * (1.0 - lowest), 1.0])
+    return figure
+
+
+def is_directed(pairs: pd.DataFrame) -> bool:
+    """Pairs are directed if any runs against the alphabet (undirected ones are sorted)."""
+    return bool((pairs["language"] >= pairs["other_language"]).any())

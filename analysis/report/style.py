@@ -1,0 +1,58 @@
+"""The house style of figures: colours, an empty figure, the band of an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+PALETTE = (
+    "#2f6db3", "#d9822b", "#2e8b6f", "#b3446c", "#7b5ea7", "#8a6d3b", "#c94f4f", "#4fa3b8", "#6b8e23", "#5b6770",
+    "#e0a526", "#4454a3", "#a65fb0", "#1f9e9e", "#9c3d2e", "#7fa650", "#c77fa8", "#3d5a50",
+)  # fmt: skip
+CHANCE = "#8d8d8d"
+START = "#c2571a"
+SEQUENTIAL = "Cividis"
+DIVERGING = "RdBu_r"
+
+
+def base_figure(title: str, unit: str) -> go.Figure:
+    """An empty figure in the house style; `unit` names the vertical axis."""
+    figure = go.Figure(layout=layout(title))
+    figure.update_xaxes(gridcolor="#efefef", linecolor="#999", zeroline=False)
+    figure.update_yaxes(gridcolor="#e8e8e8", linecolor="#999", zeroline=False, title=unit)
+    return figure
+
+
+def layout(title: str) -> dict:
+    """Fonts, margins and colours of every figure."""
+    return {
+        "title": {"text": title, "font": {"size": 14}, "x": 0.01, "xanchor": "left"},
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": "#222"},
+        "margin": {"l": 62, "r": 44, "t": 46, "b": 48},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "height": 380,
+        "legend": {"font": {"size": 11}},
+        "modebar": {"orientation": "v"},
+        "colorway": list(PALETTE),
+    }
+
+
+def interval_band(x: Sequence[str], rows: pd.DataFrame, colour: str) -> list[go.Scatter]:
+    """The area between `low` and `high` of the rows over `x`; nothing if any of them has no interval."""
+    if rows["low"].isna().any() or rows["high"].isna().any():
+        return []
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    band = go.Scatter(
+        x=[*x, *x[::-1]],
+        y=[*rows["high"], *rows["low"][::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.18)",
+        line={"width": 0},
+        hoverinfo="skip",
+        name="95 % interval",
+    )
+    return [band]

@@ -1,0 +1,37 @@
+"""A titled table of strings, for the page and for the terminal."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+import rich.table
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of strings; the first column names the rows."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def table_markup(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    note = f"<p>{html.escape(table.note)}</p>" if table.note else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+
+
+def console_table(table: Table) -> rich.table.Table:
+    """For a terminal: the first column to the left, numbers to the right, the note below."""
+    drawn = rich.table.Table(
+        title=table.title, caption=table.note or None, title_justify="left", caption_justify="left"
+    )
+    for index, name in enumerate(table.header):
+        drawn.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in table.rows:
+        drawn.add_row(*row)
+    return drawn

@@ -1,0 +1,1 @@
+"""Text with units held: conditions, generation, judgement, rows."""

@@ -1,0 +1,183 @@
+"""Does a text carry a concept? Asked of the concept's own units in the unforced model, without words or a probe.
+
+Generated text is read by the unforced model, and the units that detect the concept best say whether it is there. So
+that this is not the forcing looking at itself, the sentences are split in two halves
+(`analysis.concepts.dataset.half_of`): the units that are forced come from one half, the units that read from the other.
+
+A text's score is the mean standardised response of the reading units, (r - off_mean) / (on_mean - off_mean), 0 for an
+average negative and 1 for an average positive of the units' own half. Units were chosen for their success there, so on
+other text they are less extreme, and 0.5 would be too strict: the threshold is the midpoint between the mean scores of
+the positives and of the negatives of the *other* half. How well it tells those apart is reported beside every hit rate.
+
+Shapes:  U units of one site   N texts   C concepts   K reading units
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from analysis.base import Row
+from analysis.concepts.dataset import ConceptPool, ConceptSet
+from analysis.experts.table import ExpertTable, find_experts
+from analysis.extraction.responses import iter_responses
+from analysis.snapshots import Snapshot
+from analysis.statistics import bootstrap_interval
+from analysis.steering.fluency import with_content
+from analysis.steering.generated import Written
+
+CLIP = (-1.0, 2.0)
+"""Standardised responses are cut here, so that one unit with hardly any contrast cannot decide alone."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the units say about the texts of every language."""
+
+    hits: Mapping[str, np.ndarray]
+    """Language to (C, N) bool: which concepts its texts carry; concepts in the order of the concept set."""
+    accuracy: Mapping[str, np.ndarray]
+    """Language to (C,) balanced accuracy on labelled sentences that the units were not chosen on; 0.5 is chance."""
+
+
+def labelled_only(concept_set: ConceptSet) -> ConceptSet:
+    """The same labels on pools that hold labelled texts only, so that a half costs half."""
+    pools = {}
+    for language, pool in concept_set.pools.items():
+        used = torch.cat([*pool.positives.values(), *pool.negatives.values()]).unique()
+        place = torch.full((len(pool.texts),), -1, dtype=torch.int64)
+        place[used] = torch.arange(len(used))
+        pools[language] = replace(
+            pool,
+            texts=tuple(pool.texts[index] for index in used.tolist()),
+            keys=tuple(pool.keys[index] for index in used.tolist()),
+            positives={concept: place[indices] for concept, indices in pool.positives.items()},
+            negatives={concept: place[indices] for concept, indices in pool.negatives.items()},
+        )
+    return replace(concept_set, pools=pools)
+
+
+def read_concepts(
+    snapshot: Snapshot,
+    chosen_on: ConceptSet,
+    held_out: ConceptSet,
+    texts: Mapping[str, Sequence[str]],
+    *,
+    k: int,
+    site_set: str | Sequence[str],
+    pool: str,
+    batch_tokens: int,
+    max_bytes: int,
+) -> Reading:
+    """Which of the concepts the texts of each language carry.
+
+    Args:
+        chosen_on: sentences by which the reading units are found.
+        held_out: other sentences of the same concepts and languages, for the threshold and its accuracy.
+        texts: language to texts, each with content.
+        k: number of reading units per concept and language.
+
+    Raises:
+        ValueError: as `analysis.experts.table.find_experts`.
+    """
+    options = {"pool": pool, "batch_tokens": batch_tokens, "max_bytes": max_bytes}
+    table = find_experts(snapshot, chosen_on, site_set=site_set, k=k, **options)  # type: ignore[arg-type]
+    lists = [[*held_out.pools[language].texts, *texts.get(language, ())] for language in chosen_on.languages]
+    scores = _scores(snapshot, table, lists, options)
+    hits, accuracy = {}, {}
+    for language, values in zip(chosen_on.languages, scores, strict=True):
+        labelled = held_out.pools[language]
+        threshold, accuracy[language] = _threshold(values, labelled, chosen_on.concepts)
+        hits[language] = values[:, len(labelled.texts) :] > threshold[:, None]
+    return Reading(hits, accuracy)
+
+
+def judge_by_experts(
+    snapshot: Snapshot,
+    written: Sequence[Written],
+    chosen_on: ConceptSet,
+    held_out: ConceptSet,
+    sources: Sequence[str],
+    k: int,
+    *,
+    seed: int,
+    **options: Any,
+) -> list[Row]:
+    """Fill in `expert_hits` of every text; returns `check_accuracy` per language and overall.
+
+    A text is read in the language it is judged to be in, if it is one of the concept set, else in its source language
+    (without intervention: in all of `sources`). A text without content carries nothing. `options` as `read_concepts`.
+    """
+    concepts = chosen_on.concepts
+    places: dict[str, list[int]] = {language: [] for language in chosen_on.languages}
+    readable = with_content(snapshot.tokenizer, [entry.text for entry in written])
+    for index, entry in enumerate(written):
+        entry.expert_hits = dict.fromkeys(concepts if entry.concept is None else (entry.concept,), 0.0)
+        if index in readable:
+            undetermined = sources if entry.source is None else (entry.source,)
+            for language in (entry.language,) if entry.language in places else undetermined:
+                places[language].append(index)
+    texts = {language: [written[index].text for index in indices] for language, indices in places.items()}
+    reading = read_concepts(snapshot, chosen_on, held_out, texts, k=k, **options)
+    found: dict[int, list[np.ndarray]] = {}
+    for language, indices in places.items():
+        for column, index in enumerate(indices):
+            found.setdefault(index, []).append(reading.hits[language][:, column])
+    for index, columns in found.items():
+        share = np.mean(columns, axis=0)
+        hits = written[index].expert_hits
+        hits.update((concept, float(share[concepts.index(concept)])) for concept in hits)
+    rows = []
+    overall = np.mean([*reading.accuracy.values()], axis=0)
+    for name, values in [*reading.accuracy.items(), (None, overall)]:
+        low, high = (float(bound) for bound in bootstrap_interval(values, seed=seed))
+        value = float(values.mean())
+        rows.append(Row(metric="check_accuracy", value=value, language=name, chance=0.5, low=low, high=high))
+    return rows
+
+
+def _scores(
+    snapshot: Snapshot, table: ExpertTable, lists: Sequence[Sequence[str]], options: Mapping[str, object]
+) -> list[np.ndarray]:
+    """For every language (C, N): mean standardised response of its reading units to its texts."""
+    num_concepts = len(table.concepts)
+    contrast = table.on_mean - table.off_mean
+    useful = contrast > 0
+    site_of = table.space.site_indices(table.experts.units)
+    index_of = {site: number for number, site in enumerate(table.space.sites)}
+    sites = [table.space.sites[number] for number in np.unique(site_of[useful])]
+    sums = [np.zeros((num_concepts, len(texts))) for texts in lists]
+    if not sites:
+        return sums
+    ends = np.cumsum([len(texts) for texts in lists]).tolist()
+    everything = [text for texts in lists for text in texts]
+    for responses in iter_responses(snapshot, everything, sites, split_sites=True, **options):  # type: ignore[arg-type]
+        number = index_of[responses.site]
+        first = int(table.space.offsets[number]) + responses.first_unit
+        for language, (texts, end) in enumerate(zip(lists, ends, strict=True)):
+            values = responses.values[:, end - len(texts) : end]
+            for concept in range(num_concepts):
+                units = table.experts.units[language, concept]
+                here = useful[language, concept] & (units >= first) & (units < first + len(values))
+                if here.any():
+                    chosen = values[torch.from_numpy(units[here] - first).to(values.device)].cpu().numpy()
+                    low = table.off_mean[language, concept, here, None]
+                    scaled = (chosen - low) / contrast[language, concept, here, None]
+                    sums[language][concept] += scaled.clip(*CLIP).sum(axis=0)
+    counts = np.maximum(useful.sum(axis=2), 1)
+    return [values / counts[language, :, None] for language, values in enumerate(sums)]
+
+
+def _threshold(scores: np.ndarray, labelled: ConceptPool, concepts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Midpoint (C,) between the mean scores of positives and negatives, and its balanced accuracy (C,)."""
+    threshold, accuracy = np.zeros(len(concepts)), np.zeros(len(concepts))
+    for index, concept in enumerate(concepts):
+        positives = scores[index, labelled.positives[concept].numpy()]
+        negatives = scores[index, labelled.negatives[concept].numpy()]
+        threshold[index] = (positives.mean() + negatives.mean()) / 2
+        accuracy[index] = ((positives > threshold[index]).mean() + (negatives <= threshold[index]).mean()) / 2
+    return threshold, accuracy

@@ -1,0 +1,186 @@
+"""The conditions of a steering experiment: which units are held at which values, and what they are compared to.
+
+    experts     the top K units of the concept in the source language, at their responses to its positives; where the
+                model then writes in that same language, they are the control of the others: a language's own experts
+    next        the units on places K + 1 to 2K: as many, nearly as good
+    random      as many units of the same sites, drawn at random, at *their* responses to the same positives
+    mismatched  the top K units of another concept in the same language
+    none        nothing held
+
+Suau et al. (ICML 2022) offer the random and the next units; the mismatched concept separates "any strong push" from
+the concept.
+
+Shapes:  M held units of one site   P positives   T tokens of all positives
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.concepts.dataset import ConceptPool
+from analysis.experts.table import ExpertTable, forcing_of
+from analysis.extraction.encoding import encode_texts, iter_batches, padding_id
+from analysis.extraction.hooks import read_sites
+from analysis.extraction.passes import input_device
+from analysis.extraction.responses import iter_responses
+from analysis.extraction.sites import Site, body
+from analysis.snapshots import Snapshot
+
+CONTROLS = ("none", "random", "next", "mismatched")
+VALUES = ("on_p50", "on_mean", "on_p90", "token_median")
+
+Units = Mapping[Site, Tensor]
+"""Held units of each site, (M,) int64."""
+Forced = dict[Site, tuple[Tensor, Tensor]]
+"""Held units of each site with their values, (M,) float32."""
+
+
+def held_units(forcing: Forced) -> dict[Site, Tensor]:
+    return {site: units for site, (units, _) in forcing.items()}
+
+
+def in_band(forcing: Forced, band: tuple[int, int] | None) -> Forced:
+    """Only the units of blocks `band[0]` to `band[1]` (inclusive)."""
+    if band is None:
+        return dict(forcing)
+    return {site: entry for site, entry in forcing.items() if band[0] <= site.layer <= band[1]}
+
+
+def random_units(like: Units, key: Sequence[int]) -> dict[Site, Tensor]:
+    """As many units of every site as `like` has, none of them in `like` while the site has enough others.
+
+    `key` seeds the draw.
+    """
+    chosen = {}
+    for index, (site, units) in enumerate(sorted(like.items())):
+        rng = np.random.default_rng([*key, index])
+        others = np.setdiff1d(np.arange(site.num_units), units.numpy())
+        pool = others if len(others) >= len(units) else np.arange(site.num_units)
+        chosen[site] = torch.from_numpy(np.sort(rng.choice(pool, size=len(units), replace=False)))
+    return chosen
+
+
+def pooled_values(
+    snapshot: Snapshot,
+    units: Units,
+    texts: Sequence[str],
+    *,
+    pool: str,
+    statistic: str,
+    batch_tokens: int,
+    max_bytes: int = 2**30,
+) -> Forced:
+    """Hold `units` at a statistic (`on_p50`, `on_mean`, `on_p90`) of their pooled responses to `texts`."""
+    values = {site: torch.empty(len(chosen)) for site, chosen in units.items()}
+    stream = iter_responses(
+        snapshot, texts, list(units), pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes, split_sites=True
+    )
+    for responses in stream:
+        wanted, first = units[responses.site], responses.first_unit
+        here = (wanted >= first) & (wanted < first + len(responses.values))
+        chosen = responses.values[(wanted[here] - first).to(responses.values.device)].cpu().numpy()  # (M, P)
+        if statistic == "on_mean":
+            found = chosen.mean(axis=1)
+        else:
+            found = np.percentile(chosen, 90 if statistic == "on_p90" else 50, axis=1)
+        values[responses.site][here] = torch.from_numpy(found.astype(np.float32))
+    return {site: (units[site], values[site]) for site in units}
+
+
+def token_medians(
+    snapshot: Snapshot, units: Units, texts: Sequence[str], *, batch_tokens: int, max_length: int = 512
+) -> Forced:
+    """Hold `units` at the median of their activations over all content tokens of `texts`.
+
+    The median of *max-pooled* responses, which the method uses, is higher than what a unit does at a typical token.
+    """
+    limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or max_length
+    encoded = encode_texts(snapshot.tokenizer, texts, min(limit, max_length))
+    seen: dict[Site, list[Tensor]] = {site: [] for site in units}
+    content: Tensor
+
+    def keep(site: Site, activations: Tensor) -> None:
+        chosen = activations[..., units[site].to(activations.device)]
+        seen[site].append(chosen[content.to(activations.device)].float().cpu())
+
+    device = input_device(snapshot.model)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), read_sites(snapshot.model, list(units), keep):
+        for batch in iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)):
+            content = batch.content
+            body(snapshot.model)(
+                input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+            )
+    # numpy: torch.quantile refuses more than 16 million entries
+    medians = {site: np.median(torch.cat(parts).numpy(), axis=0) for site, parts in seen.items()}  # of (T, M)
+    return {site: (units[site], torch.from_numpy(medians[site])) for site in units}
+
+
+class Conditions:
+    """Makes the forcing of every condition from one expert table.
+
+    Args:
+        pools: the labelled sentences of each source language, whose positives set the values of random units.
+        band: first and last block (inclusive) whose units are held; None means all.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        table: ExpertTable,
+        pools: Mapping[str, ConceptPool],
+        *,
+        value: str,
+        pool: str,
+        band: tuple[int, int] | None,
+        seed: int,
+        batch_tokens: int,
+        max_bytes: int,
+    ) -> None:
+        self.snapshot, self.table, self.pools = snapshot, table, pools
+        self.value, self.pool, self.band, self.seed = value, pool, band, seed
+        self.batch_tokens, self.max_bytes = batch_tokens, max_bytes
+
+    def forcing(self, condition: str, concept: str, language: str, k: int) -> Forced:
+        """Held units of `experts`, `next` or `random`; `mismatched` is `experts` of `other_concept`.
+
+        Raises:
+            ValueError: no unit is left, e.g. by the band of layers.
+        """
+        stored = "on_p50" if self.value == "token_median" else self.value
+        first = k if condition == "next" else 0
+        forcing = in_band(forcing_of(self.table, concept, language, k=k, first=first, value=stored), self.band)
+        if not forcing:
+            raise ValueError(
+                f"no expert of {concept!r} in {language!r} lies in blocks {self.band}; widen the band or raise k"
+            )
+        if condition != "random" and self.value != "token_median":
+            return forcing
+        units: Units = held_units(forcing)
+        if condition == "random":
+            place = self.table.concepts.index(concept), self.table.languages.index(language)
+            units = random_units(units, [self.seed, *place, k])
+        return self._held_at_own_values(units, concept, language)
+
+    def other_concept(self, concept: str) -> str:
+        """The next concept of the table, the first after the last."""
+        concepts = self.table.concepts
+        return concepts[(concepts.index(concept) + 1) % len(concepts)]
+
+    def _held_at_own_values(self, units: Units, concept: str, language: str) -> Forced:
+        pool = self.pools[language]
+        texts = [pool.texts[index] for index in pool.positives[concept].tolist()]
+        if self.value == "token_median":
+            return token_medians(self.snapshot, units, texts, batch_tokens=self.batch_tokens)
+        return pooled_values(
+            self.snapshot,
+            units,
+            texts,
+            pool=self.pool,
+            statistic=self.value,
+            batch_tokens=self.batch_tokens,
+            max_bytes=self.max_bytes,
+        )

@@ -1,0 +1,73 @@
+"""How probable generated text is to a model: bits per byte, under the model itself or under another one. The score is
+over UTF-8 bytes, so that texts of different scripts and models with different tokenizers compare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from analysis.checkpoints.loading import Loading, load_model, load_tokenizer
+from analysis.measures.heldout import content_tokens, text_losses
+
+
+def bits_per_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    batch_tokens: int,
+    max_length: int = 512,
+) -> list[float | None]:
+    """Bits per byte of every text under `model`; None for a text without content."""
+    scored = sorted(with_content(tokenizer, texts))
+    result: list[float | None] = [None] * len(texts)
+    if not scored:
+        return result
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
+    losses = text_losses(
+        [model],
+        tokenizer,
+        content_tokens(tokenizer, [texts[index] for index in scored]),
+        max_length=min(limit, max_length),
+        batch_tokens=batch_tokens,
+    )
+    for index, loss in zip(scored, losses.tolist(), strict=True):
+        result[index] = loss / math.log(2.0) / len(texts[index].encode())
+    return result
+
+
+def with_content(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> set[int]:
+    """Indices of the texts that have a token which is not special."""
+    if not texts:
+        return set()
+    special = set(tokenizer.all_special_ids)
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return {index for index, row in enumerate(encoded) if any(token not in special for token in row)}
+
+
+def bits_under(name: str, texts: Sequence[str], batch_tokens: int) -> list[float | None]:
+    """Bits per byte of every text under the model of a local folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    model, tokenizer = _judge(name)
+    return bits_per_text(model, tokenizer, texts, batch_tokens)
+
+
+def check_folder(name: str) -> Path:
+    """The folder of a fluency model; raises FileNotFoundError if there is none."""
+    folder = Path(name)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"fluency_model: {name}: no such folder; give a folder in the Hugging Face layout")
+    return folder
+
+
+@cache
+def _judge(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder = check_folder(name)
+    return load_model(folder, name, Loading()), load_tokenizer(folder, name)

@@ -1,0 +1,238 @@
+"""Measure the live model at scheduled steps, without the training ever noticing.
+
+The callback decides *when*; the analyses of a YAML list decide *what*. A measurement runs in eval mode, without
+gradients or autocast, inside RNG isolation, and puts every module's train flag back: a run with instrumentation ends in
+weights bit-identical to one without (tested). Results go to the run's result table, headline numbers and figures to the
+`Tracker`. An analysis that raises is logged and counted, and the training goes on.
+
+With several ranks every rank holds the same weights, so the analyses of one step are dealt out over the ranks, each
+writes its own result file, and all ranks meet at one barrier: no rank waits inside a collective that another left.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import nn
+
+from analysis.base import Analysis, Row, load_analyses
+from analysis.report.headlines import scalars, within_budget
+from analysis.results import ResultTable
+from analysis.snapshots import Snapshot, SnapshotId
+from callbacks.schedule import Schedule
+from callbacks.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+
+def live_snapshot(trainer: pl.Trainer, module: pl.LightningModule) -> Snapshot:
+    """The model in training as a `Snapshot`: the plain module, not the compiled or wrapped one, since hooks need it.
+
+    Raises:
+        ValueError: the module lacks `model` or `tokenizer`.
+    """
+    for attribute in ("model", "tokenizer"):
+        if getattr(module, attribute, None) is None:
+            raise ValueError(
+                f"{type(module).__name__} has no attribute {attribute!r}; live analysis needs the plain transformers "
+                "model as `model` and its tokenizer as `tokenizer`"
+            )
+    tokens = getattr(module, "tokens_seen", None)
+    run = Path(trainer.default_root_dir).name
+    identity = SnapshotId(run, trainer.global_step, None if tokens is None else int(tokens))
+    return Snapshot(identity, module.model, module.tokenizer)  # type: ignore[arg-type]
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, no autocast, isolated random numbers; everything is put back, also after an error."""
+    flags = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device.type
+    raised: BaseException | None = None
+    with isolate_rng(), torch.no_grad(), torch.autocast(device, enabled=False):
+        try:
+            model.eval()
+            yield
+        except BaseException as error:
+            raised = error  # isolate_rng restores nothing if an exception passes through it
+        finally:
+            for module, flag in flags.items():
+                module.training = flag
+    if raised is not None:
+        raise raised
+
+
+class AnalysisCallback(Callback):
+    """Run a list of analyses at the scheduled optimizer steps.
+
+    List it after the snapshot writer (weights are safe if an analysis fails) and before the `Tracker` and the resume
+    checkpoint. Metrics recorded: the headlines of every analysis (see `analysis.report.headlines`) and
+    `analysis_cost/seconds/<name>`, `analysis_cost/share`, `analysis_cost/failures`.
+
+    Args:
+        analyses: YAML file with the list (`analyses:` with `class_path` entries).
+        schedule: optimizer steps at which to measure.
+        max_share: upper bound for the share of wall time spent here; above it, steps other than 0 and the last are left
+            to `python -m analysis run` (logged). None: no bound.
+        figures: send figures to W&B beside the scalars.
+        key_budget: at most this many scalar keys a step.
+        record_as: name of this callback's rows in the record of the run. A second callback of this kind, say for
+            steering on a sparse schedule, needs another one.
+    """
+
+    def __init__(
+        self,
+        analyses: str,
+        schedule: Schedule,
+        max_share: float | None = None,
+        figures: bool = True,
+        key_budget: int = 300,
+        record_as: str = "analysis",
+    ) -> None:
+        if max_share is not None and not 0 < max_share < 1:
+            raise ValueError(f"max_share is {max_share}; use a share between 0 and 1, or leave it out")
+        if not record_as or record_as == "train":
+            raise ValueError(f"record_as is {record_as!r}; use a name of its own such as 'steering'")
+        self.list_file = analyses
+        self.record_as = record_as
+        self.analyses: list[Analysis] = load_analyses(analyses)
+        self.schedule = schedule
+        self.max_share, self.figures, self.key_budget = max_share, figures, key_budget
+        self.seconds = 0.0
+        """Wall time spent on analyses since the fit began."""
+        self.failures = 0
+        self._started = time.monotonic()
+        self._last_step = -1
+
+    # Lightning's hooks ------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started, self.seconds = time.monotonic(), 0.0
+        self._visit(trainer, pl_module)  # step 0, or a step whose analyses a kill prevented
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._visit(trainer, pl_module)
+
+    def _visit(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        step = trainer.global_step
+        if step == self._last_step:  # another micro-batch of the same optimizer step
+            return
+        self._last_step = step
+        if not self.schedule.due(step, trainer.max_steps):
+            return
+        if self._over_budget() and step not in (0, trainer.max_steps):
+            log.warning(
+                "step %d: analyses took %.0f %% of the time so far, over max_share; measure it later with "
+                "`python -m analysis run`",
+                step,
+                100 * self.share,
+            )
+            return
+        self.measure(trainer, module)
+
+    # the measurement --------------------------------------------------------------------------------------------------
+
+    @property
+    def share(self) -> float:
+        """Share of the wall time since the fit began that went into analyses."""
+        elapsed = time.monotonic() - self._started
+        return self.seconds / elapsed if elapsed > 0 else 0.0
+
+    def _over_budget(self) -> bool:
+        return self.max_share is not None and self.share > self.max_share
+
+    def measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Run what is missing for this step, on every rank its own analyses; then rank 0 records the headlines."""
+        started = time.monotonic()
+        snapshot = live_snapshot(trainer, module)
+        table = ResultTable(Path(trainer.default_root_dir) / "results")
+        mine = self.analyses[trainer.global_rank :: trainer.world_size]
+        with measuring(snapshot.model):
+            for analysis in mine:
+                if not table.has(snapshot.id, analysis):
+                    self._run_one(analysis, snapshot, table)
+        trainer.strategy.barrier("analysis")
+        self.seconds += time.monotonic() - started
+        if trainer.is_global_zero:
+            self._record(trainer, snapshot.id, table)
+
+    def _run_one(self, analysis: Analysis, snapshot: Snapshot, table: ResultTable) -> None:
+        begun = time.monotonic()
+        try:
+            measured = list(analysis.measure(snapshot))
+            table.write(snapshot.id, analysis, measured, time.monotonic() - begun)
+        except Exception as error:
+            # Whatever goes wrong in a measurement (out of memory, a full disk, a bug), days of training go on.
+            self.failures += 1
+            log.error(
+                "step %d: analysis %r failed and is left out: %s: %s",
+                snapshot.id.step,
+                analysis.name,
+                type(error).__name__,
+                " ".join(str(error).split()),
+                exc_info=log.isEnabledFor(logging.DEBUG),
+            )
+            del error
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _record(self, trainer: pl.Trainer, snapshot_id: SnapshotId, table: ResultTable) -> None:
+        tracker = next((c for c in trainer.callbacks if isinstance(c, Tracker)), None)  # type: ignore[attr-defined]
+        if tracker is None or tracker.has(self.record_as, snapshot_id.step):
+            return
+        by_analysis: dict[str, dict[str, float]] = {}
+        cost: dict[str, float] = {}
+        for analysis in self.analyses:
+            if not table.has(snapshot_id, analysis):
+                continue
+            rows = table.rows(snapshot_id.step, analysis.name)
+            by_analysis[analysis.name] = scalars(analysis.name, rows, self._first_rows(table, snapshot_id, analysis))
+            stamp = table.stamp(snapshot_id.step, analysis.name)
+            assert stamp is not None
+            cost[f"analysis_cost/seconds/{analysis.name}"] = float(stamp["seconds"])
+        cost[f"{self.record_as}_cost/share"] = self.share
+        cost[f"{self.record_as}_cost/failures"] = float(self.failures)
+        values = within_budget(by_analysis, self.key_budget - len(cost)) | cost
+        media = self._figures(table, list(by_analysis)) if self.figures and by_analysis else {}
+        tracker.record(self.record_as, values, snapshot_id.step, snapshot_id.tokens, media)
+
+    def _first_rows(self, table: ResultTable, snapshot_id: SnapshotId, analysis: Analysis) -> Sequence[Row]:
+        """Rows of the untrained network of this run under the same settings, or none."""
+        start = SnapshotId(snapshot_id.run, 0, 0)
+        return table.rows(0, analysis.name) if table.has(start, analysis) else ()
+
+    def _figures(self, table: ResultTable, names: Sequence[str]) -> dict[str, Any]:
+        from analysis.report.chapters.steering_figures import live_steering_figures
+        from analysis.report.figures import live_figures
+
+        try:
+            return live_figures(table.frame(names)) | live_steering_figures(table, names)
+        except Exception as error:
+            log.warning("figures for W&B could not be drawn: %s", error)
+            return {}
+
+    # checkpointed state -----------------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """Lightning stores the state of callbacks by this key: two of this kind must differ."""
+        return self._generate_state_key(record_as=self.record_as)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"failures": self.failures}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.failures = int(state_dict["failures"])

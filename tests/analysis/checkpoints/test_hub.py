@@ -1,0 +1,406 @@
+"""Suites on the hub: the real client against a small server on loopback that speaks its API, and against its cache.
+
+The server is a dictionary of commits; it can lose a revision, break a transfer off or answer with an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlparse
+
+import pytest
+import torch
+from huggingface_hub import constants
+from torch import Tensor
+from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from analysis.checkpoints.hub import HubRevisions, HubSubfolders
+from analysis.checkpoints.hub_cache import Hub
+from analysis.checkpoints.loading import Loading
+from analysis.checkpoints.names import Naming
+from analysis.snapshots import SnapshotId
+
+REPO = "lab/suite"
+CPU = Loading(device="cpu")
+
+
+@dataclass
+class FakeHub:
+    """Repositories as {repo: {commit: {path: content}}} and {repo: {name: commit}}, and what goes wrong."""
+
+    files: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    refs: dict[str, dict[str, str]] = field(default_factory=dict)
+    broken: dict[str, int] = field(default_factory=dict)
+    """Path (of any commit) -> how many of its transfers break off half-way."""
+    failing: dict[str, int] = field(default_factory=dict)
+    """Part of a URL -> status that it is answered with."""
+    requests: list[str] = field(default_factory=list)
+    endpoint: str = ""
+
+    def add(self, repo: str, name: str, files: dict[str, bytes]) -> str:
+        digest = hashlib.sha1(json.dumps({k: hashlib.sha1(v).hexdigest() for k, v in files.items()}).encode())
+        digest.update(name.encode())
+        commit = digest.hexdigest()
+        self.files.setdefault(repo, {})[commit] = files
+        self.refs.setdefault(repo, {})[name] = commit
+        return commit
+
+    def downloads(self) -> list[str]:
+        return [
+            request.rsplit("/", 1)[-1]
+            for request in self.requests
+            if request.startswith("GET") and "/resolve/" in request
+        ]
+
+    def answer(self, method: str, url: str) -> tuple[int, dict[str, str], bytes]:
+        path = unquote(urlparse(url).path)
+        for part, status in self.failing.items():
+            if part in path:
+                return status, {}, b""
+        for repo, names in self.refs.items():
+            commits = self.files[repo]
+            if path == f"/api/models/{repo}/refs":
+                branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in names.items()]
+                return 200, {}, json.dumps({"branches": branches, "tags": [], "converts": []}).encode()
+            for api in (f"/api/models/{repo}/revision/", f"/api/models/{repo}/tree/", f"/{repo}/resolve/"):
+                if not path.startswith(api):
+                    continue
+                revision, _, file = path.removeprefix(api).partition("/")
+                commit = names.get(revision, revision)
+                if commit not in commits:
+                    return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+                if "resolve" in api:
+                    if file not in commits[commit]:
+                        return 404, {"X-Error-Code": "EntryNotFound"}, b""
+                    body = commits[commit][file]
+                    return 200, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}, body
+                large = "blobs" in parse_qs(urlparse(url).query) or "/tree/" in api
+                listing = [self._entry(name, body, large, "/tree/" in api) for name, body in commits[commit].items()]
+                content = listing if "/tree/" in api else {"id": repo, "sha": commit, "siblings": listing}
+                return 200, {}, json.dumps(content).encode()
+        return 404, {"X-Error-Code": "RepoNotFound"}, b""
+
+    def _entry(self, name: str, body: bytes, large: bool, tree: bool) -> dict:
+        entry: dict = (
+            {"path": name, "type": "file", "oid": hashlib.sha1(body).hexdigest()} if tree else {"rfilename": name}
+        )
+        if large:
+            entry |= {"size": len(body), "blobId": hashlib.sha1(body).hexdigest()}
+            if name.endswith((".safetensors", ".bin")):
+                sha256 = hashlib.sha256(body).hexdigest()
+                entry["lfs"] = {"size": len(body), "sha256": sha256, "oid": sha256, "pointerSize": 134}
+        return entry
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A server with the client switched on line, for it only."""
+    fake = FakeHub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            fake.requests.append(f"{self.command} {self.path}")
+            status, headers, body = fake.answer(self.command, self.path)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            name = self.path.rsplit("/", 1)[-1]
+            if "/resolve/" in self.path and fake.broken.get(name, 0) > 0:
+                fake.broken[name] -= 1
+                self.wfile.write(body[: len(body) // 2])
+                self.close_connection = True
+                return
+            self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
+
+        def log_message(self, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    fake.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield fake
+    server.shutdown()
+    server.server_close()
+
+
+def small_model(seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return BloomForCausalLM(BloomConfig(vocab_size=264, hidden_size=16, n_layer=1, n_head=2)).eval()
+
+
+def logits(model: PreTrainedModel) -> Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([[2, 70, 71, 72]])).logits
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Callable[..., dict[str, bytes]]:
+    """`packed(seed, "bin" | "safetensors" | "shards" | "bin shards")`: the files of a small random BLOOM."""
+
+    def pack(seed: int, container: str = "safetensors") -> dict[str, bytes]:
+        folder = tmp_path / f"packed-{seed}-{container}"
+        model = small_model(seed)
+        model.save_pretrained(folder, max_shard_size="8KB" if "shards" in container else "1GB")
+        if "bin" in container:
+            for path in folder.glob("*.safetensors*"):
+                path.unlink()
+            state = {key.removeprefix("transformer."): value for key, value in model.transformer.state_dict().items()}
+            keys = sorted(state)
+            parts = [keys[::2], keys[1::2]] if "shards" in container else [keys]
+            names = (
+                [f"pytorch_model-{i + 1:05d}-of-00002.bin" for i in range(2)]
+                if len(parts) > 1
+                else ["pytorch_model.bin"]
+            )
+            for name, part in zip(names, parts, strict=True):
+                torch.save({key: state[key] for key in part}, folder / name)
+            if len(parts) > 1:
+                index = {
+                    "metadata": {},
+                    "weight_map": {key: n for n, part in zip(names, parts, strict=True) for key in part},
+                }
+                (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    return pack
+
+
+@pytest.fixture
+def tokenizer_files(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
+    byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+
+
+Suite = Callable[..., HubRevisions]
+
+
+@pytest.fixture
+def suite(hub: FakeHub, packed: Callable, tokenizer_files: dict[str, bytes], tmp_path: Path) -> Suite:
+    """Four revisions in four containers, their tokenizer in a repository of its own, as BLOOM has it."""
+    hub.add(REPO, "main", {"README.md": b"see the branches"})
+    for step, container in ((1000, "bin"), (10_000, "safetensors"), (20_000, "shards"), (30_000, "bin shards")):
+        hub.add(REPO, f"global_step{step}", packed(step, container))
+    hub.add("lab/tokenizer", "main", tokenizer_files)
+
+    def make(**options: object) -> HubRevisions:
+        chosen: dict = {"repo": REPO, "tokenizer": "lab/tokenizer", "loading": CPU, "endpoint": hub.endpoint}
+        return HubRevisions(**(chosen | {"cache_dir": tmp_path / "cache"} | options))
+
+    return make
+
+
+def test_branches_are_discovered_and_read_in_every_container(suite: Suite) -> None:
+    source = suite(naming=Naming(tokens_per_step=524_288))
+    assert [i.step for i in source.ids()] == [1000, 10_000, 20_000, 30_000]
+    assert source.ids()[0] == SnapshotId("suite", 1000, 524_288_000)
+    for snapshot_id in source.ids():
+        with source.open(snapshot_id) as snapshot:
+            assert torch.equal(logits(snapshot.model), logits(small_model(snapshot_id.step)))
+
+
+def test_describing_a_suite_downloads_no_weights(suite: Suite, hub: FakeHub) -> None:
+    source = suite()
+    described = [source.describe(checkpoint) for checkpoint in source.checkpoints()]
+    assert all(not checkpoint.cached and (checkpoint.size or 0) > 1000 for checkpoint in described)
+    assert [checkpoint.marks["commit"] for checkpoint in described] == [
+        hub.refs[REPO][checkpoint.name] for checkpoint in described
+    ]
+    assert hub.downloads() == []
+
+
+def test_duplicates_are_known_before_a_download(suite: Suite, hub: FakeHub, packed: Callable) -> None:
+    hub.add(REPO, "global_step40000", packed(1000, "bin"))
+    source = suite()
+    digests = {c.id.step: source.describe(c).digest for c in source.checkpoints()}
+    assert digests[40_000] == digests[1000] is not None
+    assert len(set(digests.values())) == 4
+
+
+def test_what_is_cached_needs_no_network_at_all(suite: Suite, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = suite()
+    for checkpoint in source.checkpoints():
+        with source.open(checkpoint.id):
+            pass
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    again = suite(endpoint="http://127.0.0.1:1")
+    assert again.ids() == source.ids()
+    assert all(checkpoint.cached for checkpoint in again.checkpoints())
+    for snapshot_id in again.ids():
+        assert again.describe(again.find(snapshot_id)).size
+        with again.open(snapshot_id) as snapshot:
+            assert torch.equal(logits(snapshot.model), logits(small_model(snapshot_id.step)))
+    assert hub.requests == []
+
+
+def test_offline_names_what_the_cache_lacks(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        FileNotFoundError, match=r"lab/suite: offline \(HF_HUB_OFFLINE\) and nothing of it in the cache"
+    ):
+        suite().ids()
+    source = suite(template="global_step{step}", steps=[1000])
+    with (
+        pytest.raises(FileNotFoundError, match=r"lab/suite@global_step1000: offline \(HF_HUB_OFFLINE\) and not in"),
+        source.open(source.ids()[0]),
+    ):
+        pass
+
+
+def test_a_missing_revision_and_a_missing_repository_are_named(suite: Suite) -> None:
+    source = suite(template="global_step{step}", steps=[1000, 350_000])
+    with source.open(source.ids()[0]):
+        pass
+    with (
+        pytest.raises(FileNotFoundError, match="lab/suite@global_step350000: no such revision"),
+        source.open(source.ids()[1]),
+    ):
+        pass
+    with pytest.raises(FileNotFoundError, match="lab/other: no such repository, or private"):
+        suite(repo="lab/other").ids()
+    source = suite(tokenizer="lab/none")
+    with pytest.raises(FileNotFoundError, match="lab/none@main: no such repository"), source.open(source.ids()[0]):
+        pass
+
+
+def test_a_transfer_that_breaks_off_is_named_and_the_next_try_succeeds(
+    suite: Suite, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client waits between its own retries
+    source = suite(revisions=["global_step10000"])
+    hub.broken["model.safetensors"] = 100
+    with pytest.raises(ConnectionError, match=r"lab/suite@global_step10000: the "), source.open(source.ids()[0]):
+        pass
+    assert not source.is_cached(source.checkpoints()[0])
+    hub.broken.clear()
+    with source.open(source.ids()[0]) as snapshot:
+        assert torch.equal(logits(snapshot.model), logits(small_model(10_000)))
+
+
+def test_a_failing_server_is_named(suite: Suite, hub: FakeHub) -> None:
+    hub.failing["/api/"] = 403
+    with pytest.raises(ConnectionError, match="lab/suite: the hub failed, run again to go on"):
+        suite().ids()
+    with pytest.raises(ConnectionError, match="lab/suite: "):
+        suite(endpoint="http://127.0.0.1:1").ids()
+
+
+def test_a_blob_truncated_in_the_cache_is_named(suite: Suite) -> None:
+    source = suite(revisions=["global_step10000"])
+    path = source.fetch(source.checkpoints()[0]) / "model.safetensors"
+    path.resolve().write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"suite step 10000 \(global_step10000\): "), source.open(source.ids()[0]):
+        pass
+
+
+def test_the_disk_budget_is_kept_and_older_files_are_left_alone(suite: Suite, hub: FakeHub) -> None:
+    keep = suite(revisions=["global_step1000"])
+    keep.fetch(keep.checkpoints()[0])
+    (Hub(cache_dir=keep.cache_dir).repo_folder(REPO) / "babelscope_fetched.txt").unlink()
+    source = suite(disk_budget_gb=50e-6)
+    held = []
+    for checkpoint in source.checkpoints():
+        with source.open(checkpoint.id):
+            held.append(source.hub.bytes_of(REPO, source.hub.fetched(REPO)))
+        source.finish(checkpoint)
+    assert max(held) <= 50e3 < sum((source.describe(c).size or 0) for c in source.checkpoints())
+    assert source.is_cached(source.checkpoints()[0])
+    assert not source.is_cached(source.checkpoints()[1])
+    with pytest.raises(ValueError, match=r"suite step 10000 .* exceed disk_budget_gb"):
+        suite(disk_budget_gb=1e-6).fetch(source.checkpoints()[1])
+
+
+def test_evicting_keeps_blobs_that_another_revision_uses(suite: Suite, hub: FakeHub, packed: Callable) -> None:
+    hub.add(REPO, "global_step50000", packed(10_000))
+    source = suite(revisions=["global_step10000", "global_step50000"], disk_budget_gb=80e-6)
+    first, second = source.checkpoints()
+    source.fetch(first)
+    source.fetch(second)
+    source.hub.evict(REPO, hub.refs[REPO]["global_step10000"] + "/")
+    assert not source.is_cached(first)
+    with source.open(second.id) as snapshot:
+        assert torch.equal(logits(snapshot.model), logits(small_model(10_000)))
+
+
+def test_the_random_baseline_needs_no_weights(suite: Suite, hub: FakeHub) -> None:
+    source = suite(random_baseline=True)
+    with source.open(SnapshotId("suite", 0, 0)) as snapshot:
+        assert snapshot.model.config.hidden_size == 16
+    assert not any(name.endswith((".bin", ".safetensors")) for name in hub.downloads())
+
+
+def test_the_commit_is_known_after_the_download(suite: Suite, hub: FakeHub) -> None:
+    source = suite(template="global_step{step}", steps=[1000])
+    (checkpoint,) = source.checkpoints()
+    assert source.marks(checkpoint) == {}
+    source.fetch(checkpoint)
+    assert source.marks(checkpoint) == {"commit": hub.refs[REPO]["global_step1000"]}
+
+
+def test_a_named_revision_may_be_a_commit(suite: Suite, hub: FakeHub) -> None:
+    commit = hub.refs[REPO]["global_step20000"]
+    source = suite(revisions={commit: 20_000})
+    with source.open(source.ids()[0]) as snapshot:
+        assert torch.equal(logits(snapshot.model), logits(small_model(20_000)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "global_step{step}"}, "template and steps go together"),
+        ({"template": "global_step", "steps": [1]}, "has no {step}"),
+        ({"template": "s{step}", "steps": [1], "revisions": ["s1"]}, "either revisions or a template"),
+    ],
+)
+def test_contradicting_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HubRevisions(repo=REPO, **options)
+
+
+def test_a_revision_without_a_step_says_how_to_write_it(suite: Suite) -> None:
+    with pytest.raises(ValueError, match=r"revision 'final' tells no step; write it as 'name: step'"):
+        suite(revisions=["final"]).ids()
+    assert suite(select="step[12]0000$").ids() == [SnapshotId("suite", 10_000), SnapshotId("suite", 20_000)]
+
+
+def test_a_suite_of_subfolders_is_fetched_folder_by_folder(
+    hub: FakeHub, packed: Callable, tokenizer_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    files = dict(tokenizer_files)
+    for billions in (1, 2):
+        files |= {f"hf_ckpt/{billions}.5B/{name}": body for name, body in packed(billions).items()}
+    hub.add("lab/folders", "main", files)
+    source = HubSubfolders(
+        repo="lab/folders",
+        endpoint=hub.endpoint,
+        cache_dir=tmp_path / "cache",
+        naming=Naming(tokens_per_step=500_000_000),
+        loading=CPU,
+        disk_budget_gb=50e-6,
+    )
+    assert source.ids() == [SnapshotId("folders", 3, 1_500_000_000), SnapshotId("folders", 5, 2_500_000_000)]
+    first, second = source.checkpoints()
+    with source.open(first.id) as snapshot:
+        assert torch.equal(logits(snapshot.model), logits(small_model(1)))
+    assert not source.is_cached(second)
+    source.finish(first)
+    with source.open(second.id) as snapshot:
+        assert torch.equal(logits(snapshot.model), logits(small_model(2)))
+    assert not source.is_cached(first)

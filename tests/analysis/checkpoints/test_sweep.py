@@ -1,0 +1,189 @@
+"""A sweep may be killed, repeated, doubled or disturbed: the table ends the same."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+import pytest
+import torch
+from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
+
+from analysis.base import Analysis, Row
+from analysis.checkpoints.executors import Inline
+from analysis.checkpoints.loading import Loading
+from analysis.checkpoints.local import LocalFolders, RunFolder
+from analysis.checkpoints.sweep import plan
+from analysis.commands.run import sweep
+from analysis.results import ResultTable
+from analysis.snapshots import Snapshot
+
+STEPS = [1, 2, 3, 4]
+FORK = multiprocessing.get_context("fork")
+
+
+@dataclass(kw_only=True)
+class Norms(Analysis):
+    """Norms of the parameters, which tell one checkpoint from another; writes down every time that it runs."""
+
+    default_name: ClassVar[str] = "norms"
+    not_settings: ClassVar[tuple[str, ...]] = (*Analysis.not_settings, "log", "seconds", "fails_at")
+
+    log: Path
+    seconds: float = 0.0
+    fails_at: int = -1
+    scale: float = 1.0
+
+    def measure(self, snapshot: Snapshot) -> Iterable[Row]:
+        if snapshot.id.step == self.fails_at:
+            raise RuntimeError("a unit\nwithout texts")
+        with self.log.open("a") as log:
+            log.write(f"{self.name} {snapshot.id.step}\n")
+        time.sleep(self.seconds)
+        for layer, parameter in enumerate(snapshot.model.parameters()):
+            yield Row(metric="norm", value=self.scale * float(parameter.norm()), layer=layer)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: PreTrainedTokenizerFast) -> Path:
+    folder = tmp_path_factory.mktemp("suite") / "suite"
+    for step in STEPS:
+        torch.manual_seed(step)
+        model = BloomForCausalLM(BloomConfig(vocab_size=264, hidden_size=8, n_layer=1, n_head=2))
+        model.save_pretrained(folder / f"step_{step}")
+        byte_tokenizer.save_pretrained(folder / f"step_{step}")
+    return folder
+
+
+@pytest.fixture
+def source(suite: Path) -> LocalFolders:
+    return LocalFolders(path=suite, loading=Loading(device="cpu"))
+
+
+def table_of(results: Path) -> pd.DataFrame:
+    return ResultTable(results).frame()
+
+
+def runs_of(log: Path) -> list[str]:
+    return sorted(log.read_text().splitlines()) if log.is_file() else []
+
+
+def test_a_rerun_measures_only_what_is_missing(source: LocalFolders, tmp_path: Path) -> None:
+    log, results = tmp_path / "log", tmp_path / "results"
+    first, second = Norms(log=log), Norms(name="again", log=log)
+    sweep(source, [first], results, STEPS[:2], Inline())
+    outcomes = sweep(source, [first, second], results, STEPS, Inline())
+    assert [(o.step, o.measured) for o in outcomes] == [
+        (1, ["again"]),
+        (2, ["again"]),
+        (3, ["norms", "again"]),
+        (4, ["norms", "again"]),
+    ]
+    assert runs_of(log) == sorted(f"{name} {step}" for name in ("norms", "again") for step in STEPS)
+    assert sweep(source, [first, second], results, STEPS, Inline()) == []
+
+
+def test_changed_settings_changed_precision_and_force_measure_again(source: LocalFolders, tmp_path: Path) -> None:
+    log, results = tmp_path / "log", tmp_path / "results"
+    sweep(source, [Norms(log=log)], results, [1], Inline())
+    assert len(plan(source, [Norms(log=log, scale=2.0)], results, [1])) == 1
+    half = LocalFolders(path=source.path, loading=Loading(device="cpu", dtype="bfloat16"))
+    assert len(plan(half, [Norms(log=log)], results, [1])) == 1
+    assert len(plan(source, [Norms(log=log)], results, [1], force=True)) == 1
+    assert plan(source, [Norms(log=log)], results, [1]) == []
+
+
+def test_a_checkpoint_whose_files_changed_is_measured_again(
+    suite: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    run = tmp_path / "run"
+    folder = run / "snapshots" / "step_00000001"
+
+    def write(seed: int) -> None:
+        torch.manual_seed(seed)
+        BloomForCausalLM(BloomConfig(vocab_size=264, hidden_size=8, n_layer=1, n_head=2)).save_pretrained(folder)
+        byte_tokenizer.save_pretrained(folder)
+        digest = sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        manifest = {"run": "run", "step": 1, "tokens": 8, "weights_sha256": digest}
+        (folder / "snapshot.json").write_text(json.dumps(manifest))
+
+    results, analyses = run / "results", [Norms(log=tmp_path / "log")]
+    write(1)
+    sweep(RunFolder(path=run, loading=Loading(device="cpu")), analyses, results, [1], Inline())
+    before = table_of(results)
+    assert plan(RunFolder(path=run, loading=Loading(device="cpu")), analyses, results, [1]) == []
+    write(2)
+    sweep(RunFolder(path=run, loading=Loading(device="cpu")), analyses, results, [1], Inline())
+    assert not before.equals(table_of(results))
+    assert len(runs_of(tmp_path / "log")) == 2
+
+
+def test_an_analysis_that_fails_is_named_and_the_others_go_on(source: LocalFolders, tmp_path: Path) -> None:
+    bad, good = Norms(log=tmp_path / "a", fails_at=2, name="bad"), Norms(log=tmp_path / "b", name="good")
+    outcomes = sweep(source, [bad, good], tmp_path / "results", STEPS, Inline())
+    assert {o.step: o.failed for o in outcomes if o.failed} == {2: {"bad": "RuntimeError: a unit without texts"}}
+    assert len(runs_of(tmp_path / "b")) == 4
+    again = sweep(source, [Norms(log=tmp_path / "a", name="bad"), good], tmp_path / "results", STEPS, Inline())
+    assert [(o.step, o.measured, o.failed) for o in again] == [(2, ["bad"], {})]
+
+
+def test_a_sweep_that_was_killed_ends_like_a_clean_one(source: LocalFolders, tmp_path: Path) -> None:
+    clean, killed = tmp_path / "clean", tmp_path / "killed"
+    sweep(source, [Norms(log=tmp_path / "clean.log")], clean, STEPS, Inline())
+    slow = [Norms(log=tmp_path / "log", seconds=0.3)]
+    process = FORK.Process(target=sweep, args=(source, slow, killed, STEPS, Inline()))
+    process.start()
+    deadline = time.monotonic() + 60
+    while len(ResultTable(killed).steps()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert 0 < len(list(ResultTable(killed).entries())) < len(STEPS), "the kill has to come half-way"
+    sweep(source, slow, killed, STEPS, Inline())
+    pd.testing.assert_frame_equal(table_of(killed), table_of(clean))
+
+
+def test_two_sweeps_at_once_measure_every_checkpoint_once(source: LocalFolders, tmp_path: Path) -> None:
+    clean, shared, log = tmp_path / "clean", tmp_path / "shared", tmp_path / "log"
+    sweep(source, [Norms(log=tmp_path / "clean.log")], clean, STEPS, Inline())
+    slow = [Norms(log=log, seconds=0.2)]
+    processes = [FORK.Process(target=sweep, args=(source, slow, shared, STEPS, Inline())) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    pd.testing.assert_frame_equal(table_of(shared), table_of(clean))
+    assert runs_of(log) == [f"norms {step}" for step in STEPS]
+
+
+def test_results_say_which_weights_they_are_of(source: LocalFolders, tmp_path: Path) -> None:
+    sweep(source, [Norms(log=tmp_path / "log")], tmp_path / "results", [3], Inline())
+    stamp = ResultTable(tmp_path / "results").stamp(3, "norms")
+    record = json.loads((tmp_path / "results" / "identity" / "step_00000003.json").read_text())
+    assert stamp is not None
+    assert stamp["identity_sha256"] == record["weights_sha256"]
+    assert len(record["weights_sha256"]) == 64
+    assert stamp["dtype"] == "float32"
+
+
+def test_tasks_may_be_single_analyses(source: LocalFolders, tmp_path: Path) -> None:
+    analyses = [Norms(log=tmp_path / "log", name=name) for name in ("one", "two")]
+    tasks = plan(source, analyses, tmp_path / "results", [1, 2], split="analysis")
+    assert [(task.checkpoint.id.step, task.analyses[0].name) for task in tasks] == [
+        (1, "one"),
+        (1, "two"),
+        (2, "one"),
+        (2, "two"),
+    ]
+    sweep(source, analyses, tmp_path / "results", [1, 2], Inline(), split="analysis")
+    assert len(table_of(tmp_path / "results").groupby(["step", "analysis"])) == 4

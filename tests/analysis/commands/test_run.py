@@ -1,0 +1,187 @@
+"""`python -m analysis run | checkpoints`: from a config file to a table, with one-line errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
+
+from analysis.__main__ import COMMANDS, main
+from analysis.commands.run import add_run_arguments, read_analyses
+from analysis.results import ResultTable
+
+ROOT = Path(__file__).parents[3]
+SUITES = [
+    path for path in sorted((ROOT / "configs" / "suites").glob("*.yaml")) if "class_path: Hub" in path.read_text()
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> Path:
+    for step in (0, 1, 4):
+        folder = tmp_path / "demo" / "snapshots" / f"step_{step:08d}"
+        torch.manual_seed(step)
+        BloomForCausalLM(BloomConfig(vocab_size=264, hidden_size=8, n_layer=1, n_head=2)).save_pretrained(folder)
+        byte_tokenizer.save_pretrained(folder)
+        (folder / "snapshot.json").write_text(json.dumps({"run": "demo", "step": step, "tokens": 64 * step}))
+    return tmp_path / "demo"
+
+
+@pytest.fixture
+def config(run: Path, tmp_path: Path) -> Path:
+    lines = [
+        {"language": "en", "split": split, "text": f"good day {i}"} for split in ("train", "valid") for i in range(3)
+    ]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    analyses = [
+        {
+            "class_path": "analysis.measures.heldout.HeldOutLoss",
+            "init_args": {"texts": str(tmp_path / "texts.jsonl"), "num_bootstrap": 5},
+        }
+    ]
+    source = {"class_path": "RunFolder", "init_args": {"path": str(run), "loading": {"device": "cpu"}}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"source": source, "analyses": analyses, "executor": {"class_path": "Inline"}}))
+    return path
+
+
+def test_a_run_is_measured_into_its_own_folder(config: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--config", str(config)]) == 0
+    assert "demo: 3 checkpoints, 3 results measured now, 0 failures" in capsys.readouterr().out
+    table = ResultTable(run / "results")
+    assert list(table.entries()) == [(0, "held_out"), (1, "held_out"), (4, "held_out")]
+    assert set(table.frame()["tokens"]) == {0, 64, 256}
+    assert main(["run", "--config", str(config)]) == 0
+    assert "0 results measured now" in capsys.readouterr().out
+
+
+def test_any_key_can_be_overridden(config: Path, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere"
+    options = [
+        "--steps",
+        "1:",
+        "--results",
+        str(out),
+        "--source.run",
+        "other",
+        "--executor",
+        "Inline",
+        "--executor.prefetch",
+        "false",
+    ]
+    assert main(["run", "--config", str(config), *options]) == 0
+    assert ResultTable(out).steps() == [1, 4]
+    assert set(ResultTable(out).frame()["run"]) == {"other"}
+    assert not (run / "results").exists()
+
+
+def test_an_analysis_list_may_be_a_file(config: Path, tmp_path: Path, run: Path) -> None:
+    listed = yaml.safe_load(config.read_text())
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump({"analyses": listed.pop("analyses")}))
+    config.write_text(yaml.safe_dump(listed))
+    assert main(["run", "--config", str(config), "--analyses", str(tmp_path / "list.yaml"), "--steps", "last"]) == 0
+    assert ResultTable(run / "results").steps() == [4]
+
+
+def test_a_dry_run_says_what_is_missing_and_measures_nothing(
+    config: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["run", "--config", str(config), "--steps", "0"])
+    capsys.readouterr()
+    assert main(["run", "--config", str(config), "--dry_run"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == ["demo step 1 (step_00000001): held_out", "demo step 4 (step_00000004): held_out"]
+    assert ResultTable(run / "results").steps() == [0]
+
+
+def test_a_checkpoint_that_fails_is_named_and_the_exit_code_says_so(
+    config: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "snapshots" / "step_00000001" / "model.safetensors").unlink()
+    assert main(["run", "--config", str(config)]) == 1
+    out = capsys.readouterr().out
+    assert "failed: demo step 1 (step_00000001): no weights in" in out
+    assert ResultTable(run / "results").steps() == [0, 4]
+
+
+def test_the_table_of_checkpoints_tells_duplicates(config: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = (run / "snapshots" / "step_00000000" / "model.safetensors").read_bytes()
+    (run / "snapshots" / "step_00000004" / "model.safetensors").write_bytes(weights)
+    main(["run", "--config", str(config)])
+    capsys.readouterr()
+    assert main(["checkpoints", "--config", str(config)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["step", "tokens", "name", "commit", "size", "cached", "results", "note"]
+    assert "same weights as step 0" in lines[3]
+    assert "same weights" not in lines[2]
+    assert lines[4] == "demo: 3 checkpoints, 0.00 GB, 0 not on this machine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "77"], "steps '77': no such checkpoint; there are 0, 1, 4"),
+        (["--source.path", "nowhere"], "nowhere: no folder 'snapshots'"),
+        (["--analyses", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--source.loading.dtype", "float8"], "float8"),
+        (["--executor", "Cloud"], "Cloud"),
+        (["--bogus", "1"], "--bogus"),
+        (["--source.random_baseline", "true"], "demo: has a step 0 of its own"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    arguments: list[str], message: str, config: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--config", str(config), *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("error: ")
+    assert message in error[0]
+    assert not (run / "results").exists()
+
+
+def test_the_traceback_is_an_option(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BABELSCOPE_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        main(["run", "--config", str(config), "--steps", "77"])
+
+
+def test_commands_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+    assert main([]) == 2
+    assert main(["fly"]) == 2
+    assert "error: unknown command 'fly'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_shipped_suites_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    parser = ArgumentParser(exit_on_error=False)
+    add_run_arguments(parser)
+    options = parser.instantiate(parser.parse_args(["--config", str(path)]))
+    assert [analysis.name for analysis in read_analyses(options.analyses)][:3] == [
+        "held_out",
+        "language_probe",
+        "overlap",
+    ]
+    assert f"configs/suites/{path.name}" in path.read_text()
+    assert options.source.repo.count("/") == 1
+
+
+def test_the_bloom_configs_know_steps_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    parser = ArgumentParser(exit_on_error=False)
+    add_run_arguments(parser)
+    small = parser.instantiate(parser.parse_args(["--config", "configs/suites/bloom_560m.yaml"])).source
+    large = parser.instantiate(parser.parse_args(["--config", "configs/suites/bloom_7b1.yaml"])).source
+    assert [i.step for i in small.ids()] == [0, 1000, 10_000, *range(100_000, 600_001, 100_000)]
+    assert [i.step for i in large.ids()] == [0, 1000, 10_000, *range(50_000, 300_001, 50_000)]
+    assert small.ids()[-1].tokens == 314_572_800_000 == large.ids()[-1].tokens
+    assert small.checkpoints()[3].name == "global_step100000"

@@ -1,0 +1,165 @@
+"""AP and AUROC of every backend equal scikit-learn's, ties included; labels that make no sense are refused."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+from analysis.experts.average_precision import Labels, average_precision, measure_expertise, settle_ties
+
+BACKENDS = ["numba", "numpy", "torch"]
+NUM_TEXTS = 150
+
+
+def make_values(num_units: int = 40) -> Tensor:
+    """Continuous units, units with many zeros of both signs, units of few distinct values, and a constant one."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(num_units, NUM_TEXTS)).astype(np.float32)
+    values[10:20] = np.maximum(values[10:20], 0)
+    values[12, ::3] *= -1.0  # -0.0 must tie with 0.0
+    values[20:30] = np.round(values[20:30])
+    values[30] = 0.25
+    values[31] = values[31].astype(np.float16)
+    return torch.from_numpy(values)
+
+
+def make_labels(num_concepts: int = 12) -> tuple[list[Tensor], list[Tensor]]:
+    """Concepts with 1 to 60 positives and other texts as negatives; some texts belong to neither side."""
+    generator = np.random.default_rng(1)
+    positives, negatives = [], []
+    for concept in range(num_concepts):
+        order = torch.from_numpy(generator.permutation(NUM_TEXTS))
+        count = [1, 2, 5, 60][concept % 4]
+        positives.append(order[:count])
+        negatives.append(order[count : count + [1, 30, 90][concept % 3]])
+    return positives, negatives
+
+
+def labels_of(kind: str) -> tuple[list[Tensor], list[Tensor] | None]:
+    positives, negatives = make_labels()
+    if kind == "others":
+        return positives, None
+    if kind == "all but a few":
+        rest = [np.setdiff1d(np.arange(NUM_TEXTS), yes) for yes in positives]
+        return positives, [torch.from_numpy(others[place % 5 :]) for place, others in enumerate(rest)]
+    return positives, negatives
+
+
+@cache
+def oracle(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn, one unit and one concept at a time."""
+    values = make_values()
+    positives, negatives = labels_of(kind)
+    ap, auroc = [], []
+    for concept, yes in enumerate(positives):
+        label = np.zeros(NUM_TEXTS, dtype=int)
+        label[yes] = 1
+        kept = np.arange(NUM_TEXTS) if negatives is None else torch.cat([yes, negatives[concept]]).numpy()
+        scores = values.numpy()[:, kept]
+        ap.append([average_precision_score(label[kept], row) for row in scores])
+        auroc.append([roc_auc_score(label[kept], row) for row in scores])
+    return np.array(ap), np.array(auroc)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["matched", "all but a few", "others"])
+def test_scores_equal_scikit_learn_with_ties(backend: str, kind: str) -> None:
+    scores = measure_expertise(make_values(), Labels(NUM_TEXTS, *labels_of(kind)), backend=backend)
+    ap, auroc = oracle(kind)
+    assert np.abs(scores.ap.numpy() - ap).max() < 1e-6
+    assert np.abs(scores.auroc.numpy() - auroc).max() < 1e-6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_constant_unit_is_at_prevalence(backend: str) -> None:
+    positives, negatives = make_labels()
+    scores = measure_expertise(torch.zeros(3, NUM_TEXTS), Labels(NUM_TEXTS, positives, negatives), backend=backend)
+    prevalence = torch.tensor([len(p) / (len(p) + len(n)) for p, n in zip(positives, negatives, strict=True)])
+    torch.testing.assert_close(scores.ap, prevalence[:, None].expand(-1, 3))
+    torch.testing.assert_close(scores.auroc, torch.full_like(scores.auroc, 0.5))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_perfect_and_reversed_detectors(backend: str) -> None:
+    label = torch.zeros(NUM_TEXTS)
+    label[[3, 77, 140]] = 1
+    scores = measure_expertise(
+        torch.stack([label, -label]), Labels(NUM_TEXTS, [label.nonzero().flatten()]), backend=backend
+    )
+    assert scores.ap[0, 0] == 1.0
+    assert scores.auroc[0].tolist() == [1.0, 0.0]
+
+
+def test_many_units_go_through_blocks_and_threads() -> None:
+    values = torch.randn(700, NUM_TEXTS, generator=torch.Generator().manual_seed(0))
+    positives, negatives = make_labels()
+    one = average_precision(values, positives, negatives, backend="numba")
+    torch.set_num_threads(2)
+    assert torch.equal(average_precision(values, positives, negatives, backend="numba"), one)
+    torch.testing.assert_close(average_precision(values, positives, negatives, backend="numpy"), one)
+    torch.testing.assert_close(average_precision(values[137:138], positives, negatives), one[:, 137:138])
+
+
+def test_shuffled_labels_are_at_prevalence() -> None:
+    """Mean AP over many independent units lies above the prevalence by the known small-sample term only."""
+    values = torch.randn(400, NUM_TEXTS, generator=torch.Generator().manual_seed(0))
+    yes = torch.arange(50)
+    mean = float(average_precision(values, [yes]).mean())
+    # E[AP] of a random ranking is (P-1)/(N-1) + H_N (1 - (P-1)/(N-1)) / N with H_N the harmonic number (Bestgen 2015).
+    share = 49 / 149
+    expected = share + (1 - share) * float((1 / np.arange(1, 151)).sum()) / 150
+    assert abs(mean - expected) < 0.005
+
+
+def test_rounding_errors_do_not_break_ties() -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(200, 40, generator=generator)[:, torch.randint(0, 40, (NUM_TEXTS,), generator=generator)]
+    scale = 10.0 ** torch.arange(-8, 12, 0.1)[:200, None]  # units of every magnitude
+    noisy = scale * (exact + 1e-6 * torch.randn(exact.shape, generator=generator))
+    yes = [torch.arange(20)]
+    expected = average_precision(exact, yes)
+    assert (average_precision(noisy, yes) - expected).abs().mean() > 0.005
+    assert (average_precision(settle_ties(noisy), yes) - expected).abs().mean() < 0.0005
+    smooth = torch.randn(200, NUM_TEXTS, generator=generator)
+    assert (average_precision(settle_ties(smooth), yes) - average_precision(smooth, yes)).abs().mean() < 1e-4
+    assert torch.equal(settle_ties(torch.zeros(2, 3)), torch.zeros(2, 3))
+    extremes = settle_ties(torch.tensor([[1e-42, 0.0], [3e38, -3e38]]))
+    assert torch.isfinite(extremes).all()
+    torch.testing.assert_close(extremes[1], torch.tensor([3e38, -3e38]), rtol=2e-4, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "match"),
+    [
+        ([torch.tensor([], dtype=torch.int64)], None, "0 positives"),
+        ([torch.arange(NUM_TEXTS)], None, "0 negatives"),
+        ([torch.tensor([1])], [torch.tensor([], dtype=torch.int64)], "0 negatives"),
+        ([torch.tensor([1, 1])], None, "twice"),
+        ([torch.tensor([1, 2])], [torch.tensor([2, 3])], "twice"),
+        ([torch.tensor([1])], [torch.tensor([3, 3])], "twice"),
+        ([torch.tensor([NUM_TEXTS])], None, "outside the pool"),
+        ([torch.tensor([1])], [torch.tensor([-1])], "outside the pool"),
+        ([torch.tensor([1])], [], "1 concepts have positives but 0"),
+        ([], None, "no concepts"),
+    ],
+)
+def test_labels_that_make_no_sense_are_refused(
+    positives: list[Tensor], negatives: list[Tensor] | None, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        average_precision(torch.zeros(2, NUM_TEXTS), positives, negatives)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_without_ranking_are_refused(bad: float) -> None:
+    values = torch.zeros(2, NUM_TEXTS)
+    values[1, 3] = bad
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        average_precision(values, [torch.tensor([1])])
+    with pytest.raises(ValueError, match="choose one of auto"):
+        average_precision(torch.zeros(2, 3), [torch.tensor([1])], backend="cuda")

@@ -1,0 +1,62 @@
+"""Batches are right-padded, bounded, and cover every text once."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from analysis.extraction.encoding import encode_texts, iter_batches, padding_id
+
+TEXTS = ["a", "some longer text", "b c", "Übung macht den Meister", "日本語"]
+
+
+def test_batches_cover_every_text_once_and_stay_in_bounds(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded = encode_texts(byte_tokenizer, TEXTS)
+    batches = list(iter_batches(encoded, batch_tokens=32, pad_id=padding_id(byte_tokenizer)))
+    assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(len(TEXTS)))
+    assert len(batches) > 1
+    for batch in batches:
+        assert batch.input_ids.numel() <= 32 or len(batch.indices) == 1
+        for row, index in enumerate(batch.indices.tolist()):
+            count = len(encoded.ids[index])
+            assert batch.input_ids[row, :count].tolist() == encoded.ids[index]
+            assert batch.attention_mask[row].tolist() == [1] * count + [0] * (batch.input_ids.shape[1] - count)
+
+
+def test_special_tokens_do_not_count_wherever_they_stand(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded = encode_texts(byte_tokenizer, ["ab"])
+    assert encoded.ids[0][0] == byte_tokenizer.eos_token_id
+    assert encoded.content == [[False, True, True]]
+    written = encode_texts(byte_tokenizer, ["a</s>b"])
+    assert [flag for flag, token in zip(written.content[0], written.ids[0], strict=True) if token == 2] == [False] * 2
+
+
+def test_padding_side_of_the_tokenizer_does_not_matter(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    left = copy.deepcopy(byte_tokenizer)
+    left.padding_side = "left"
+    for one, other in zip(
+        iter_batches(encode_texts(byte_tokenizer, TEXTS), 64, 1), iter_batches(encode_texts(left, TEXTS), 64, 1),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(one.input_ids, other.input_ids)
+
+
+@pytest.mark.parametrize("bad", ["", "</s>", "<pad><pad>"])
+def test_text_without_content_is_named(bad: str, byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match=r"text 1 .*no token but special"):
+        encode_texts(byte_tokenizer, ["good", bad])
+
+
+def test_bad_arguments_are_refused(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="no texts"):
+        encode_texts(byte_tokenizer, [])
+    with pytest.raises(ValueError, match="batch_tokens=0"):
+        next(iter_batches(encode_texts(byte_tokenizer, TEXTS), 0, 1))
+
+
+def test_long_texts_are_cut(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded = encode_texts(byte_tokenizer, ["a" * 100], max_length=10)
+    assert len(encoded.ids[0]) == 10

@@ -1,0 +1,161 @@
+"""Held-out loss: the model's own loss, per byte, whatever the batches, beside honest baselines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import processors
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from analysis.base import Row
+from analysis.measures.heldout import HeldOutLoss, content_tokens, start_token, text_losses, unigram_losses
+from analysis.snapshots import Snapshot
+
+TEXTS = ["Guten Tag!", "日本語", "a", "The quick brown fox jumps over the lazy dog. " * 3]
+
+
+def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str) -> float:
+    """Nats of one text from the whole model's logits, alone in its batch."""
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    with torch.no_grad():
+        logits = model(ids).logits[0, :-1]
+    return float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+
+
+@pytest.mark.parametrize("kind", ["tiny_xglm", "tiny_bloom", "tiny_gpt2", "tiny_neox", "tiny_llama"])
+def test_losses_are_those_of_the_whole_model(
+    kind: str, byte_tokenizer: PreTrainedTokenizerFast, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(kind)
+    tokens = content_tokens(byte_tokenizer, TEXTS)
+    expected = [reference(model, byte_tokenizer, text) for text in TEXTS]
+    for batch_tokens in (8, 1000):
+        losses = text_losses([model], byte_tokenizer, tokens, max_length=256, batch_tokens=batch_tokens)
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_a_long_text_is_scored_in_windows_every_token_once(
+    tiny_bloom: PreTrainedModel, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    text = "abcdefghij" * 3
+    whole = text_losses(
+        [tiny_bloom], byte_tokenizer, content_tokens(byte_tokenizer, [text]), max_length=11, batch_tokens=64
+    )
+    parts = [reference(tiny_bloom, byte_tokenizer, "abcdefghij")] * 3
+    assert whole[0] == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_the_unigram_model_is_a_distribution_and_knows_its_training_text() -> None:
+    training = [[1, 1, 1, 2], [2, 3]]
+    probabilities = [math.exp(-unigram_losses(training, [[token]], 10)[0]) for token in range(10)]
+    assert sum(probabilities) == pytest.approx(1.0)
+    assert probabilities[1] == pytest.approx((3 + 0.3) / 9)
+    assert probabilities[7] == pytest.approx(0.3 / 9)
+
+
+def test_a_tokenizer_that_adds_nothing_starts_with_the_document_separator(
+    byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    plain = deepcopy(byte_tokenizer)
+    plain.backend_tokenizer.post_processor = processors.ByteLevel()
+    assert plain("a")["input_ids"] == byte_tokenizer("a")["input_ids"][1:]
+    assert start_token(plain) == start_token(byte_tokenizer) == byte_tokenizer.eos_token_id
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    lines = [
+        {"language": language, "split": split, "text": f"{word} {i}"}
+        for language, word in (("de", "Straße und Häuser"), ("en", "street and houses"))
+        for split in ("train", "valid")
+        for i in range(6)
+    ]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    return path
+
+
+Make = Callable[..., Snapshot]
+
+
+def rows_of(analysis: HeldOutLoss, snapshot: Snapshot) -> dict[tuple[str, str | None], Row]:
+    return {(row.metric, row.language): row for row in analysis.measure(snapshot)}
+
+
+def test_rows_are_bits_per_utf8_byte(texts: Path, tiny_xglm: PreTrainedModel, tiny_snapshot: Make) -> None:
+    snapshot = tiny_snapshot(tiny_xglm)
+    rows = rows_of(HeldOutLoss(texts=texts), snapshot)
+    for language, word in (("de", "Straße und Häuser"), ("en", "street and houses")):
+        held_out = [f"{word} {i}" for i in range(6)]
+        nats = sum(reference(tiny_xglm, snapshot.tokenizer, text) for text in held_out)  # type: ignore[arg-type]
+        row = rows["bits_per_byte", language]
+        assert row.value == pytest.approx(nats / math.log(2) / sum(len(text.encode()) for text in held_out), rel=1e-5)
+        assert row.low is not None
+        assert row.high is not None
+        assert row.low <= row.value <= row.high
+        assert row.chance is not None
+        assert row.chance < rows["bits_per_byte_uniform", language].value == pytest.approx(math.log2(260), rel=0.01)
+        assert row.value > row.chance, "a random network knows less than a unigram model"
+    mean = np.mean([rows["bits_per_byte", language].value for language in ("de", "en")])
+    assert rows["bits_per_byte", None].value == pytest.approx(mean)
+
+
+def test_a_model_that_learned_the_text_beats_the_unigram_model(
+    texts: Path, tiny_gpt2: PreTrainedModel, tiny_snapshot: Make
+) -> None:
+    model = deepcopy(tiny_gpt2).requires_grad_(True)
+    snapshot = tiny_snapshot(model)
+    batch = snapshot.tokenizer([f"street and houses {i}" for i in range(6)], return_tensors="pt")["input_ids"]
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+    row = rows_of(HeldOutLoss(texts=texts, languages=["en"]), snapshot)["bits_per_byte", "en"]
+    assert row.value < 0.3 * (row.chance or 0.0)
+
+
+def test_the_same_numbers_come_twice_and_from_any_batch_size(
+    texts: Path, tiny_bloom: PreTrainedModel, tiny_snapshot: Make
+) -> None:
+    snapshot = tiny_snapshot(tiny_bloom)
+    before = torch.random.get_rng_state()
+    first = list(HeldOutLoss(texts=texts).measure(snapshot))
+    assert first == list(HeldOutLoss(texts=texts).measure(snapshot))
+    assert torch.equal(before, torch.random.get_rng_state())
+    small = list(HeldOutLoss(texts=texts, batch_tokens=1).measure(snapshot))
+    assert HeldOutLoss(texts=texts, batch_tokens=1).fingerprint() == HeldOutLoss(texts=texts).fingerprint()
+    for one, other in zip(first, small, strict=True):
+        assert one.value == pytest.approx(other.value, rel=1e-5)
+
+
+def test_broken_weights_are_told_not_averaged(texts: Path, tiny_bloom: PreTrainedModel, tiny_snapshot: Make) -> None:
+    model = deepcopy(tiny_bloom)
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the weights are broken"):
+        list(HeldOutLoss(texts=texts).measure(tiny_snapshot(model)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 1}, "max_length is 1"),
+        ({"max_texts": 0}, "must be at least 1"),
+        ({"languages": ["xx"]}, "no language 'xx'"),
+        ({"split": "test"}, "no split 'test'"),
+    ],
+)
+def test_useless_options_are_refused(
+    options: dict, message: str, texts: Path, tiny_bloom: PreTrainedModel, tiny_snapshot: Make
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(HeldOutLoss(texts=texts, **options).measure(tiny_snapshot(tiny_bloom)))

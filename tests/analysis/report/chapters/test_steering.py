@@ -1,0 +1,148 @@
+"""The steering chapter and the live figures, from rows and texts of a hand-made experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.base import Attachment
+from analysis.measures.steering import Steering
+from analysis.report.chapters.steering import marked
+from analysis.report.chapters.steering_figures import (
+    choose_texts,
+    concept_hit_by_k,
+    expert_kinds,
+    hit_over_steps,
+    live_steering_figures,
+    output_language_bars,
+    source_by_output,
+    texts_figure,
+)
+from analysis.report.chapters.steering_summary import effects
+from analysis.report.report import write_report
+from analysis.results import ResultTable
+from analysis.snapshots import SnapshotId
+from analysis.steering.generated import Written, texts_table
+from analysis.steering.judging import UNDETERMINED
+from analysis.steering.rows import rows_of
+
+CONCEPTS, SOURCES, OUTPUTS = ("water", "fire"), ("es", "ru"), ("en", "es", "ru")
+
+
+def experiment(step: int) -> list[Written]:
+    """Experts write in the other language and name the concept from step 8 on; nothing else ever does."""
+    written = [Written("none", None, None, 0, 0, seed, [5, 6], "<b>plain</b>", "en") for seed in (1, 2)]
+    for condition in ("experts", "random"):
+        for k in (10, 100):
+            for concept in CONCEPTS:
+                for source in SOURCES:
+                    for seed in (1, 2):
+                        hit = condition == "experts" and step >= 8
+                        language = ("ru" if source == "es" else "es") if hit else UNDETERMINED
+                        text = f"say {concept} & more" if hit else ""
+                        entry = Written(condition, concept, source, k, 0, seed, [7, 8, 9], text, language)
+                        entry.hit_languages[concept] = {language} if hit else set()
+                        entry.spans = [(4, 4 + len(concept))] if hit else []
+                        entry.bits_per_byte = 2.0 if hit else None
+                        written.append(entry)
+    for entry in written:
+        if entry.condition == "none":
+            entry.hit_languages = {concept: set() for concept in CONCEPTS}
+        entry.expert_hits = dict.fromkeys(entry.hit_languages, 0.0)
+    return written
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ResultTable:
+    (tmp_path / "c.jsonl").write_text("")
+    analysis = Steering(concepts=str(tmp_path / "c.jsonl"))
+    table = ResultTable(tmp_path / "run" / "results")
+    for step in (0, 8):
+        written = experiment(step)
+        found = [*rows_of(written, CONCEPTS, SOURCES, OUTPUTS, seed=0), Attachment("texts", texts_table(written, [""]))]
+        table.write(SnapshotId("run", step, step * 10), analysis, found, seconds=1.0)
+    return table
+
+
+@pytest.fixture
+def frame(table: ResultTable) -> pd.DataFrame:
+    return table.frame(["steering"])
+
+
+def test_rows_follow_the_texts(frame: pd.DataFrame) -> None:
+    last = frame[(frame["step"] == 8) & (frame["kind"] == "experts@10")]
+    overall = last[last["language"].isna() & last["concept"].isna()].set_index("metric")
+    assert overall.loc["concept_hit", "value"] == 1.0
+    assert overall.loc["concept_hit", "chance"] == 0.0
+    assert overall.loc["concept_in_other_language", "value"] == 1.0
+    assert overall.loc["concept_in_source_language", "value"] == 0.0
+    assert overall.loc["output_in_source_language", "value"] == 0.0
+    assert overall.loc["bits_per_byte", "value"] == 2.0
+    pair = last[(last["metric"] == "concept_in_language") & (last["language"] == "es")].set_index("other_language")
+    assert pair["value"].to_dict() == {"en": 0.0, "es": 0.0, "ru": 1.0}
+    assert "bits_per_byte" not in set(frame[frame["kind"] == "random@10"]["metric"]), "empty texts have none"
+    assert frame["value"].notna().all()
+
+
+def test_figures_show_what_the_rows_say(frame: pd.DataFrame) -> None:
+    assert expert_kinds(frame) == ["experts@10", "experts@100"]
+    bars = output_language_bars(frame, "experts@100")
+    assert bars is not None
+    heights = pd.concat(
+        pd.DataFrame({"group": trace.x[0], "step": trace.x[1], "height": trace.y}) for trace in bars.data
+    )
+    sums = heights.groupby(["group", "step"])["height"].sum()
+    assert set(heights["group"]) == {"nothing held", "es", "ru"}
+    assert sums.to_numpy() == pytest.approx(1.0)
+    by_k = concept_hit_by_k(frame, 8)
+    assert by_k is not None
+    lines = {trace.name: list(trace.y) for trace in by_k.data}
+    assert lines == {"experts": [1.0, 1.0], "random": [0.0, 0.0]}
+    over = hit_over_steps(frame)
+    assert over is not None
+    assert {trace.name: list(trace.y) for trace in over.data}["experts"] == [0.0, 1.0]
+    matrix = source_by_output(frame, "output_language", "experts@10", 8)
+    assert matrix is not None
+    assert list(matrix.layout.xaxis.categoryarray) == ["en", "es", "ru", UNDETERMINED]
+    assert hit_over_steps(frame[frame["step"] == 8]) is None
+    assert output_language_bars(frame, "experts@7") is None
+    assert source_by_output(frame, "output_language", "experts@7", 8) is None
+    assert concept_hit_by_k(frame, 3) is None
+
+
+def test_the_table_of_effects_orders_conditions_by_k(frame: pd.DataFrame) -> None:
+    first, last = effects(frame, "steering")
+    assert "step 0" in first.title
+    assert [row[0] for row in last.rows] == ["none", "experts@10", "random@10", "experts@100", "random@100"]
+    assert last.rows[1][1:3] == ("1.000", "1.00-1.00")
+    assert len({len(row) for row in last.rows} | {len(last.header)}) == 1
+
+
+def test_the_report_marks_the_words_and_escapes_the_rest(table: ResultTable, tmp_path: Path) -> None:
+    page = write_report([tmp_path / "run"]).read_text(encoding="utf-8")
+    assert "Steering: concept neurons held" in page
+    assert "say <mark>water</mark> &amp; more" in page
+    assert "&lt;b&gt;plain&lt;/b&gt;" in page
+    assert "<b>plain</b>" not in page
+    assert "against controls" in page
+
+
+def test_marks_stand_where_the_spans_say() -> None:
+    assert marked("a <b> c", [2, 5]) == "a <mark>&lt;b&gt;</mark> c"
+    assert marked("plain", []) == "plain"
+
+
+def test_live_figures_come_with_the_newest_texts(table: ResultTable, tmp_path: Path) -> None:
+    figures = live_steering_figures(table, ["steering"])
+    assert set(figures) == {
+        f"figures/steering/{name}"
+        for name in ("output_experts_10", "output_experts_100", "concept_by_k", "concept_over_steps", "texts")
+    }
+    texts = table.attachment(8, "steering", "texts").to_pandas()
+    shown = choose_texts(texts, 15)
+    assert shown.groupby(["condition", "k"]).size().unique().tolist() == [3, 2]
+    assert shown["condition"].iloc[0] == "experts"
+    assert "&lt;b&gt;" in str(texts_figure(texts, 8).data[0].cells["values"])
+    assert live_steering_figures(table, []) == {}

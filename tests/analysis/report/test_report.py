@@ -1,0 +1,225 @@
+"""The report: every row finds a place, the verdict follows the data, the file stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.base import Analysis, Attachment, Row
+from analysis.report.figures import select
+from analysis.report.pair_figures import dendrogram, is_directed, pair_table
+from analysis.report.report import write_report
+from analysis.report.run import read_run
+from analysis.report.summary import change_since_start, closing_tables
+from analysis.results import FRAME_COLUMNS, ResultTable
+from analysis.snapshots import Snapshot, SnapshotId
+
+LANGUAGES = ("de", "en", "es")
+PAIRS = [("de", "en"), ("de", "es"), ("en", "es")]
+
+
+class Planted(Analysis):
+    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
+        raise AssertionError("the rows of these tests are written by hand")
+
+
+@dataclass(kw_only=True)
+class ConceptOverlap(Planted):
+    default_name: ClassVar[str] = "overlap"
+
+
+@dataclass(kw_only=True)
+class LanguageProbe(Planted):
+    default_name: ClassVar[str] = "language_probe"
+
+
+@dataclass(kw_only=True)
+class HeldOutLoss(Planted):
+    default_name: ClassVar[str] = "held_out"
+
+
+@dataclass(kw_only=True)
+class SomethingNew(Planted):
+    """A measure that the report has never heard of.
+
+    Its rows have layers and pairs.
+    """
+
+    default_name: ClassVar[str] = "something_new"
+
+
+def write(folder: Path, steps: dict[int, float], name: str = "planted", chance: float = 0.01) -> Path:
+    """A run in which `steps` maps steps to the shared share of every pair (plus a fixed spread over concepts)."""
+    table = ResultTable(folder / "results")
+    for step, level in steps.items():
+        here = SnapshotId(name, step, step * 1000)
+        rows = [Row(metric="shared", value=level, chance=chance, low=level - 0.01, high=level + 0.01)]
+        rows += [
+            Row(metric="shared", value=level + 0.001 * ((7 * i) % 5), concept=f"c{i}", chance=chance) for i in range(12)
+        ]
+        rows += [
+            Row(metric="shared", value=level, language=a, other_language=b, chance=0.01, p=0.001) for a, b in PAIRS
+        ]
+        rows += [Row(metric="shared_units", value=5.0 + layer, layer=layer, chance=1.0) for layer in range(3)]
+        table.write(here, ConceptOverlap(), rows, seconds=1.0)
+        probe = [Row(metric="accuracy", value=0.5 + 0.1 * layer, layer=layer, chance=1 / 3) for layer in (-1, 0, 1)]
+        probe += [Row(metric="accuracy_majority", value=1 / 3), Row(metric="recall", value=0.4, language="de")]
+        table.write(here, LanguageProbe(), probe, seconds=0.5)
+        new = [Row(metric="cka", value=0.3, layer=0, language=a, other_language=b) for a, b in PAIRS]
+        table.write(here, SomethingNew(), new, seconds=0.1)
+    return folder
+
+
+def figures_in(path: Path) -> list[dict]:
+    text = path.read_text(encoding="utf-8")
+    data = re.search(r"<script>const F=(\[.*?\]);for\(const \[id,f\]", text, flags=re.DOTALL)
+    assert data
+    return [figure for _, figure in json.loads(data[1].replace("<\\/", "</"))]
+
+
+def test_the_file_stands_alone_and_shows_every_analysis(tmp_path: Path) -> None:
+    run = write(tmp_path / "planted", {0: 0.05, 4: 0.07, 16: 0.09})
+    path = write_report([run])
+    assert path == run / "report.html"
+    text = path.read_text(encoding="utf-8")
+    markup = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    outside = re.findall(r'(?:src|href)="(?!#)([^"]+)"', markup)
+    assert outside == [], "nothing is fetched"
+    assert "A measure that the report has never heard of." in text
+    titles = [figure["layout"]["title"]["text"] for figure in figures_in(path)]
+    for expected in (
+        "Probe accuracy, layer by training step",
+        "Probe accuracy by layer",
+        "Shared share of the top K, mean over pairs and concepts",
+        "Where the shared neurons are",
+        "Shared / K by language pair, step 16",
+        "Change against the untrained network, step 16",
+        "Languages by shared concept neurons, step 16",
+        "cka, layer by training step",
+    ):
+        assert expected in titles
+    assert not list(run.glob(".report*")), "no temporary file is left"
+
+
+def test_the_overlap_is_drawn_beside_chance_and_the_untrained_network(tmp_path: Path) -> None:
+    path = write_report([write(tmp_path / "planted", {0: 0.05, 16: 0.09})], tmp_path / "out.html")
+    (figure,) = (f for f in figures_in(path) if f["layout"]["title"]["text"].startswith("Shared share"))
+    assert {trace["name"] for trace in figure["data"]} == {"95 % interval", "measured", "chance", "untrained (step 0)"}
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        ({0: 0.05, 8: 0.09}, "above the untrained network"),
+        ({0: 0.09, 8: 0.05}, "below the untrained network"),
+    ],
+)
+def test_the_verdict_follows_the_paired_difference(tmp_path: Path, levels: dict[int, float], words: str) -> None:
+    run = write(tmp_path / "planted", levels)
+    change = change_since_start(read_run(run), "overlap", "shared")
+    assert change is not None
+    assert change.verdict == words
+    assert change.difference == pytest.approx(levels[8] - levels[0])
+    assert words in write_report([run]).read_text(encoding="utf-8")
+
+
+def test_a_null_result_is_called_one(tmp_path: Path) -> None:
+    table = ResultTable(tmp_path / "null" / "results")
+    rng = np.random.default_rng(3)
+    for step in (0, 8):
+        rows = [Row(metric="shared", value=0.05, chance=0.01)]
+        rows += [Row(metric="shared", value=0.05 + 0.01 * rng.standard_normal(), concept=f"c{i}") for i in range(30)]
+        table.write(SnapshotId("null", step, step), ConceptOverlap(), rows, seconds=1.0)
+    change = change_since_start(read_run(tmp_path / "null"), "overlap", "shared")
+    assert change is not None
+    assert change.low < 0 < change.high
+    assert "no difference from the untrained network is shown" in write_report([tmp_path / "null"]).read_text()
+
+
+def test_without_step_zero_the_report_says_what_cannot_be_told(tmp_path: Path) -> None:
+    run = write(tmp_path / "late", {8: 0.05, 16: 0.09})
+    assert change_since_start(read_run(run), "overlap", "shared") is None
+    assert "no step-0 network was measured" in write_report([run]).read_text(encoding="utf-8")
+
+
+def test_runs_of_different_size_are_compared_on_corrected_measures_only(tmp_path: Path) -> None:
+    small = write(tmp_path / "small", {0: 0.05, 16: 0.09}, name="small", chance=0.01)
+    large = write(tmp_path / "large", {0: 0.05, 16: 0.09}, name="large", chance=0.001)
+    path = write_report([small, large], tmp_path / "both.html")
+    assert "differ in the number of units" in path.read_text(encoding="utf-8")
+    titles = [figure["layout"]["title"]["text"] for figure in figures_in(path)]
+    assert "shared" not in titles
+    assert "accuracy" in titles
+    same = write_report([small, write(tmp_path / "twin", {0: 0.1, 16: 0.2}, name="twin")], tmp_path / "same.html")
+    assert "shared" in [figure["layout"]["title"]["text"] for figure in figures_in(same)]
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
+    runs = [write(tmp_path / "a", {0: 0.1, 1: 0.1}), write(tmp_path / "b", {0: 0.1, 1: 0.1})]
+    with pytest.raises(ValueError, match="two runs are called 'planted'"):
+        write_report(runs)
+
+
+def test_closing_tables_show_loss_against_unigram_and_the_cost(tmp_path: Path) -> None:
+    run = write(tmp_path / "planted", {0: 0.05, 16: 0.09})
+    bits = [Row(metric="bits_per_byte", value=2.0, chance=3.5, language="de")]
+    ResultTable(run / "results").write(SnapshotId("planted", 16, 16000), HeldOutLoss(), bits, seconds=0.1)
+    rows = [{"kind": "analysis", "step": 16, "tokens": 1, "time": 0.0, "values": {"analysis_cost/share": 0.25}}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tables = {table.title.split(",")[0].split(" (")[0]: table for table in closing_tables(read_run(run))}
+    assert tables["Bits per byte on held-out text"].rows == (("de", "2.0000", "3.5000", "-1.5000"),)
+    assert "25.0 %" in tables["Cost of the analyses"].note
+    assert tables["Language probe"].rows[1][1] == "0.6000 (L01)"
+    assert "0.0900 [0.0800, 0.1000]" in tables["Concept neurons shared between languages"].rows[1][1]
+
+
+def test_a_folder_without_results_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        write_report([tmp_path / "none"])
+    with pytest.raises(FileNotFoundError, match="python -m analysis run"):
+        write_report([tmp_path])
+    with pytest.raises(ValueError, match="at least one run"):
+        write_report([])
+
+
+def test_text_from_a_run_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    run = write(tmp_path / "planted", {0: 0.05, 16: 0.09})
+    (run / "config.yaml").write_text("note: '</pre></script><script>alert(1)</script>'\n")
+    text = write_report([run]).read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in text
+
+
+def test_pair_helpers() -> None:
+    rows = pd.DataFrame(
+        [("de", "en", 0.2), ("de", "es", 0.1), ("en", "es", 0.4)], columns=["language", "other_language", "value"]
+    )
+    matrix = pair_table(rows)
+    assert matrix.loc["en", "de"] == matrix.loc["de", "en"] == 0.2
+    assert matrix.loc["de", "de"] != matrix.loc["de", "de"], "the diagonal is empty"
+    assert not is_directed(rows)
+    assert dendrogram(rows, "tree") is not None
+    assert dendrogram(rows.iloc[:2], "gaps") is None
+    assert select(pd.DataFrame(columns=FRAME_COLUMNS), "a", "b").empty
+
+
+def test_one_correction_over_steps_layers_and_pairs(tmp_path: Path) -> None:
+    """p = 0.006 would stand among the 6 tests of pairs over both steps, but not among the 18 with layers."""
+    table = ResultTable(tmp_path / "results")
+    for step in (0, 8):
+        rows = []
+        for layer in (0, 1, None):
+            for index, (a, b) in enumerate(PAIRS):
+                p = 0.006 if (step, layer, index) == (8, None, 0) else 0.5
+                rows.append(Row(metric="cka", value=0.3, layer=layer, language=a, other_language=b, p=p))
+            rows.append(Row(metric="cka", value=0.3, layer=layer, p=1e-9))  # means over pairs are no tests of pairs
+        table.write(SnapshotId("planted", step, step), SomethingNew(), rows, seconds=0.1)
+    page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"\b0 of 18 tests \(steps x layers x pairs\)", page)

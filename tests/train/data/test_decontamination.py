@@ -1,0 +1,114 @@
+"""The audit finds planted copies and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.data import decontamination
+from train.data.decontamination import audit, format_audit, ngram_hashes, normalise, read_excluded, text_digest, units
+
+RNG = random.Random(0)
+VOCABULARY = [f"word{i}" for i in range(5000)]
+
+
+def sentence(num_words: int = 30) -> str:
+    return " ".join(RNG.choices(VOCABULARY, k=num_words))
+
+
+def test_planted_copies_are_found_and_clean_text_is_not() -> None:
+    training = [sentence() for _ in range(300)]
+    clean = [sentence() for _ in range(20)]
+    words = training[5].split()
+    planted = "new beginning " + " ".join(words[3:16]) + " other end"  # exactly 13 words in common
+    shorter = "new beginning " + " ".join(words[3:15]) + " other end"  # 12 in common
+    disguised = " ".join(words[10:25]).upper().replace(" ", ",  ") + "!"
+    [report] = audit(((("en"), text) for text in training), {"en": [*clean, planted, shorter, disguised]})
+    assert report.contaminated_texts == 2
+    assert report.examples == (planted, disguised)
+    assert report.found_ngrams == 1 + 3
+    assert report.matching_training_texts == 1
+    assert (report.evaluation_texts, report.training_texts) == (23, 300)
+    assert format_audit([report]).splitlines()[1].split()[:4] == ["en", "23", "2", "8.70%"]
+
+
+def test_unspaced_scripts_are_compared_by_characters_and_languages_apart() -> None:
+    characters = [chr(code) for code in range(0x4E00, 0x5E00)]
+    text = "".join(RNG.choices(characters, k=60))
+    copied = "".join(RNG.choices(characters, k=10)) + text[20:45] + "。"
+    too_short = "".join(RNG.choices(characters, k=10)) + text[20:44]
+    training = [("zh", text), ("ja", "別の文です。" * 3), ("fr", text)]
+    reports = {report.language: report for report in audit(training, {"zh": [copied, too_short], "ja": [copied]})}
+    assert reports["zh"].examples == (copied,)
+    assert reports["ja"].contaminated_texts == 0
+    assert reports["ja"].training_texts == 1
+
+
+def test_short_texts_match_only_whole_texts() -> None:
+    training = [
+        ("en", "Close the door."),
+        ("en", "close the door and then open the window again for me and for him and her"),
+    ]
+    [report] = audit(training, {"en": ["close the door", "open the window"]})
+    assert report.examples == ("close the door",)
+    assert report.matching_training_texts == 1
+
+
+def test_ngram_hashes_agree_exactly_when_the_words_agree() -> None:
+    codes = units("a b c d a b c", "en")
+    hashes = ngram_hashes(codes, 3)
+    assert len(hashes) == 5
+    assert hashes[0] == hashes[4]
+    assert len(np.unique(hashes)) == 4
+    assert ngram_hashes(units("c b a", "en"), 3)[0] not in hashes
+    assert len(ngram_hashes(units("", "en"), 3)) == 0
+    assert len(ngram_hashes(units("?! ...", "en"), 3)) == 0
+
+
+def test_degenerate_requests() -> None:
+    [report] = audit([("en", "x")], {"en": []})
+    assert (report.contaminated_texts, report.ngrams) == (0, 0)
+    [report] = audit([("en", "?!")], {"en": ["...", ""]})
+    assert (report.contaminated_texts, report.found_ngrams) == (0, 0)
+    with pytest.raises(ValueError, match="no training text for sw"):
+        audit([("en", "x")], {"en": ["x"], "sw": ["y"]})
+    with pytest.raises(ValueError, match="at least 1"):
+        audit([("en", "x")], {"en": ["x"]}, n=0)
+
+
+def test_digests_ignore_case_width_and_space_and_nothing_else(tmp_path: Path) -> None:
+    assert normalise("  Ｆｕｌｌ\u00a0WIDTH\n ﬁ ") == "full width fi"
+    assert text_digest("Straße  x") == text_digest("STRASSE x")
+    assert text_digest("a b") != text_digest("a  c")
+    (tmp_path / "a.txt").write_text("One\nTwo\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "three"}\n')
+    digests = read_excluded([tmp_path / "a.txt", tmp_path / "b.jsonl"])
+    assert digests == {text_digest(text) for text in ("one", "two", "THREE")}
+    with pytest.raises(FileNotFoundError, match=r"c\.txt: no such file"):
+        read_excluded([tmp_path / "c.txt"])
+
+
+def test_command_audits_held_out_splits_or_a_given_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied, fresh = sentence(), sentence()
+    records = [
+        {"lang": "en", "text": copied, "split": "train"},
+        {"lang": "en", "text": copied, "split": "valid"},
+        {"lang": "en", "text": fresh, "split": "test"},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"lang": "en", "text": fresh}) + "\n")
+    parser = argparse.ArgumentParser()
+    decontamination.add_arguments(parser)
+    decontamination.run(parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--examples", "1"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == ["en", "2", "1", "50.00%"]
+    assert lines[2] == f"en: {copied}"
+    decontamination.run(
+        parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--evaluation", str(tmp_path / "eval.jsonl")])
+    )
+    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["en", "1", "0", "0.00%"]

@@ -1,0 +1,249 @@
+"""The command line: what is saved, what is refused, in one line and with exit code 2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from train.__main__ import COMMANDS, main
+from train.cli import ParsedRun, default_precision
+from train.run_config import Difference, find_differences, load_config, save_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ("demo.yaml", "smoke.yaml", "xglm_257m.yaml")
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs `python -m train ...` in this process; returns exit code, stdout and the last line of stderr."""
+    monkeypatch.delenv("BABELSCOPE_TRACEBACK", raising=False)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # seed_everything sets it; restored after the test
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err.strip().splitlines()[-1] if err.strip() else ""
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A run of four steps over three languages of made-up text."""
+    rows = []
+    for language, words in {"de": "das haus ist alt", "en": "the house is old", "tr": "bu ev çok eski"}.items():
+        for number in range(60):
+            split = "valid" if number % 10 == 0 else "train"
+            rows.append({"lang": language, "text": f"{words} {number} " * 3, "split": split, "uid": number})
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = yaml.safe_load((ROOT / "configs" / "train" / "smoke.yaml").read_text(encoding="utf-8"))
+    options["model"] |= {"vocab_size": 300, "d_model": 16, "max_position_embeddings": 32}
+    options["model"]["optimizer"]["warmup_steps"] = 1
+    options["data"] |= {
+        "sources": [{"class_path": "train.data.sources.LocalText", "init_args": {"path": str(text)}}],
+        "languages": None,
+        "tokenizer": str(tmp_path / "tokenizer"),
+        "vocab_size": 300,
+        "cache": str(tmp_path / "cache"),
+        "block_size": 16,
+        "batch_size": 4,
+    }
+    options["trainer"] |= {
+        "default_root_dir": str(tmp_path / "run"),
+        "max_steps": 4,
+        "precision": None,
+        "val_check_interval": 4,
+        "enable_progress_bar": False,
+        "callbacks": [
+            {"class_path": "callbacks.lock.RunLock"},
+            {"class_path": "callbacks.resume.ResumeCheckpoint", "init_args": {"every_n_steps": 2}},
+        ],
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(options), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shipped_configurations_survive_a_round_trip(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--print_config` of what was printed prints the same again: nothing is lost and nothing is unknown."""
+    monkeypatch.chdir(ROOT)
+    printed = []
+    path = ROOT / "configs" / "train" / name
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            ParsedRun(["fit", "--config", str(path), "--print_config"])
+        assert ended.value.code == 0
+        printed.append(yaml.safe_load(capsys.readouterr().out))
+        path = tmp_path / "printed.yaml"
+        path.write_text(yaml.safe_dump(printed[-1]), encoding="utf-8")
+    assert printed[0] == printed[1]
+    assert printed[0]["seed_everything"] == 1
+    assert printed[0]["model"]["vocab_size"] > 0
+
+
+def test_the_real_run_is_that_of_the_paper() -> None:
+    run = ParsedRun(["fit", "--config", str(ROOT / "configs" / "train" / "xglm_257m.yaml")]).run
+    assert run.trainer.max_steps == 2**17
+    assert run.data.batch_size * run.data.block_size == 2**16
+    assert len(run.data.languages) == 16
+    assert {language for source in run.data.sources for language in source.init_args.names} == set(run.data.languages)
+
+
+def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
+    command: Command, config: Path, tmp_path: Path
+) -> None:
+    assert command("fit", "--config", config)[0] == 0
+    folder = tmp_path / "run"
+    stored = load_config(folder)
+    assert stored is not None
+    assert stored["model"]["optimizer"]["betas"] == [0.9, 0.95]  # a default, saved all the same
+    assert stored["trainer"]["max_steps"] == 4
+    assert stored["trainer"]["precision"] == default_precision("cpu")  # what null stood for here
+    assert not {"resume", "allow_changes", "config"} & stored.keys()
+    before = (folder / "config.yaml").stat()
+
+    # the saved file alone starts the same run: it resumes at its last step, finds nothing to do and changes nothing
+    assert command("fit", "--config", folder / "config.yaml")[0] == 0
+    after = (folder / "config.yaml").stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+    # validation of the newest checkpoint
+    code, out, _ = command("validate", "--config", config)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [f"bits_per_byte/{x}" for x in ("de", "en", "tr", "mean")]
+
+    code, _, line = command("fit", "--config", config, "--model.optimizer.lr", "0.5")
+    assert code == 2
+    assert "another configuration (model.optimizer.lr: 0.005 -> 0.5)" in line
+    assert load_config(folder) == stored
+
+    code, _, line = command("fit", "--config", config, "--resume", "never")
+    assert (code, "holds a run already" in line) == (2, True)
+
+    code, _, _ = command("fit", "--config", config, "--trainer.max_steps", 6, "--allow_changes", "true")
+    assert code == 0
+    checkpoint = torch.load(folder / "checkpoints" / "step_00000006.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+    changed = load_config(folder)
+    assert changed is not None
+    assert changed["trainer"]["max_steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--model.vocab_size", "512"],
+            "the tokenizer has 300 tokens but model.vocab_size is 512; set model.vocab_size",
+        ),
+        (["--data.block_size", "64"], "data.block_size is 64 but model.max_position_embeddings is 32"),
+        (["--data.languages", "[de, xx]"], "unknown language xx: the sources offer de, en, tr"),
+        (["--trainer.strategy", "fsdp"], "trainer.strategy is fsdp"),
+        (["--trainer.strategy", "deepspeed_stage_2"], "use ddp or auto"),
+        (["--model.attention_heads", "3"], "d_model 16 must be a multiple of attention_heads 3"),
+        (["--model.optimizer.lr", "-1"], "optimizer.lr is -1.0"),
+        (["--model.learning_rate", "1"], "--model.learning_rate"),
+        (["--resume", "nowhere.ckpt"], "--resume nowhere.ckpt: no such file"),
+        (["--data.tokenizer", "nowhere", "--data.vocab_size", "null"], "nowhere: no tokenizer there"),
+    ],
+)
+def test_wrong_options_give_one_line_and_leave_no_run_folder(
+    command: Command, config: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    code, _, line = command("fit", "--config", config, *options)
+    assert code == 2
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_configuration_and_an_unknown_command_are_named(command: Command) -> None:
+    code, _, line = command("fit", "--config", "nowhere.yaml")
+    assert code == 2
+    assert "nowhere.yaml" in line
+    code, _, line = command("train")
+    assert code == 2
+    assert "unknown command 'train'; commands are fit" in line
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "prepare", "audit"])
+def test_commands_of_the_data_refuse_in_one_line_too(command: Command, name: str) -> None:
+    code, out, line = command(name, "--no-such-option")
+    assert (code, out) == (2, "")
+    assert line.startswith("error: ")
+    assert "--no-such-option" in line or "required" in line
+    code, _, line = command(name, "--config", "nowhere.yaml", *(["--against", "x"] if name == "audit" else []))
+    assert code == 2
+    assert line.startswith("error: ")
+
+
+def test_prepared_text_is_what_training_reads(command: Command, config: Path, tmp_path: Path) -> None:
+    assert command("tokenizer", "--config", config)[0] == 0
+    code, out, _ = command("prepare", "--config", config)
+    assert code == 0
+    assert "tr" in out
+    prepared = sorted((tmp_path / "cache").glob("*/manifest.json"))
+    before = [path.stat().st_mtime_ns for path in prepared]
+    assert before
+    assert command("fit", "--config", config)[0] == 0
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").glob("*/manifest.json"))] == before
+
+
+def test_the_traceback_is_there_for_who_asks(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BABELSCOPE_TRACEBACK", "1")
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    with pytest.raises(ValueError, match="unknown language xx"):
+        main(["fit", "--config", str(config), "--data.languages", "[xx]"])
+
+
+def test_help_lists_every_command(command: Command) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    assert all(f"  {name} " in out for name in COMMANDS)
+
+
+def test_only_options_that_determine_the_weights_are_decisive() -> None:
+    stored: dict[str, Any] = {"model": {"d_model": 8, "compile": False}, "trainer": {"log_every_n_steps": 1}, "old": 1}
+    given: dict[str, Any] = {"model": {"d_model": 16, "compile": True}, "trainer": {"log_every_n_steps": 2}, "new": 2}
+    found = find_differences(stored, given)
+    assert found == [
+        Difference("model.d_model", 8, 16),
+        Difference("model.compile", False, True),
+        Difference("trainer.log_every_n_steps", 1, 2),
+        Difference("new", None, 2),
+        Difference("old", 1, None),
+    ]
+    assert [difference.key for difference in found if difference.decisive] == ["model.d_model"]
+    assert find_differences(stored, stored) == []
+
+
+def test_a_broken_configuration_in_the_run_folder_is_named(tmp_path: Path) -> None:
+    save_config(tmp_path, "a: [1\n")
+    with pytest.raises(ValueError, match=r"config\.yaml: not valid YAML"):
+        load_config(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert default_precision("auto") == "bf16-mixed"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert default_precision("gpu") == "32-true"
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert default_precision("cpu") == "32-true"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert default_precision("cpu") == "bf16-mixed"

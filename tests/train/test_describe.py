@@ -1,0 +1,126 @@
+"""What a run will be: counts against the model itself, the schedule, memory against what autograd really saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.__main__ import main
+from train.cli import ParsedRun
+from train.describe import activation_bytes, describe, estimate_memory, format_description
+from train.model.xglm import XGLMForCausalLM, build_config
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL_RUN = str(ROOT / "configs" / "train" / "xglm_257m.yaml")
+
+
+def test_the_real_run_in_figures() -> None:
+    run = describe(ParsedRun(["fit", "--config", REAL_RUN]).run)
+    with torch.device("meta"):
+        model = XGLMForCausalLM(build_config(vocab_size=256_008, d_model=512, num_layers=24, ffn_dim=4096))
+    assert run.parameters.total == 257_115_136 == sum(parameter.numel() for parameter in model.parameters())
+    assert run.parameters.embedding == model.get_input_embeddings().weight.numel()
+    assert run.tokens_per_step == 2**16
+    assert run.tokens == 2**33
+    assert run.flops_per_token == pytest.approx(1.617e9, rel=1e-3)
+    powers = {0, *(2**k for k in range(18))}
+    assert set(run.snapshot_steps) == powers | set(range(0, 2**17 + 1, 5000))
+    assert run.measured_steps == run.snapshot_steps
+    assert run.snapshot_bytes == 4 * 257_115_136
+    assert run.checkpoint_bytes == 3 * 12 * 257_115_136  # two kept, one being written
+    assert run.hours(185_000) == pytest.approx(2**33 / 185_000 / 3600)
+    assert run.memory.total < 40e9  # the promise of the configuration's comment
+
+
+def test_snapshots_take_the_disk_that_was_announced(tmp_path: Path) -> None:
+    run = describe(ParsedRun(["fit", "--config", str(ROOT / "configs" / "train" / "smoke.yaml")]).run)
+    XGLMForCausalLM(run.config).save_pretrained(tmp_path)
+    written = (tmp_path / "model.safetensors").stat().st_size
+    assert written == pytest.approx(run.snapshot_bytes, rel=0.05)
+
+
+def saved_bytes(*, bf16: bool, layers: int, d: int = 32, ffn: int = 128, heads: int = 4, dropout: float = 0.0) -> float:
+    """Bytes per token of all tensors, other than parameters and their bf16 copies, that autograd keeps."""
+    torch.manual_seed(0)
+    config = build_config(
+        vocab_size=64, d_model=d, num_layers=layers, attention_heads=heads, ffn_dim=ffn, dropout=dropout
+    )
+    model = XGLMForCausalLM(config).train()
+    shapes = {parameter.shape for parameter in model.parameters()}
+    shapes |= {shape[::-1] for shape in shapes if len(shape) == 2}
+    storages: dict[int, tuple[int, torch.Tensor]] = {}  # the tensors are kept alive, so that no address is used twice
+    tokens = torch.randint(4, 64, (3, 50))
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape not in shapes:
+            storages[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+    ):
+        model(input_ids=tokens, labels=tokens)
+    return sum(size for size, _ in storages.values()) / tokens.numel()
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("sizes", [{}, {"ffn": 256}, {"d": 64}, {"dropout": 0.1}])
+def test_activations_of_a_block_are_those_that_autograd_keeps(bf16: bool, sizes: dict[str, int]) -> None:
+    measured = (saved_bytes(bf16=bf16, layers=5, **sizes) - saved_bytes(bf16=bf16, layers=2, **sizes)) / 3  # type: ignore[arg-type]
+    d, ffn = sizes.get("d", 32), sizes.get("ffn", 128)
+
+    def estimate(layers: int) -> int:
+        config = build_config(
+            vocab_size=64, d_model=d, num_layers=layers, attention_heads=4, ffn_dim=ffn, dropout=sizes.get("dropout", 0)
+        )
+        return activation_bytes(config, bf16=bf16, checkpointing=False)
+
+    assert estimate(2) - estimate(1) == pytest.approx(measured, rel=0.05)
+
+
+def test_checkpointing_and_smaller_micro_batches_need_less() -> None:
+    config = build_config()
+    options = {"bf16": True, "checkpointing": False, "on_gpu": True}
+    full = estimate_memory(config, micro_batch_tokens=16_384, **options)
+    half = estimate_memory(config, micro_batch_tokens=8_192, **options)
+    assert half.activations == pytest.approx(full.activations / 2)
+    assert half.weights == full.weights
+    spared = estimate_memory(config, micro_batch_tokens=16_384, **(options | {"checkpointing": True}))
+    assert spared.activations < full.activations / 5
+
+
+def test_eight_devices_share_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--trainer.devices", "8", "--trainer.accumulate_grad_batches", "1"]
+    assert main(["describe", "--config", REAL_RUN, *options, "--tokens_per_second", "1e6", "5e5"]) == 0
+    out = capsys.readouterr().out
+    assert "257,115,136 = 131,076,096 embedding (tied) + 126,039,040 body" in out
+    assert "65,536 = 64 sequences x 1024 tokens (8 devices, micro-batches of 8)" in out
+    assert "1,000,000 tokens/s  2.4 hours" in out
+    assert "500,000 tokens/s  4.8 hours" in out
+
+
+def test_a_run_without_schedule_has_no_snapshots() -> None:
+    run = describe(ParsedRun(["fit", "--config", REAL_RUN, "--trainer.callbacks", "null"]).run)
+    assert run.snapshot_steps == run.measured_steps == ()
+    assert "snapshots     0 of" in format_description(run, [1000.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.max_steps", "-1"], "trainer.max_steps is not set"),
+        (["--trainer.devices", "7"], "data.batch_size 64 is not divisible by 7 devices x 4"),
+        (["--tokens_per_second", "0"], "--tokens_per_second 0: a speed is above 0"),
+        (["--tokens_per_second", "fast"], "tokens_per_second"),
+    ],
+)
+def test_what_cannot_be_described_is_refused_in_one_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["describe", "--config", REAL_RUN, *options]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert message in line

@@ -1,0 +1,1 @@
+"""Text in many languages to batches."""

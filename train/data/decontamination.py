@@ -1,0 +1,245 @@
+"""Text that must not be trained on: exact exclusion, and an audit of n-gram overlap with evaluation text.
+
+*Exclusion* compares whole texts after normalisation (NFKC, case folded, white space collapsed).
+*The audit* is that of GPT-3 (Brown et al. 2020, appendix C): an evaluation text is contaminated if one of its 13-grams
+occurs in the training text. Words are the unit where words are spaced, characters elsewhere; a text shorter than n
+units is compared as a whole with whole training texts. N-grams are compared by a 64-bit polynomial hash: among 10^9
+training and 10^6 evaluation n-grams a single false hit has a chance of 5e-5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from train.data.documents import UNSPACED
+from train.data.records import expand, read_records
+from train.data.sources import LocalText, resolve_languages, stream_documents
+
+# Shapes: S units of one text   G n-grams
+
+SPACE = re.compile(r"\s+")
+MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
+
+
+def normalise(text: str) -> str:
+    """NFKC, case folded, runs of white space as one space."""
+    return SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def text_digest(text: str) -> bytes:
+    """16 bytes that are equal for texts that are equal once normalised."""
+    return hashlib.blake2b(normalise(text).encode(), digest_size=16).digest()
+
+
+def read_excluded(patterns: Iterable[str | Path], text_column: str = "text") -> frozenset[bytes]:
+    """Digests of all texts in these files (parquet, JSONL, plain text), such as concept files.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, damaged, or without texts in `text_column`.
+    """
+    digests: set[bytes] = set()
+    for pattern in patterns:
+        for path in expand(pattern):
+            for text in _texts_of(path, text_column):
+                digests.add(text_digest(text))
+    return frozenset(digests)
+
+
+def _texts_of(path: Path, text_column: str) -> Iterator[str]:
+    for record, place in read_records(path):
+        text = record.get(text_column)
+        if not isinstance(text, str):
+            raise ValueError(f"{place}: no text in column {text_column!r}; columns are {', '.join(record)}")
+        yield text
+
+
+@dataclass(frozen=True, slots=True)
+class Contamination:
+    """Overlap of one language's evaluation text with its training text."""
+
+    language: str
+    evaluation_texts: int
+    contaminated_texts: int
+    """Evaluation texts of which at least one n-gram is in the training text."""
+    ngrams: int
+    found_ngrams: int
+    """Different n-grams of the evaluation text, and how many of them are in the training text."""
+    training_texts: int
+    matching_training_texts: int
+    """Training texts that hold one of those n-grams."""
+    examples: tuple[str, ...]
+    """Some contaminated evaluation texts."""
+
+
+def audit(
+    training: Iterable[tuple[str, str]],
+    evaluation: Mapping[str, Sequence[str]],
+    *,
+    n: int = 13,
+    n_characters: int = 25,
+    num_examples: int = 3,
+) -> list[Contamination]:
+    """One `Contamination` per language of `evaluation`, sorted.
+
+    Args:
+        training: (language, text) of the text to search, in any order and of any size; read once.
+        evaluation: texts of each language, held in memory.
+        n: length of an n-gram in words.
+        n_characters: length in characters where the script does not space words (13 words are about that long).
+        num_examples: contaminated texts of each language to keep.
+
+    Raises:
+        ValueError: a length below 1, or a language of `evaluation` without training text.
+    """
+    if n < 1 or n_characters < 1:
+        raise ValueError(f"n-grams need a length of at least 1, got n={n}, n_characters={n_characters}")
+    searches = {
+        language: _Search(language, texts, n_characters if language in UNSPACED else n)
+        for language, texts in sorted(evaluation.items())
+    }
+    for language, text in training:
+        if language in searches:
+            searches[language].add(text)
+    if missing := [language for language, search in searches.items() if not search.seen]:
+        raise ValueError(f"no training text for {', '.join(missing)} to audit against")
+    return [search.report(num_examples) for search in searches.values()]
+
+
+class _Search:
+    """The n-grams of one language's evaluation texts, and which of them training text has shown so far."""
+
+    def __init__(self, language: str, texts: Sequence[str], n: int) -> None:
+        self.language, self.texts, self.n = language, texts, n
+        self.seen = self.matching = 0
+        self._per_text = [ngram_hashes(units(text, language), n) for text in texts]
+        self._wanted = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *self._per_text]))
+        self._found = np.zeros(len(self._wanted), dtype=bool)
+
+    def add(self, text: str) -> None:
+        hits = _places(self._wanted, ngram_hashes(units(text, self.language), self.n))
+        self.seen += 1
+        self.matching += len(hits) > 0
+        self._found[hits] = True
+
+    def report(self, num_examples: int) -> Contamination:
+        dirty = [i for i, hashes in enumerate(self._per_text) if self._found[_places(self._wanted, hashes)].any()]
+        return Contamination(
+            language=self.language,
+            evaluation_texts=len(self.texts),
+            contaminated_texts=len(dirty),
+            ngrams=len(self._wanted),
+            found_ngrams=int(self._found.sum()),
+            training_texts=self.seen,
+            matching_training_texts=self.matching,
+            examples=tuple(self.texts[i] for i in dirty[:num_examples]),
+        )
+
+
+def units(text: str, language: str) -> np.ndarray:
+    """64-bit codes (S,) of the words, or of the characters where words are not spaced, without punctuation."""
+    text = normalise(text)
+    if language in UNSPACED:
+        text = "".join(character for character in text if unicodedata.category(character)[0] in "LMN")
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+        return _mix(codes)
+    words = (word.strip(_PUNCTUATION) for word in text.split())
+    return np.array([_word_code(word) for word in words if word], dtype=np.uint64)
+
+
+_PUNCTUATION = "".join(chr(code) for code in range(0x2FFF) if unicodedata.category(chr(code))[0] in "PS")
+
+
+@functools.lru_cache(maxsize=1 << 20)
+def _word_code(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+def ngram_hashes(codes: np.ndarray, n: int) -> np.ndarray:
+    """Hashes (G,) of the n-grams of `codes` (S,): sum of code[i + j] M^(n - j), modulo 2^64, mixed.
+
+    Fewer than n units give one hash of the whole, with its length, so that it equals only another whole text.
+    """
+    if not len(codes):
+        return np.empty(0, dtype=np.uint64)
+    size = min(n, len(codes))
+    value = np.zeros(len(codes) - size + 1, dtype=np.uint64)
+    for offset in range(size):
+        value = (value + codes[offset : offset + len(value)]) * MULTIPLIER
+    return _mix(value + np.uint64(size))
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    value = (value ^ (value >> np.uint64(32))) * MULTIPLIER
+    return value ^ (value >> np.uint64(29))
+
+
+def _places(ordered: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Indices into `ordered` of those `hashes` that are in it."""
+    if not len(ordered):
+        return np.empty(0, dtype=np.int64)
+    place = np.searchsorted(ordered, hashes).clip(max=len(ordered) - 1)
+    return place[ordered[place] == hashes]
+
+
+def format_audit(reports: Sequence[Contamination]) -> str:
+    """A plain table, one line a language."""
+    lines = [f"{'language':<10}{'texts':>8}{'contaminated':>14}{'share':>8}{'n-grams':>10}{'found':>9}{'in docs':>9}"]
+    for row in reports:
+        share = row.contaminated_texts / row.evaluation_texts if row.evaluation_texts else 0.0
+        lines.append(
+            f"{row.language:<10}{row.evaluation_texts:>8}{row.contaminated_texts:>14}{share:>8.2%}"
+            f"{row.ngrams:>10}{row.found_ngrams:>9}{row.matching_training_texts:>9}"
+        )
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m train audit`."""
+    parser.description = "How much of the evaluation text occurs in the training text, by n-grams, per language."
+    parser.add_argument("--config", action="append", help="training config whose `data:` section names the text")
+    parser.add_argument("--text", action="append", help="a local training file instead, or LANG=PATH")
+    parser.add_argument("--languages", nargs="+", help="only these")
+    parser.add_argument("--evaluation", help="file of evaluation text (default: the valid and test splits of the data)")
+    parser.add_argument("--n", type=int, default=13, help="words in an n-gram (default 13)")
+    parser.add_argument("--n-characters", type=int, default=25, help="characters where words are not spaced")
+    parser.add_argument("--examples", type=int, default=0, help="print so many contaminated texts per language")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Audit and write the table to stdout."""
+    from train.data.options import read_options  # it knows the data module, which imports this file
+
+    options = read_options(args)
+    if args.evaluation:
+        source = LocalText(args.evaluation)
+        languages = resolve_languages(
+            [source], args.languages or sorted(set(source.languages()) & {*options.languages})
+        )
+        evaluation = {language: list[str]() for language in languages}
+        for document in stream_documents([source], languages):
+            evaluation[document.language].append(document.text)
+    else:
+        evaluation = {language: list[str]() for language in options.languages}
+        for document in stream_documents(options.sources, options.languages):
+            if document.split != "train":
+                evaluation[document.language].append(document.text)
+    training = (
+        (document.language, document.text)
+        for document in stream_documents(options.sources, sorted(evaluation))
+        if document.split == "train"
+    )
+    reports = audit(training, evaluation, n=args.n, n_characters=args.n_characters, num_examples=args.examples)
+    sys.stdout.write(format_audit(reports) + "\n")
+    for report in reports:
+        for example in report.examples:
+            sys.stdout.write(f"{report.language}: {example}\n")

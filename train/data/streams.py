@@ -1,0 +1,136 @@
+"""Prepared text on disk: one stream of token ids per language and split, memory-mapped and read in blocks.
+
+    <cache>/<key>/                       one tokenizer and one set of inputs; written by `train.data.prepare`
+      manifest.json                      inputs, counts, hashes; written last: the done marker
+      shards/00000/es.train.tokens       token ids, little-endian uint16 or uint32
+      shards/00000/es.valid.tokens
+      shards/00000/es.valid.bytes        uint32: bytes of raw text under each token (valid and test only)
+      shards/00000/shard.json            counts and hashes of this shard
+
+The stream of a language is its shards' files one after the other, so no text is lost at the edge of a shard, and the
+block size is a view: the same files serve every block size. A reader maps a file when it first needs it; a pickled
+reader carries no map, so workers open their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def file_name(language: str, split: str, kind: str) -> str:
+    """`kind` is "tokens" or "bytes"."""
+    return f"{language}.{split}.{kind}"
+
+
+class TokenStream:
+    """Numbers of one language and split, over the files of all shards.
+
+    Args:
+        files: in order, with the number of items of each.
+        dtype: of the items.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, int]], dtype: np.dtype) -> None:
+        self._paths = [path for path, count in files if count]
+        self._ends = np.cumsum([count for _, count in files if count])
+        self._dtype = dtype
+        self._maps: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Items `start` to `start + count - 1` as int64 (fewer at the end of the stream)."""
+        stop = min(start + count, len(self))
+        parts = []
+        part = int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop:
+            first = int(self._ends[part - 1]) if part else 0
+            end = min(stop, int(self._ends[part]))
+            parts.append(self._map(part)[start - first : end - first])
+            start, part = end, part + 1
+        return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
+
+    def chunks(self, size: int = 1 << 20, limit: int | None = None) -> Iterator[np.ndarray]:
+        """The whole stream (or its first `limit` items) in pieces of `size`."""
+        total = len(self) if limit is None else min(limit, len(self))
+        for start in range(0, total, size):
+            yield self.read(start, min(size, total - start))
+
+    def _map(self, part: int) -> np.ndarray:
+        if part not in self._maps:
+            self._maps[part] = np.memmap(self._paths[part], dtype=self._dtype, mode="r")
+        return self._maps[part]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_maps": {}}
+
+
+class PreparedText:
+    """What `train.data.prepare` has written to a folder.
+
+    Raises:
+        FileNotFoundError: no finished preparation there.
+        ValueError: another format, or a file that is not as long as the manifest says.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no prepared text here; run `python -m train prepare`")
+        try:
+            self.manifest: dict = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not valid JSON ({error.msg}); remove the folder and prepare again") from error
+        if self.manifest.get("format") != FORMAT:
+            raise ValueError(
+                f"{path}: format {self.manifest.get('format')}, this version reads {FORMAT}; prepare again"
+            )
+        self.fingerprint: str = self.manifest["fingerprint"]
+        """Hash of the tokenizer and of every token, in order."""
+        self.languages: tuple[str, ...] = tuple(sorted(self.manifest["languages"]))
+        self.separator_id: int = self.manifest["separator_id"]
+        self._dtype = np.dtype(self.manifest["dtype"])
+        self._check_sizes()
+
+    def tokens(self, language: str, split: str) -> TokenStream:
+        return TokenStream(self._files(language, split, "tokens"), self._dtype)
+
+    def token_bytes(self, language: str, split: str) -> TokenStream:
+        """Bytes of raw text under each token; splits valid and test only."""
+        assert split != "train", "bytes per token are not kept for training text"
+        return TokenStream(self._files(language, split, "bytes"), np.dtype(np.uint32))
+
+    def counts(self, language: str, split: str) -> dict[str, int]:
+        """`tokens` (separators included), `bytes`, `documents` and `excluded` documents of a language and split."""
+        return self.manifest["languages"][language][split]
+
+    def num_tokens(self, split: str) -> dict[str, int]:
+        return {language: self.counts(language, split)["tokens"] for language in self.languages}
+
+    def _files(self, language: str, split: str, kind: str) -> list[tuple[Path, int]]:
+        name = file_name(language, split, kind)
+        return [
+            (self.folder / "shards" / shard["name"] / name, shard["files"][name]["items"])
+            for shard in self.manifest["shards"]
+            if name in shard["files"]
+        ]
+
+    def _check_sizes(self) -> None:
+        for shard in self.manifest["shards"]:
+            for name, entry in shard["files"].items():
+                path = self.folder / "shards" / shard["name"] / name
+                size = path.stat().st_size if path.is_file() else -1
+                if size != entry["size"]:
+                    found = "missing" if size < 0 else f"{size} bytes"
+                    raise ValueError(
+                        f"{path}: {found}, the manifest says {entry['size']}; remove the folder and prepare again"
+                    )

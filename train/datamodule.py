@@ -1,0 +1,403 @@
+"""The data module: text in many languages to batches, by configuration.
+
+    sources --prepare--> token streams --schedule(seed, step)--> batches
+
+It makes the tokenizer and the prepared text when they are missing (first process only), mixes the languages, and gives
+training batches that are a pure function of seed and step (`train.data.sampling`), so that a resumed run needs to know
+its step and nothing else. What must not change in between, it stores in the checkpoint and compares. A checkpoint must
+fall between optimizer steps, not between the micro-batches of one. Named in configs as `data:`; called by `train.cli`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from train.data.batches import StepLoader, TrainBatches, ValidationBatches
+from train.data.decontamination import read_excluded, text_digest
+from train.data.identity import tokenizer_hash
+from train.data.mixing import Mixture, expected_epochs, format_mixture
+from train.data.prepare import find_prepared, prepare
+from train.data.sampling import Schedule
+from train.data.sources import TextSource, collect_texts, resolve_languages
+from train.data.streams import PreparedText
+from train.data.tokenizer import MAX_BYTES, ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
+from train.data.unigram import unigram_bits_per_byte
+
+logger = logging.getLogger(__name__)
+
+
+class MultilingualDataModule(LightningDataModule):
+    """Packed single-language blocks of many languages, mixed by temperature, weights or budgets.
+
+    Args:
+        sources: where text comes from (`train.data.sources.LocalText`, `train.data.sources.HubText`); may overlap in
+        languages. tokenizer: folder or hub name. A folder that does not exist is made by training one of `vocab_size`
+        tokens. cache: folder for prepared text; each set of inputs gets a folder of its own in it. prepared: read this
+        folder, written by `python -m train prepare`, instead of preparing `sources`. languages: codes to train on;
+        default: all that the sources offer. vocab_size: tokens of the tokenizer to train; unused when it exists.
+        mixing: shares of the languages. block_size: tokens of a training sequence. batch_size: sequences per optimizer
+        step, over all devices and accumulated micro-batches. seed: of the order of text and languages. exclude: files
+        (parquet, JSONL) with a `text` column whose texts are never trained on, such as concept files. num_workers:
+        processes that read batches; 0 reads in the main process. prepare_workers: processes that tokenise; 0 uses
+        threads of the main process. document_masks: add `segment_ids` and `position_ids`, so that documents of one
+        block do not see each other. validation_blocks: blocks per language that are validated on at most; null: all.
+        validation_batch_size: sequences per device. allow_changes: go on from a checkpoint although data, mixture,
+        seed, batch or number of devices differ.
+    """
+
+    def __init__(
+        self,
+        sources: list[TextSource],
+        tokenizer: str,
+        cache: str = "runs/cache",
+        prepared: str | None = None,
+        languages: list[str] | None = None,
+        vocab_size: int | None = None,
+        mixing: Mixture | None = None,
+        block_size: int = 1024,
+        batch_size: int = 64,
+        seed: int = 0,
+        exclude: list[str] | None = None,
+        num_workers: int = 0,
+        prepare_workers: int = 0,
+        document_masks: bool = False,
+        validation_blocks: int | None = 64,
+        validation_batch_size: int = 8,
+        allow_changes: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("block_size", block_size, 2),
+            ("batch_size", batch_size, 1),
+            ("validation_batch_size", validation_batch_size, 1),
+            ("validation_blocks", validation_blocks, 1),
+            ("num_workers", num_workers, 0),
+            ("prepare_workers", prepare_workers, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"data.{name} must be at least {least}, got {value}")
+        self.sources = sources
+        self.tokenizer_name = tokenizer
+        self.cache = Path(cache)
+        self.prepared_folder = prepared
+        self.mixing = mixing or Mixture()
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.exclude = list(exclude or ())
+        self.num_workers = num_workers
+        self.prepare_workers = prepare_workers
+        self.document_masks = document_masks
+        self.validation_blocks = validation_blocks
+        self.validation_batch_size = validation_batch_size
+        self.allow_changes = allow_changes
+        self.requested_vocab_size = vocab_size
+        self._requested_languages = languages
+        self._languages: tuple[str, ...] | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._prepared: PreparedText | None = None
+
+    # -- what is known before any text is read ------------------------------------------------------------------------
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages of training, sorted."""
+        if self._languages is None:
+            if self.prepared_folder is not None:
+                offered = PreparedText(self.prepared_folder).languages
+                if unknown := sorted(set(self._requested_languages or ()) - set(offered)):
+                    raise ValueError(
+                        f"unknown language {', '.join(unknown)}: {self.prepared_folder} has {', '.join(offered)}"
+                    )
+                self._languages = tuple(sorted(self._requested_languages or offered))
+            else:
+                self._languages = resolve_languages(self.sources, self._requested_languages)
+        return self._languages
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step over all devices."""
+        return self.batch_size * self.block_size
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Loaded when first asked for; FileNotFoundError if it is neither there nor made by `prepare_data`."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.tokenizer_name)
+        return self._tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the tokenizer; what it will have if it is still to be trained."""
+        if self._must_train_tokenizer():
+            assert self.requested_vocab_size is not None
+            return self.requested_vocab_size
+        return len(self.tokenizer)
+
+    def texts(self, split: str, max_bytes: int = MAX_BYTES) -> dict[str, list[str]]:
+        """Raw texts of a split in memory, by language, excluded ones left out of the training split."""
+        excluded = read_excluded(self.exclude) if split == "train" else frozenset()
+        keep: Callable[[str], bool] = lambda text: not excluded or text_digest(text) not in excluded  # noqa: E731
+        return collect_texts(self.sources, self.languages, split, max_bytes, keep=keep)
+
+    # -- preparation --------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Train the tokenizer and tokenise the text if that has not been done; safe to call again."""
+        self._check_mixture_names()
+        if self.prepared_folder is not None:
+            self._check_prepared(PreparedText(self.prepared_folder))
+            return
+        if self._must_train_tokenizer():
+            assert self.requested_vocab_size is not None
+            if ensure_tokenizer(
+                self.tokenizer_name, lambda: self.texts("train"), self.requested_vocab_size, seed=self.seed
+            ):
+                self._log_fertility()
+        prepare(
+            self.sources,
+            self.tokenizer,
+            self.cache,
+            languages=self.languages,
+            exclude=self.exclude,
+            workers=self.prepare_workers,
+        )
+
+    def _log_fertility(self) -> None:
+        held_out = {language: texts for language, texts in self.texts("valid", max_bytes=2**21).items() if texts}
+        for line in format_fertility(measure_fertility(self.tokenizer, held_out)).splitlines():
+            logger.info(line)
+
+    def _must_train_tokenizer(self) -> bool:
+        return (
+            self._tokenizer is None and self.requested_vocab_size is not None and not Path(self.tokenizer_name).exists()
+        )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the prepared text and check it against the settings; every process does this."""
+        if self._prepared is not None:
+            return
+        if self.prepared_folder is not None:
+            prepared = PreparedText(self.prepared_folder)
+            self._check_prepared(prepared)
+        else:
+            found = find_prepared(
+                self.sources, self.tokenizer, self.cache, languages=self.languages, exclude=self.exclude
+            )
+            if found is None:
+                raise FileNotFoundError(
+                    f"{self.cache}: the text is not prepared; call prepare_data() or run `python -m train prepare`"
+                )
+            prepared = found
+        self._prepared = prepared
+        for language, tokens in self.train_tokens.items():
+            if tokens < self.block_size:
+                raise ValueError(
+                    f"{language}: {tokens} tokens of training text are less than one block of {self.block_size}; "
+                    "lower data.block_size, give more text or take it from data.languages"
+                )
+        self.probabilities  # noqa: B018  # an unfit mixture shows here, not at the first batch
+        if missing := sorted(set(self.languages) - set(self.validation_languages)):
+            logger.warning("no validation text for %s: no bits per byte there", ", ".join(missing))
+
+    def _check_prepared(self, prepared: PreparedText) -> None:
+        if prepared.manifest["tokenizer_sha256"] != tokenizer_hash(self.tokenizer):
+            raise ValueError(f"{prepared.folder}: was prepared with another tokenizer than {self.tokenizer_name}")
+
+    def _check_mixture_names(self) -> None:
+        """Names of languages in the mixture are checked before hours of tokenising, not after."""
+        self.mixing.probabilities(dict.fromkeys(self.languages, 1))
+
+    # -- what is known of the prepared text ---------------------------------------------------------------------------
+
+    @property
+    def prepared_text(self) -> PreparedText:
+        if self._prepared is None:
+            raise RuntimeError("the data module is not set up: call prepare_data() and setup() first")
+        return self._prepared
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the tokenizer and every token of the prepared text."""
+        return self.prepared_text.fingerprint
+
+    @property
+    def train_tokens(self) -> dict[str, int]:
+        """Tokens of training text per language."""
+        return {language: self.prepared_text.counts(language, "train")["tokens"] for language in self.languages}
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Share of each language in training."""
+        return self.mixing.probabilities(self.train_tokens)
+
+    @property
+    def validation_languages(self) -> tuple[str, ...]:
+        """Languages in the order of the validation loaders: those that have validation text."""
+        return tuple(
+            language for language in self.languages if self.prepared_text.counts(language, "valid")["tokens"] > 1
+        )
+
+    def description(self, num_steps: int | None = None) -> dict[str, Any]:
+        """Settings, and once prepared the text's size per language; with `num_steps` also the epochs of each."""
+        description: dict[str, Any] = {
+            "languages": list(self.languages),
+            "tokenizer": self.tokenizer_name,
+            "vocab_size": self.vocab_size,
+            "mixing": self.mixing.as_dict(),
+            "block_size": self.block_size,
+            "batch_size": self.batch_size,
+            "tokens_per_step": self.tokens_per_step,
+            "seed": self.seed,
+            "exclude": self.exclude,
+            "document_masks": self.document_masks,
+        }
+        if self._prepared is not None:
+            tokens = self.train_tokens
+            description |= {
+                "fingerprint": self.fingerprint,
+                "counts": {language: self.prepared_text.manifest["languages"][language] for language in self.languages},
+                "probabilities": self.probabilities,
+            }
+            if num_steps is not None:
+                total = num_steps * self.tokens_per_step
+                description["epochs"] = expected_epochs(self.probabilities, tokens, total)
+        return description
+
+    # -- loaders ------------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader:
+        """Micro-batches of this rank from the trainer's current step to its last."""
+        trainer = self._attached_trainer()
+        if trainer.max_steps is None or trainer.max_steps < 1:
+            raise ValueError("trainer.max_steps must be given: the length of training is counted in optimizer steps")
+        if self.num_workers:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the workers' fork
+        # Lightning fears that workers repeat one another's batches; ours take turns
+        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        total = trainer.max_steps * self.tokens_per_step
+        for line in format_mixture(self.probabilities, self.train_tokens, total):
+            logger.info(line)
+        self._check_budget(total)
+        batches = self.train_batches(
+            num_steps=trainer.max_steps,
+            world_size=trainer.world_size,
+            rank=trainer.global_rank,
+            accumulate=trainer.accumulate_grad_batches,
+        )
+        return StepLoader(batches, lambda: trainer.global_step, num_workers=self.num_workers)
+
+    def train_batches(self, *, num_steps: int, world_size: int = 1, rank: int = 0, accumulate: int = 1) -> TrainBatches:
+        """The batches of one rank, without a trainer."""
+        num_blocks = {language: tokens // self.block_size for language, tokens in self.train_tokens.items()}
+        return TrainBatches(
+            {language: self.prepared_text.tokens(language, "train") for language in self.languages},
+            Schedule(self.probabilities, num_blocks, self.seed),
+            block_size=self.block_size,
+            batch_size=self.batch_size,
+            separator_id=self.prepared_text.separator_id,
+            num_steps=num_steps,
+            world_size=world_size,
+            rank=rank,
+            accumulate=accumulate,
+            document_masks=self.document_masks,
+        )
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """One loader per language, in the order of `validation_languages`."""
+        trainer = self._attached_trainer()
+        return [
+            DataLoader(batches, batch_size=None)
+            for batches in self._validation_batches(trainer.world_size, trainer.global_rank)
+        ]
+
+    def _validation_batches(self, world_size: int = 1, rank: int = 0) -> list[ValidationBatches]:
+        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        pad = self.tokenizer.pad_token_id
+        return [
+            ValidationBatches(
+                self.prepared_text,
+                language,
+                "valid",
+                block_size=self.block_size,
+                batch_size=self.validation_batch_size,
+                max_blocks=self.validation_blocks,
+                pad_id=self.prepared_text.separator_id if pad is None else pad,
+                world_size=world_size,
+                rank=rank,
+                document_masks=self.document_masks,
+            )
+            for language in self.validation_languages
+        ]
+
+    def unigram_bits_per_byte(self) -> dict[str, float]:
+        """Bits per byte of a unigram model per language, on what validation predicts: the level to beat."""
+        return {
+            batches.language: unigram_bits_per_byte(
+                self.prepared_text.tokens(batches.language, "train"),
+                batches,
+                vocab_size=len(self.tokenizer),
+                separator_id=self.prepared_text.separator_id,
+            )
+            for batches in self._validation_batches()
+        }
+
+    def _attached_trainer(self) -> Any:
+        if self.trainer is None:
+            raise RuntimeError("the data module has no trainer; without one use train_batches()")
+        return self.trainer
+
+    def _check_budget(self, total: int) -> None:
+        budget = sum((self.mixing.token_budget or {}).values())
+        if budget and abs(budget - total) > 0.01 * budget:
+            logger.warning(
+                "the run reads %s tokens, the budgets sum to %s: each language gets its share of the former",
+                f"{total:,}",
+                f"{budget:,}",
+            )
+
+    # -- resuming -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must share with this one for its batches to be the same."""
+        return {
+            "fingerprint": self.fingerprint,
+            "languages": list(self.languages),
+            "mixing": self.mixing.as_dict(),
+            "seed": self.seed,
+            "world_size": self.trainer.world_size if self.trainer is not None else 1,
+            "batch_size": self.batch_size,
+            "block_size": self.block_size,
+            "document_masks": self.document_masks,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compare with the state of the checkpoint.
+
+        Raises:
+            ValueError: naming what differs, when training is to go on and `allow_changes` is not set.
+        """
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        now = self.state_dict()
+        changes = [f"{name} {state.get(name)} -> {now[name]}" for name in now if state.get(name) != now[name]]
+        if not changes:
+            return
+        if not self.allow_changes:
+            raise ValueError(
+                f"the checkpoint was trained on other batches: {'; '.join(changes)}; "
+                "restore the settings, or set data.allow_changes: true to go on with the new ones"
+            )
+        logger.warning("resuming with changed data settings: %s", "; ".join(changes))

@@ -1,0 +1,1 @@
+"""XGLM at training speed, and its loss."""
