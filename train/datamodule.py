@@ -1,9 +1,9 @@
 """The data module: text in many languages to batches, by configuration.
 
-    sources --prepare--> token streams --schedule(seed, step)--> batches
+    sources --prepare--> token streams --order(seed, step)--> batches
 
 It makes the tokenizer and the prepared text when they are missing (first process only), mixes the languages, and gives
-training batches that are a pure function of seed and step (`train.data.sampling`), so that a resumed run needs to know
+training batches that are a pure function of seed and step (`train.data.mixing`), so that a resumed run needs to know
 its step and nothing else. What must not change in between, it stores in the checkpoint and compares. A checkpoint must
 fall between optimizer steps, not between the micro-batches of one. Named in configs as `data:`; called by `train.cli`.
 """
@@ -25,10 +25,9 @@ from transformers import PreTrainedTokenizerBase
 from train.data.batches import StepLoader, TrainBatches, ValidationBatches, unigram_bits_per_byte
 from train.data.decontamination import read_excluded, text_digest
 from train.data.documents import TextSource, collect_texts, resolve_languages
-from train.data.mixing import Mixture, expected_epochs, format_mixture
+from train.data.mixing import ORDER_VERSION, Mixture, SampleOrder, expected_epochs, format_mixture
 from train.data.packing import tokenizer_hash
 from train.data.prepare import find_prepared, prepare
-from train.data.sampling import Schedule
 from train.data.streams import PreparedText
 from train.data.tokenizer import MAX_BYTES, ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
 
@@ -302,7 +301,7 @@ class MultilingualDataModule(LightningDataModule):
         num_blocks = {language: tokens // self.block_size for language, tokens in self.train_tokens.items()}
         return TrainBatches(
             {language: self.prepared_text.tokens(language, "train") for language in self.languages},
-            Schedule(self.probabilities, num_blocks, self.seed),
+            SampleOrder(self.probabilities, num_blocks, self.seed, num_steps * self.batch_size),
             block_size=self.block_size,
             batch_size=self.batch_size,
             separator_id=self.prepared_text.separator_id,
@@ -376,6 +375,7 @@ class MultilingualDataModule(LightningDataModule):
             "languages": list(self.languages),
             "mixing": self.mixing.as_dict(),
             "seed": self.seed,
+            "sample_order": ORDER_VERSION,
             "world_size": self.trainer.world_size if self.trainer is not None else 1,
             "batch_size": self.batch_size,
             "block_size": self.block_size,
