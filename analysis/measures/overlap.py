@@ -24,8 +24,8 @@ from analysis.experts.nulls import intersections, matched
 from analysis.experts.sharing import Sharing
 from analysis.experts.surface import main_scripts, token_experts
 from analysis.experts.table import find_experts
+from analysis.extraction.options import STORAGE
 from analysis.extraction.pooling import POOLINGS
-from analysis.extraction.responses import STORAGE
 from analysis.snapshots import Snapshot
 
 
