@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from torch import Tensor
 from analysis.concepts.dataset import ConceptSet
 from analysis.experts.correlation import RankCorrelation
 from analysis.experts.search import Experts, Scorer, Search, shuffle_labels
+from analysis.extraction.options import Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import Site, UnitSpace, find_sites, unit_kinds
 from analysis.snapshots import Snapshot
@@ -119,7 +121,7 @@ def find_experts(
     batch_tokens: int | None = None,
     max_bytes: int = 2**31,
     max_length: int = 512,
-    storage: str = "float32",
+    storage: Literal["float32", "float16"] = "float32",
 ) -> ExpertTable:
     """Find the `k` best units of every concept in every language.
 
@@ -130,7 +132,7 @@ def find_experts(
             keep one label, so what survives is not the concept.
         correlate: also correlate the AP of all units between languages and concepts.
         seed: of the shuffles.
-        pool, batch_tokens, max_bytes, max_length, storage: see `analysis.extraction.responses.iter_responses`.
+        pool, batch_tokens, max_bytes, max_length, storage: see `analysis.extraction.options.Extraction`.
 
     Raises:
         ValueError: more experts asked for than units; and what `iter_responses` and `find_sites` raise.
@@ -152,17 +154,10 @@ def find_experts(
     half_searches, shuffle_searches = (rest[:2], rest[2:]) if halves else ([], rest)
     correlation = RankCorrelation(main.num_groups) if correlate else None
     offsets = dict(zip(sites, space.offsets[:-1].tolist(), strict=True))
-    stream = iter_responses(
-        snapshot,
-        texts,
-        sites,
-        pool=pool,
-        batch_tokens=batch_tokens,
-        max_bytes=max_bytes,
-        max_length=max_length,
-        storage=storage,
-        split_sites=True,
+    extraction = Extraction(
+        pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes, max_length=max_length, storage=storage
     )
+    stream = iter_responses(snapshot, texts, sites, extraction)
     for responses in stream:
         values = [responses.values[:, part] for part in parts]
         first = offsets[responses.site] + responses.first_unit
