@@ -62,10 +62,7 @@ RANKS = (
 
 
 KNOWN_UPWARDS = {"analysis.steering.fluency -> analysis.measures.heldout"}
-KNOWN_CIRCLES = {
-    ("analysis.concepts.selfcond", "analysis.concepts.dataset"),
-    ("train.data.options", "train.datamodule"),
-}
+KNOWN_CIRCLES = {("train.data.options", "train.datamodule")}
 KNOWN_FULL = {"train/data": 17}
 
 
