@@ -98,7 +98,8 @@ def auroc(values: Tensor, num_positives: int) -> np.ndarray:
     pairs = float(num_positives * num_negatives)
     ranks = rankdata(values.numpy(), axis=1)[:, :num_positives]
     won = ranks.sum(1) - num_positives * (num_positives + 1) / 2
-    return (1.0 - (pairs - won) / pairs).astype(np.float32)
+    area: np.ndarray = 1.0 - (pairs - won) / pairs
+    return area.astype(np.float32)
 
 
 def settle_ties(values: Tensor) -> Tensor:

@@ -27,14 +27,15 @@ def intersections(units: np.ndarray, others: np.ndarray, num_units: int) -> np.n
         starts = np.arange(0, rows.size + 1, rows.shape[1])
         return csr_matrix((np.ones(rows.size, dtype=np.int32), rows.reshape(-1), starts), (len(rows), num_units))
 
-    counts = (membership(units) @ membership(others).T).toarray()
+    counts: np.ndarray = (membership(units) @ membership(others).T).toarray()
     return counts.reshape(*units.shape[:2], *others.shape[:2])
 
 
 def matched(counts: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Same concept, two languages: (L, C, L, C) to (C, P); `pairs` is (P, 2) places of languages."""
     concepts = np.arange(counts.shape[1])
-    return counts[pairs[:, 0][None], concepts[:, None], pairs[:, 1][None], concepts[:, None]]
+    same: np.ndarray = counts[pairs[:, 0][None], concepts[:, None], pairs[:, 1][None], concepts[:, None]]
+    return same
 
 
 def mismatched(counts: np.ndarray, pairs: np.ndarray) -> np.ndarray | None:
