@@ -86,9 +86,7 @@ def read_concepts(
         ValueError: as `analysis.experts.table.find_experts`.
     """
     extraction = Extraction(pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes)
-    table = find_experts(
-        snapshot, chosen_on, site_set=site_set, k=k, pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes
-    )
+    table = find_experts(snapshot, chosen_on, site_set=site_set, k=k, extraction=extraction)
     lists = [[*held_out.pools[language].texts, *texts.get(language, ())] for language in chosen_on.languages]
     scores = _scores(snapshot, table, lists, extraction)
     hits, accuracy = {}, {}
