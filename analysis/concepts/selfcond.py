@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
+
+from analysis.files import write_text_atomic
 
 if TYPE_CHECKING:
     from analysis.concepts.dataset import ConceptSet
@@ -114,12 +114,6 @@ def write_selfcond(concept_set: ConceptSet, folder: str | Path, group: str = "ba
                 "uids": {side: [pool.keys[index] for index in indices[side]] for side in SIDES},
             }
             path = Path(folder) / language / group / f"{concept}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(content, file, ensure_ascii=False, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_text_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
             written.append(path)
     return written
