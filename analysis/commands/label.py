@@ -39,8 +39,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Label, write the concept file and its lexicon, and report both."""
     check_suffix(options.out)
-    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(LabellingSettings)}
-    settings = LabellingSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    given = {field.name: getattr(options, field.name) for field in fields(LabellingSettings)}
+    chosen: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    settings = LabellingSettings(**chosen)
     labelling = label_concepts(options.texts, options.list, settings)
     origin = {"texts": options.texts.name, "list": options.list.name}
     write_labelling(labelling, options.out, origin | asdict(settings))
