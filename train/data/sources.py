@@ -258,11 +258,11 @@ class HubText(TextSource):
             rows = rows.shard(num_shards=count, index=index)
             limit = None if self.max_documents is None else -(-self.max_documents // count)
         for record in self._records(rows, shard.language, limit):
-            text = record.get(self.text_column)
             place = f"{self._where(shard.language)}: column {self.text_column!r}"
             if self.text_column not in record:
                 raise ValueError(f"{place} is not there; columns are {', '.join(record)}")
-            if check_text(text, place).strip():
+            text = check_text(record[self.text_column], place)
+            if text.strip():
                 yield Document(shard.language, text, self._split_of(text, index))
 
     def _records(self, rows: Any, language: str, limit: int | None) -> Iterator[dict[str, Any]]:
