@@ -16,12 +16,13 @@ from pathlib import Path
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from tqdm import tqdm
 
-from analysis.base import Analysis, build_analyses, load_analyses
+from analysis.base import Analysis
 from analysis.checkpoints.audit import read_record, write_summary
 from analysis.checkpoints.executors import Executor, Inline
 from analysis.checkpoints.names import select_steps
 from analysis.checkpoints.sources import Checkpoint, CheckpointSource, RunFolder
 from analysis.checkpoints.sweep import Outcome, Split, Task, plan
+from analysis.measures import build_analyses, load_analyses
 from analysis.results import ResultTable
 
 logger = logging.getLogger(__name__)

@@ -26,9 +26,7 @@ def run(options: Namespace) -> int:
     analyses = commands.read_analyses(options.analyses)
     names = [analysis.name for analysis in analyses if isinstance(analysis, Steering)]
     if not names:
-        raise ValueError(
-            "steer: the list of analyses has no analysis.measures.steering.Steering; add one, or use `run`"
-        )
+        raise ValueError("steer: the list of analyses has no Steering; add one, or use `run`")
     if not options.dry_run:
         for analysis in analyses:
             if isinstance(analysis, Steering):

@@ -2,7 +2,7 @@
 
 Stands beside every other curve: a broken file shows at once (BLOOM-560m at step 600,000 has the perplexity of noise),
 and bits per byte compare models with different tokenizers, which nats per token do not. In the analysis list as
-`analysis.measures.heldout.HeldOutLoss`.
+`HeldOutLoss`.
 
 Shapes:  N texts   W windows   B windows of a batch   T tokens   D hidden size   V vocabulary
 """
