@@ -150,5 +150,5 @@ def run(quick: bool) -> list[dict]:
 
 
 if __name__ == "__main__":
-    for row in measure(parse()):
-        print(f"{row['name']:16} {row['ours']:8.1f} {row['unit']:16} {row['note']}")
+    for one in measure(parse()):
+        print(f"{one['name']:16} {one['ours']:8.1f} {one['unit']:16} {one['note']}")

@@ -237,10 +237,10 @@ def main() -> None:
         torch.set_num_threads(min(2, os.cpu_count() or 1))
         print(json.dumps(measure_experts(options.experts)))
         return
-    for row in run(options.quick, options.layers):
+    for one in run(options.quick, options.layers):
         print(
-            f"{row['name']:32} {row['baseline']:10.3f} {row['ours']:10.3f} {row['unit']:8} "
-            f"{row['ratio']:8.2f}x  {row['note']}"
+            f"{one['name']:32} {one['baseline']:10.3f} {one['ours']:10.3f} {one['unit']:8} "
+            f"{one['ratio']:8.2f}x  {one['note']}"
         )
 
 

@@ -276,6 +276,6 @@ def run(quick: bool) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="smaller inputs, one round")
-    for row in measure(parser.parse_args().quick):
-        values = f"{row['baseline']:.3g} / {row['ours']:.3g} {row['unit']} = {row['ratio']:.1f}x"
-        print(f"{row['name']}: {values} ({row['note']})", flush=True)
+    for one in measure(parser.parse_args().quick):
+        values = f"{one['baseline']:.3g} / {one['ours']:.3g} {one['unit']} = {one['ratio']:.1f}x"
+        print(f"{one['name']}: {values} ({one['note']})", flush=True)
