@@ -62,7 +62,7 @@ RANKS = (
 
 
 KNOWN_UPWARDS = {"analysis.steering.fluency -> analysis.measures.heldout"}
-KNOWN_CIRCLES = {("analysis.concepts.selfcond", "analysis.concepts.dataset")}
+KNOWN_CIRCLES: set[tuple[str, str]] = set()
 KNOWN_FULL: dict[str, int] = {}
 
 

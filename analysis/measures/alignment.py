@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from analysis.base import Analysis, Row
+from analysis.extraction.options import Extraction
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import SENTENCE_POOLINGS, iter_sentence_states, unit_hash
 from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs
@@ -126,10 +127,9 @@ class Alignment(Analysis):
             snapshot,
             flat,
             sites,
-            pool=self.pool,
-            batch_tokens=self.batch_tokens,
-            max_bytes=self.max_bytes,
-            max_length=self.max_length,
+            Extraction(
+                pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes, max_length=self.max_length
+            ),
         ):
             states = vectors.view(len(languages), num_texts, -1)
             if self.centre:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from analysis.base import Analysis, Row
+from analysis.extraction.options import Extraction
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.geometry.dimensions import (
@@ -129,9 +130,8 @@ class Compression(Analysis):
         everything = torch.arange(count)
         groups = self._groups(count)
         by_layer = []
-        for _, values in iter_token_states(
-            snapshot, sample, sites, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes
-        ):
+        extraction = Extraction(batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
+        for _, values in iter_token_states(snapshot, sample, sites, extraction):
             states = _by_language(values, sample, count)
             frames = frames.to(states)
             found = [self._spectral(states, sample.languages, frames)]

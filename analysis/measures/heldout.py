@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from analysis.base import Analysis, Row
 from analysis.checkpoints.audit import hash_tokenizer
 from analysis.extraction.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
-from analysis.extraction.passes import input_device
+from analysis.extraction.options import input_device
 from analysis.extraction.replicas import deal_batches
 from analysis.extraction.sites import body
 from analysis.snapshots import Snapshot

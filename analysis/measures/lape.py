@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from analysis.base import Analysis, Row
 from analysis.extraction.encoding import Batch, iter_batches, padding_id
 from analysis.extraction.hooks import force_units, read_sites
-from analysis.extraction.passes import input_device
+from analysis.extraction.options import input_device
 from analysis.extraction.replicas import deal_batches
 from analysis.extraction.sites import Site, UnitSpace, body, find_sites
 from analysis.extraction.states import TokenSample, sample_tokens

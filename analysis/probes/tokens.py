@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from analysis.base import Analysis, Row
+from analysis.extraction.options import Extraction
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.probes.folds import Fold, cluster_intervals, make_folds
@@ -88,7 +89,8 @@ class TokenProbe(Analysis):
             return
         sample, _ = self.draw(snapshot)
         sites = find_sites(snapshot.model, "hidden")
-        stream = iter_token_states(snapshot, sample, sites, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
+        how = Extraction(batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
+        stream = iter_token_states(snapshot, sample, sites, how)
         size = sum(site.num_units for site in sites) * len(sample) * torch.float32.itemsize
         if size <= self.max_bytes // 2:
             stream = iter(snapshot.shared.setdefault(key, list(stream)))

@@ -34,7 +34,7 @@ if str(ROOT) not in sys.path:
 
 from sklearn.metrics import average_precision_score  # noqa: E402
 
-from analysis.experts.average_precision import Labels, score  # noqa: E402
+from analysis.experts.average_precision import Labels, average_precision  # noqa: E402
 from tests.benchmarks.peak import peak_above  # noqa: E402
 from tests.benchmarks.rows import row  # noqa: E402
 
@@ -122,10 +122,9 @@ def _speed(rounds: int) -> list[dict[str, Any]]:
     variants: dict[str, tuple[Callable[[], Any], int]] = {
         "scikit-learn": (lambda: scikit_learn(many[:few], two), few * 2),
         "selfcond": (lambda: selfcond(many[:256], two[:1]), 256),
-        "numba": (lambda: score(many, others, backend="numba"), 1024 * NUM_CONCEPTS),
-        "numba, matched": (lambda: score(many, matched, backend="numba"), 1024 * NUM_CONCEPTS),
-        "numba, with null": (lambda: score(many, with_null, backend="numba"), 1024 * NUM_CONCEPTS),
-        "numpy": (lambda: score(many[:256], others, backend="numpy"), 256 * NUM_CONCEPTS),
+        "numba": (lambda: average_precision(many, others), 1024 * NUM_CONCEPTS),
+        "numba, matched": (lambda: average_precision(many, matched), 1024 * NUM_CONCEPTS),
+        "numba, with null": (lambda: average_precision(many, with_null), 1024 * NUM_CONCEPTS),
     }
     times: dict[str, list[float]] = {name: [] for name in variants}
     results: dict[str, Any] = {}
@@ -137,7 +136,7 @@ def _speed(rounds: int) -> list[dict[str, Any]]:
                 times[name].append(1e6 * (cpu_seconds() - started) / pairs)
     cost = {name: statistics.median(measured) for name, measured in times.items()}
     exact = results["scikit-learn"]
-    error = max(np.abs(results[name][:2, :few].numpy() - exact).max() for name in ("numba", "numpy"))
+    error = np.abs(results["numba"][:2, :few].numpy() - exact).max()
     shape = f"{NUM_CONCEPTS} concepts, {NUM_TEXTS} texts, 1 thread, CPU time; largest difference {error:.0e}"
     base = cost["scikit-learn"]
     rows = [
@@ -156,13 +155,12 @@ def _speed(rounds: int) -> list[dict[str, Any]]:
             "us/pair",
             "5 listed negatives per positive; the baseline ranks all texts",
         ),
-        row("AP, NumPy vs scikit-learn loop", base, cost["numpy"], "us/pair", shape),
     ]
     memory = {
         "scikit-learn loop": peak_above(lambda: scikit_learn(many[:256], two)),
         "ml-selfcond": peak_above(lambda: selfcond(many, two[:1])),
     }
-    ours = peak_above(lambda: score(many, others, backend="numba"))
+    ours = peak_above(lambda: average_precision(many, others))
     for name, theirs in memory.items():
         note = f"1,024 units, all {NUM_CONCEPTS} concepts at once; the baseline's does not depend on the concepts"
         rows.append(row(f"AP, memory vs {name}", theirs, ours, "GB", f"{note}; above the responses"))

@@ -86,7 +86,7 @@ def selfcond(snapshot: Snapshot, texts: list[str]) -> dict[str, torch.Tensor]:
 
 
 def ours(snapshot: Snapshot, texts: list[str]) -> dict[str, torch.Tensor]:
-    stream = iter_responses(snapshot, texts, find_sites(snapshot.model), max_bytes=2**30)
+    stream = iter_responses(snapshot, texts, find_sites(snapshot.model))
     return {responses.site.module: responses.values for responses in stream}
 
 
@@ -121,7 +121,7 @@ def measure_memory(method: str, count: int) -> dict[str, Any]:
         if method == "selfcond":
             selfcond(snapshot, texts)
         else:
-            for _ in iter_responses(snapshot, texts, find_sites(snapshot.model), max_bytes=2**30):
+            for _ in iter_responses(snapshot, texts, find_sites(snapshot.model)):
                 pass
 
     return {"extra_gb": peak_here(work)}

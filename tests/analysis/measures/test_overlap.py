@@ -184,9 +184,6 @@ def test_all_units_as_experts_is_defined(
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"pool": "sum"}, "choose one of max, mean, last"),
-        ({"negatives": "none"}, "choose one of matched, all"),
-        ({"storage": "bfloat16"}, "choose one of float32"),
         ({"languages": ["de"]}, "at least two languages"),
         ({"languages": ["de", "de"]}, "listed twice"),
         ({"k": 0}, "k must be at least 1"),
