@@ -11,7 +11,6 @@ The same key in two languages marks translations of each other.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,28 +74,6 @@ def read_texts(path: str | Path, *, languages: Sequence[str] = (), splits: Seque
     if not chosen:
         raise ValueError(f"{path}: the file holds no texts")
     return chosen
-
-
-def parallel_texts(
-    path: str | Path, *, languages: Sequence[str] = (), splits: Sequence[str] = ()
-) -> dict[str, list[str]]:
-    """Texts whose key all languages have: lists of one length, entry i of all languages being translations.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_texts`; or a key twice in one language, or no key in all languages.
-    """
-    by_key: dict[str, dict[str, str]] = {}
-    for language, texts in read_texts(path, languages=languages, splits=splits).items():
-        keyed = {text.key: text.text for text in texts}
-        if len(keyed) != len(texts):
-            double = Counter(text.key for text in texts).most_common(1)[0][0]
-            raise ValueError(f"{path}: the key {double!r} occurs twice in {language!r}")
-        by_key[language] = keyed
-    first = next(iter(by_key.values()))
-    common = [key for key in first if all(key in keyed for keyed in by_key.values())]
-    if not common:
-        raise ValueError(f"{path}: no text is there in all of {', '.join(by_key)}; keys (uid) must agree")
-    return {language: [keyed[key] for key in common] for language, keyed in by_key.items()}
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, Mapping[str, object]]]:

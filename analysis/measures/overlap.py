@@ -3,7 +3,7 @@
 The measure of the study that this toolkit follows (Riemenschneider and Frank, ACL 2025): the share of the top K units
 by AP (Suau et al., ICML 2022) that two languages have in common for a concept. An untrained network is already far
 above the uniform chance level, so every figure is to be read beside that of step 0 on the same sentences, which the
-report joins. Listed in configs/analyses/default.yaml; called by the live callback and the post-hoc runner.
+report joins.
 """
 
 from __future__ import annotations

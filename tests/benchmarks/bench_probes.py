@@ -37,6 +37,7 @@ if str(ROOT) not in sys.path:
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import PreTrainedTokenizerFast, XGLMConfig, XGLMForCausalLM  # noqa: E402
 
+from analysis.extraction.options import Extraction  # noqa: E402
 from analysis.extraction.sites import find_sites  # noqa: E402
 from analysis.extraction.states import iter_token_states, sample_tokens  # noqa: E402
 from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs  # noqa: E402
@@ -96,7 +97,7 @@ def model_states(width: int, layers: int, steps: int) -> tuple[list[np.ndarray],
     model = XGLMForCausalLM(config)
     train_briefly(model, tokenizer, steps)
     snapshot = Snapshot(SnapshotId("benchmark", steps), model.eval(), tokenizer)
-    sample = sample_tokens(snapshot, texts, 1650, tokens_per_text=20)
+    sample = sample_tokens(snapshot, texts, 1650, Extraction(max_length=128), tokens_per_text=20)
     folds = make_folds(sample, SEEDS, 1000, 500)
     states = [values.numpy() for _, values in iter_token_states(snapshot, sample, find_sites(snapshot.model, "hidden"))]
     return states, sample.language, np.stack([fold.train for fold in folds])
