@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from analysis.files import file_sha256
 from analysis.snapshots import Snapshot
 
 
@@ -99,7 +100,7 @@ class Analysis(ABC):
             value = getattr(self, field.name)
             chosen[field.name] = value
             if isinstance(value, (str, Path)) and len(str(value)) < 512 and Path(value).is_file():
-                chosen[field.name] = "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
+                chosen[field.name] = f"sha256:{file_sha256(value)}"
         return json.loads(json.dumps(chosen, default=str, sort_keys=True))
 
     def fingerprint(self) -> str:

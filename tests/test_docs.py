@@ -5,7 +5,6 @@ python tests/test_docs.py        prints the tree of README.md from the modules' 
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib
 import pkgutil
@@ -88,15 +87,9 @@ def _train(arguments: list[str]) -> None:
 
 
 def _analysis(arguments: list[str]) -> None:
-    from jsonargparse import ArgumentParser
+    from analysis.__main__ import make_parser
 
-    from analysis.__main__ import COMMANDS
-
-    command = COMMANDS[arguments[0]]
-    kind = ArgumentParser if command.configurable else argparse.ArgumentParser
-    parser = kind(exit_on_error=False)
-    getattr(importlib.import_module(command.module), command.add_arguments)(parser)
-    parser.parse_args(arguments[1:])
+    make_parser(arguments[0]).parse_args(arguments[1:])
 
 
 def _corpus(arguments: list[str]) -> None:

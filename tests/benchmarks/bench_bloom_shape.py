@@ -119,7 +119,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
     make_suite(folder / "suite", options.layers, options.hidden, options.heads)
     make_tokenizer(folder / "tokenizer", options.languages)
     label = [sys.executable, "-m", "analysis", "label", "--texts", TEXTS, "--list", "data/concepts.tsv", "--complete"]
-    label += ["--out", str(folder / "concepts.parquet"), "--max-concepts", str(options.concepts), "--cap", "40"]
+    label += ["--out", str(folder / "concepts.parquet"), "--max_concepts", str(options.concepts), "--cap", "40"]
     subprocess.run([*label, "--languages", *options.languages], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     command = [sys.executable, "-m", "analysis", "run", "--config", str(write_config(folder, options))]
     shutil.rmtree(folder / "results", ignore_errors=True)

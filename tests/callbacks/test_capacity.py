@@ -380,7 +380,7 @@ def test_a_real_family_trains_and_goes_on_where_it_was(tmp_path: Path, monkeypat
     config = tmp_path / "base.yaml"
     config.write_text(yaml.safe_dump(base))
     label = ["analysis", "label", "--texts", "data/embedded_cdda10.parquet", "--out", str(concepts)]
-    label += ["--languages", "de", "en", "--max-concepts", "3", "--min-positives", "20", "--cap", "20"]
+    label += ["--languages", "de", "en", "--max_concepts", "3", "--min_positives", "20", "--cap", "20"]
     family = Family(
         "real",
         [str(config)],
