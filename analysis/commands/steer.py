@@ -12,7 +12,7 @@ from rich.console import Console
 
 from analysis.commands import run as commands
 from analysis.measures.steering import Steering
-from analysis.report.chapters.steering_summary import effects
+from analysis.report.chapters.steering import effects
 from analysis.report.tables import console_table
 from analysis.results import ResultTable
 
