@@ -21,7 +21,7 @@ def run(options: Namespace) -> int:
     from rich.console import Console
 
     from analysis.measures.steering import Steering
-    from analysis.report.chapters.steering_summary import effects
+    from analysis.report.chapters.steering import effects
     from analysis.report.tables import console_table
 
     analyses = sweeps.read_analyses(options.analyses)
