@@ -24,7 +24,8 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from analysis.base import Analysis, Row, load_analyses
+from analysis.base import Analysis, Row
+from analysis.measures import load_analyses
 from analysis.report.headlines import scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId

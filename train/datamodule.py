@@ -21,6 +21,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+import train.data.sources  # noqa: F401  YAML names its classes by their names alone once they are imported
 from train.data.batches import StepLoader, TrainBatches, ValidationBatches, unigram_bits_per_byte
 from train.data.clones import as_json, make_clones
 from train.data.decontamination import NGRAM, Exclusion, read_exclusion
