@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.base import Analysis, Attachment, Row, fingerprint_of
-from analysis.snapshots import SnapshotId
+from analysis.snapshots import SnapshotId, step_name, step_of
 
 ROW_SCHEMA = pa.schema(
     [
@@ -55,7 +54,7 @@ class ResultTable:
         self.root = Path(root)
 
     def folder(self, step: int) -> Path:
-        return self.root / f"step_{step:08d}"
+        return self.root / step_name(step)
 
     def path(self, step: int, analysis: str, attachment: str | None = None) -> Path:
         name = analysis if attachment is None else f"{analysis}.{attachment}"
@@ -118,8 +117,8 @@ class ResultTable:
 
     def steps(self) -> list[int]:
         """Steps for which there is any result, ascending."""
-        found = (re.fullmatch(r"step_(\d+)", p.name) for p in self.root.glob("step_*") if p.is_dir())
-        return sorted(int(match[1]) for match in found if match)
+        found = (step_of(path.name) for path in self.root.glob("*") if path.is_dir())
+        return sorted(step for step in found if step is not None)
 
     def rows(self, step: int, analysis: str) -> list[Row]:
         """The rows of one analysis at one step, in the order in which they were measured."""

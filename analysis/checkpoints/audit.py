@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.files import write_text_atomic
+from analysis.snapshots import step_name
 
 VOLATILE = (
     *("_name_or_path", "_model_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
@@ -78,7 +79,7 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def record_path(results: Path, step: int) -> Path:
-    return results / "identity" / f"step_{step:08d}.json"
+    return results / "identity" / f"{step_name(step)}.json"
 
 
 def read_record(results: Path, step: int) -> Identity | None:

@@ -30,7 +30,7 @@ from analysis.checkpoints.audit import (
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import one_line
 from analysis.results import ResultTable
-from analysis.snapshots import Snapshot
+from analysis.snapshots import Snapshot, step_name
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Task:
     def _lock(self, wait: bool) -> FileLock:
         folder = self.results / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"step_{self.checkpoint.id.step:08d}"
+        name = step_name(self.checkpoint.id.step)
         if self.split == "analysis":
             name += f".{self.analyses[0].name}"
         return FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0)
