@@ -35,8 +35,6 @@ from train.run_config import find_differences, load_config, save_config
 
 log = logging.getLogger(__name__)
 
-CONDITIONS = ("world_size", "accumulate_grad_batches", "tokens_per_step", "data_fingerprint")
-"""What a resuming callback (`allow_changed`) compares between a checkpoint and now."""
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs/unnamed",
     "max_epochs": -1,
@@ -124,8 +122,7 @@ class TrainingCLI(LightningCLI):
         checkpoint = find_checkpoint(self.trainer, given.resume)
         if checkpoint is not None:
             log.info("resuming from %s", checkpoint)
-        if given.allow_changes:
-            allow_changes(self.trainer, self.datamodule)
+        self.datamodule.allow_changes = given.allow_changes
         check_data(self.datamodule, self.model.model.config)
         self.trainer.fit(**arguments, ckpt_path=checkpoint, weights_only=True)
 
@@ -220,14 +217,6 @@ def refuse_other_run(folder: Path, given: dict[str, Any], *, resume: str, allow_
             f"{folder} holds a run with another configuration ({shown}{more}); choose another "
             "trainer.default_root_dir, or go on all the same with --allow_changes true"
         )
-
-
-def allow_changes(trainer: pl.Trainer, data: MultilingualDataModule) -> None:
-    """Let data module and resuming callbacks accept a checkpoint made under other conditions; they log what differs."""
-    data.allow_changes = True
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if hasattr(callback, "allow_changed"):
-            callback.allow_changed = CONDITIONS
 
 
 def find_checkpoint(trainer: pl.Trainer, resume: str) -> str | None:

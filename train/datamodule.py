@@ -51,8 +51,7 @@ class MultilingualDataModule(LightningDataModule):
         processes that read batches; 0 reads in the main process. prepare_workers: processes that tokenise; 0 uses
         threads of the main process. document_masks: add `segment_ids` and `position_ids`, so that documents of one
         block do not see each other. validation_blocks: blocks per language that are validated on at most; null: all.
-        validation_batch_size: sequences per device. allow_changes: go on from a checkpoint although data, mixture,
-        seed, batch or number of devices differ.
+        validation_batch_size: sequences per device.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class MultilingualDataModule(LightningDataModule):
         document_masks: bool = False,
         validation_blocks: int | None = 64,
         validation_batch_size: int = 8,
-        allow_changes: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -100,7 +98,8 @@ class MultilingualDataModule(LightningDataModule):
         self.document_masks = document_masks
         self.validation_blocks = validation_blocks
         self.validation_batch_size = validation_batch_size
-        self.allow_changes = allow_changes
+        self.allow_changes = False
+        """Go on from a checkpoint although what `state_dict` holds differs: `--allow_changes true`."""
         self.requested_vocab_size = vocab_size
         self._requested_languages = languages
         self._languages: tuple[str, ...] | None = None
@@ -371,13 +370,14 @@ class MultilingualDataModule(LightningDataModule):
     # -- resuming -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must share with this one for its batches to be the same."""
+        """What a resumed run must share with this one for its steps to be the same: the one list of conditions."""
         return {
             "fingerprint": self.fingerprint,
             "languages": list(self.languages),
             "mixing": self.mixing.as_dict(),
             "seed": self.seed,
             "world_size": self.trainer.world_size if self.trainer is not None else 1,
+            "accumulate_grad_batches": self.trainer.accumulate_grad_batches if self.trainer is not None else 1,
             "batch_size": self.batch_size,
             "block_size": self.block_size,
             "document_masks": self.document_masks,
@@ -392,12 +392,12 @@ class MultilingualDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         now = self.state_dict()
-        changes = [f"{name} {state.get(name)} -> {now[name]}" for name in now if state.get(name) != now[name]]
+        changes = [f"{name} {state[name]} -> {now[name]}" for name in now if name in state and state[name] != now[name]]
         if not changes:
             return
         if not self.allow_changes:
             raise ValueError(
                 f"the checkpoint was trained on other batches: {'; '.join(changes)}; "
-                "restore the settings, or set data.allow_changes: true to go on with the new ones"
+                "restore the settings, or go on with the new ones by --allow_changes true"
             )
         logger.warning("resuming with changed data settings: %s", "; ".join(changes))
