@@ -61,7 +61,7 @@ def check_command(command: str) -> None:
     for word in arguments:
         if word.endswith((".yaml", ".yml")) and not word.startswith("runs/"):
             assert (ROOT / word).is_file(), f"{word} does not exist: {command}"
-    {"train": _train, "analysis": _analysis, "data.corpus": _corpus, "callbacks.capacity": _capacity}[module](arguments)
+    {"train": _train, "analysis": _analysis, "data.corpus": _corpus}[module](arguments)
 
 
 def _train(arguments: list[str]) -> None:
@@ -96,10 +96,6 @@ def _analysis(arguments: list[str]) -> None:
 
 def _corpus(arguments: list[str]) -> None:
     importlib.import_module("data.corpus.__main__")._parser().parse_args(arguments)
-
-
-def _capacity(arguments: list[str]) -> None:
-    importlib.import_module("callbacks.capacity").make_parser().parse_args(arguments)
 
 
 @pytest.mark.parametrize(("document", "command"), sorted(set(quoted_commands())))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from analysis.report.capacity.page import write_capacity_report
 from analysis.report.report import write_report
 from analysis.report.run import read_run
 from analysis.report.summary import closing_tables
@@ -20,11 +21,19 @@ from analysis.report.tables import console_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder (runs/demo) or result folder")
     parser.add_argument("--out", type=Path, default=None, help="HTML file (default: report.html in the first run)")
+    parser.add_argument("--capacity", action="store_true", help="compare finished runs of several widths and seeds")
 
 
 def run(options: argparse.Namespace) -> int:
-    path = write_report(options.runs, options.out)
     console = Console(soft_wrap=True)
+    if options.capacity:
+        path = options.out or options.runs[0].parent / "capacity.html"
+        said, sizes, _ = write_capacity_report(options.runs, path)
+        console.print(console_table(sizes))
+        console.print(said)
+        console.print(f"report:   {path}")
+        return 0
+    path = write_report(options.runs, options.out)
     if len(options.runs) == 1:
         record = read_run(options.runs[0])
         for table in closing_tables(record):
