@@ -2,7 +2,7 @@
 
 Two layouts, told apart by their columns:
 
-    long   (parquet or JSONL)   lang | language, text, and optionally uid (or doc with sent_id), split
+    long   (parquet or JSONL)   lang (else language), text, and optionally uid (or doc with sent_id), split
     wide   (parquet)            uid, one column per language (null = no translation), and optionally split
 
 The same key in two languages marks translations of each other.
@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SPLITS = ("train", "valid", "test")
-LANGUAGE_COLUMNS = ("language", "lang")
+LANGUAGE_COLUMNS = ("lang", "language")
+"""The first that is there counts, here and in `train.data.sources`, so that a file means one thing to both."""
 RECORDED = frozenset({"uid", "doc", "sent_id", "split", "source", "text", "n_langs", *LANGUAGE_COLUMNS})
 """Columns that are never languages of a wide table."""
 
@@ -142,8 +143,9 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Mapping[str, object]:
 def _languages_of(path: Path, line: str, record: Mapping[str, object]) -> list[tuple[str, Text]]:
     """The (language, text) pairs of one record: one of a long table, several of a wide one."""
     key = record_key(record) or line
-    language = next((record[column] for column in LANGUAGE_COLUMNS if column in record), None)
-    if language is not None:
+    column = language_column(record)
+    if column is not None and record[column] is not None:
+        language = record[column]
         if not isinstance(language, str) or not language:
             raise ValueError(f"{path}, {line}: language is {language!r}, expected an ISO 639-1 code")
         return [(language, Text(key, _checked(path, line, "text", record.get("text"))))]
@@ -158,6 +160,11 @@ def _languages_of(path: Path, line: str, record: Mapping[str, object]) -> list[t
         for column in columns
         if record[column] is not None
     ]
+
+
+def language_column(record: Mapping[str, object]) -> str | None:
+    """The column that names a record's language: `lang`, else `language`; None for a wide table."""
+    return next((column for column in LANGUAGE_COLUMNS if column in record), None)
 
 
 def record_key(record: Mapping[str, object]) -> str | None:

@@ -62,11 +62,8 @@ RANKS = (
 
 
 KNOWN_UPWARDS = {"analysis.steering.fluency -> analysis.measures.heldout"}
-KNOWN_CIRCLES = {
-    ("analysis.concepts.selfcond", "analysis.concepts.dataset"),
-    ("train.data.options", "train.datamodule"),
-}
-KNOWN_FULL = {"train/data": 17}
+KNOWN_CIRCLES = {("analysis.concepts.selfcond", "analysis.concepts.dataset")}
+KNOWN_FULL: dict[str, int] = {}
 
 
 def imported_modules(path: Path) -> set[str]:
