@@ -65,15 +65,13 @@ def check_command(command: str) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    from train.__main__ import COMMANDS, TEXT_COMMANDS, OneLineParser
+    from train.__main__ import COMMANDS, TEXT_COMMANDS, make_parser
     from train.cli import ParsedRun
 
     command, rest = arguments[0], arguments[1:]
     assert command in COMMANDS, command
     if command in TEXT_COMMANDS:
-        parser = OneLineParser(prog=command)
-        getattr(importlib.import_module("train.commands"), f"add_{command}_arguments")(parser)
-        parser.parse_args(rest)
+        make_parser(command).parse_args(rest)
         return
     if command == "describe":
         describe = importlib.import_module("train.describe")

@@ -24,7 +24,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -77,6 +77,11 @@ class TrainingCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for name, subparser in self._subcommand_parsers.items():
+            subparser.prog = f"python -m train {name}"
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -158,7 +163,13 @@ class ParsedRun(TrainingCLI):
 
 def parser_options() -> dict[str, Any]:
     """Options of all parsers: errors are raised, so that the caller prints them as one line."""
-    return {"exit_on_error": False, "fit": {"exit_on_error": False}, "validate": {"exit_on_error": False}}
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    quiet = {"exit_on_error": False}
+    return {
+        **quiet,
+        "fit": {**quiet, "description": "Pretrain, or go on with a run."},
+        "validate": {**quiet, "description": "Bits per byte of a run's newest checkpoint, per language."},
+    }
 
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:

@@ -39,18 +39,22 @@ class MultilingualDataModule(LightningDataModule):
     """Packed single-language blocks of many languages, mixed by temperature, weights or budgets.
 
     Args:
-        sources: where text comes from (`train.data.sources.LocalText`, `train.data.sources.HubText`); may overlap in
-        languages. tokenizer: folder or hub name. A folder that does not exist is made by training one of `vocab_size`
-        tokens. cache: folder for prepared text; each set of inputs gets a folder of its own in it. prepared: read this
-        folder, written by `python -m train prepare`, instead of preparing `sources`. languages: codes to train on;
-        default: all that the sources offer. vocab_size: tokens of the tokenizer to train; unused when it exists.
-        mixing: shares of the languages. block_size: tokens of a training sequence. batch_size: sequences per optimizer
-        step, over all devices and accumulated micro-batches. seed: of the order of text and languages. exclude: files
-        (parquet, JSONL) with a `text` column whose texts are never trained on, such as concept files. num_workers:
-        processes that read batches; 0 reads in the main process. prepare_workers: processes that tokenise; 0 uses
-        threads of the main process. document_masks: add `segment_ids` and `position_ids`, so that documents of one
-        block do not see each other. validation_blocks: blocks per language that are validated on at most; null: all.
-        validation_batch_size: sequences per device.
+        sources: where text comes from (`train.data.sources.LocalText`, `HubText`); may overlap in languages.
+        tokenizer: folder or hub name. A folder that does not exist is made by training one of `vocab_size` tokens.
+        cache: folder for prepared text; each set of inputs gets a folder of its own in it.
+        prepared: read this folder, written by `python -m train prepare`, instead of preparing `sources`.
+        languages: codes to train on; null: all that the sources offer.
+        vocab_size: tokens of the tokenizer to train; unused when it exists.
+        mixing: shares of the languages.
+        block_size: tokens of a training sequence.
+        batch_size: sequences of an optimizer step, over all devices and accumulated micro-batches.
+        seed: of the order of text and languages.
+        exclude: files (parquet, JSONL) with a `text` column whose texts are never trained on, such as concept files.
+        num_workers: processes that read batches; 0 reads in the main process.
+        prepare_workers: processes that tokenise; 0 uses threads of the main process.
+        document_masks: add `segment_ids` and `position_ids`, so that documents of one block do not see each other.
+        validation_blocks: blocks of a language that are validated on at most; null: all.
+        validation_batch_size: sequences of a validation batch on one device.
     """
 
     def __init__(

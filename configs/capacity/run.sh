@@ -10,13 +10,13 @@
 set -euo pipefail
 here=configs/capacity family=${1:?family: cpu, small or full} python=${PYTHON:-python}
 runs=runs/capacity lr=3e-3 texts=data/embedded_cdda10.parquet analyses=$here/analyses.yaml
-label=(--max-concepts 16 --min-positives 40 --cap 40 --complete)
+label=(--max_concepts 16 --min_positives 40 --cap 40 --complete)
 case $family in
   cpu) configs=(--config $here/base.yaml --config $here/cpu.yaml) widths="32 64 128 256" steps=512 ;;
   small) configs=(--config $here/base.yaml) widths="64 128 256 512" steps=2048 ;;
   full) configs=(--config configs/train/xglm_257m.yaml --config $here/full.yaml) widths="64 128 256 512" steps=16384
     runs=runs/capacity-full lr=2e-3 texts=data/own/aligned.parquet analyses=$here/analyses_full.yaml
-    label=(--max-concepts 200) ;;
+    label=(--max_concepts 200) ;;
   *) echo "error: no family '$family'; give cpu, small or full" >&2; exit 2 ;;
 esac
 
