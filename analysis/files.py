@@ -98,8 +98,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     sync_folder(folder.parent)
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
+def file_sha256(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -134,6 +134,11 @@ class HashingFile:
 
     def flush(self) -> None:
         self._raw.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Asked by pyarrow; closing is up to `write_file`."""
+        return self._raw.closed
 
     @property
     def sha256(self) -> str:

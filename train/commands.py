@@ -91,13 +91,7 @@ def add_tokenizer_arguments(parser: ArgumentParser) -> None:
 
 def run_tokenizer(args: Namespace) -> None:
     """Train and save (or load) a tokenizer; writes its fertility on the valid split to stdout."""
-    from train.data.tokenizer import (
-        format_fertility,
-        load_tokenizer,
-        measure_fertility,
-        save_tokenizer,
-        train_tokenizer,
-    )
+    from train.data.tokenizer import ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
 
     options = read_options(args)
     if args.measure:
@@ -107,8 +101,12 @@ def run_tokenizer(args: Namespace) -> None:
         if not output:
             raise ValueError("no folder for the tokenizer: give --output, or --config with data.tokenizer")
         vocab_size = args.vocab_size or options.requested_vocab_size or 8192
-        tokenizer = train_tokenizer(options.texts("train"), vocab_size, alpha=args.alpha, seed=args.seed)
-        save_tokenizer(tokenizer, output)
+        if not ensure_tokenizer(output, lambda: options.texts("train"), vocab_size, alpha=args.alpha, seed=args.seed):
+            raise ValueError(
+                f"{output}: something is there already; look at it with --measure {output}, give another folder as "
+                "--output, or remove it"
+            )
+        tokenizer = load_tokenizer(output)
         sys.stdout.write(f"{output}: {len(tokenizer)} tokens\n")
     sys.stdout.write(format_fertility(measure_fertility(tokenizer, options.texts("valid", max_bytes=2**21))) + "\n")
 
@@ -142,7 +140,7 @@ def add_audit_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--languages", nargs="+", help="only these")
     parser.add_argument("--evaluation", help="file of evaluation text (default: the valid and test splits of the data)")
     parser.add_argument("--n", type=int, default=13, help="words in an n-gram")
-    parser.add_argument("--n_characters", type=int, default=25, help="characters where words are not spaced")
+    parser.add_argument("--n_characters", type=int | None, help="the same in characters; null is 25 for 13 words")
     parser.add_argument("--examples", type=int, default=0, help="print so many contaminated texts per language")
 
 
@@ -152,26 +150,29 @@ def run_audit(args: Namespace) -> None:
     from train.data.documents import resolve_languages, stream_documents
     from train.data.sources import LocalText
 
+    lengths = {"n": args.n, "n_characters": args.n_characters, "num_examples": args.examples}
+    audit((), {}, **lengths)  # refuses what cannot be, before any text is read
     options = read_options(args)
     if args.evaluation:
         source = LocalText(args.evaluation)
         languages = resolve_languages(
-            [source], args.languages or sorted(set(source.languages()) & {*options.languages})
+            [source], args.languages or sorted(set(source.languages()) & {*options.text_languages})
         )
         evaluation = {language: list[str]() for language in languages}
         for document in stream_documents([source], languages):
             evaluation[document.language].append(document.text)
     else:
-        evaluation = {language: list[str]() for language in options.languages}
-        for document in stream_documents(options.sources, options.languages):
+        evaluation = {language: list[str]() for language in options.text_languages}
+        for document in stream_documents(options.sources, options.text_languages):
             if document.split != "train":
                 evaluation[document.language].append(document.text)
+    exclusion = options.exclusion()
     training = (
         (document.language, document.text)
         for document in stream_documents(options.sources, sorted(evaluation))
-        if document.split == "train"
+        if document.split == "train" and exclusion.rule(document) is None
     )
-    reports = audit(training, evaluation, n=args.n, n_characters=args.n_characters, num_examples=args.examples)
+    reports = audit(training, evaluation, **lengths)
     sys.stdout.write(format_audit(reports) + "\n")
     for report in reports:
         for example in report.examples:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis.base import Row, build_analyses
+from analysis.base import Row
+from analysis.measures import build_analyses
 from analysis.report.capacity.figures import seed_interval
 from analysis.report.capacity.page import find_trends, verdict, write_capacity_report
 from analysis.report.capacity.runs import common_loss, read_family
@@ -20,8 +21,8 @@ from analysis.snapshots import SnapshotId
 WIDTHS = (64, 128, 256, 512)
 STEPS = 8
 ANALYSES = [
-    {"class_path": "analysis.measures.overlap.ConceptOverlap", "init_args": {"concepts": "none.parquet"}},
-    {"class_path": "analysis.measures.heldout.HeldOutLoss", "init_args": {"texts": "none.parquet"}},
+    {"class_path": "ConceptOverlap", "init_args": {"concepts": "none.parquet"}},
+    {"class_path": "HeldOutLoss", "init_args": {"texts": "none.parquet"}},
 ]
 
 
