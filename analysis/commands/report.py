@@ -8,25 +8,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder (runs/demo) or result folder")
     parser.add_argument("--out", type=Path | None, default=None, help="HTML file; null is report.html in the first run")
+    parser.add_argument(
+        "--capacity", action=ActionYesNo, default=False, help="compare finished runs of several widths and seeds"
+    )
 
 
 def run(options: Namespace) -> int:
     """Write the report; for a single run print its closing tables too."""
     from rich.console import Console
 
+    from analysis.report.capacity.page import write_capacity_report
     from analysis.report.report import write_report
     from analysis.report.run import read_run
     from analysis.report.summary import closing_tables
     from analysis.report.tables import console_table
 
-    path = write_report(options.runs, options.out)
     console = Console(soft_wrap=True)
+    if options.capacity:
+        path = options.out or options.runs[0].parent / "capacity.html"
+        said, sizes, _ = write_capacity_report(options.runs, path)
+        console.print(console_table(sizes))
+        console.print(said)
+        console.print(f"report:   {path}")
+        return 0
+    path = write_report(options.runs, options.out)
     if len(options.runs) == 1:
         record = read_run(options.runs[0])
         for table in closing_tables(record):
