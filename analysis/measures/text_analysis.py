@@ -41,13 +41,14 @@ class TextAnalysis(Analysis):
 
     positive: ClassVar[tuple[str, ...]] = ("max_length",)
     """Options that must be at least 1."""
+    min_languages: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for option in self.positive:
             if getattr(self, option) < 1:
                 raise ValueError(f"{self.name}: {option}={getattr(self, option)} must be at least 1")
-        if len(self.languages) == 1:
+        if len(self.languages) == 1 < self.min_languages:
             raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) compares with nothing; name two")
         self._read: dict[str, list[Text]] | None = None
 
@@ -55,11 +56,11 @@ class TextAnalysis(Analysis):
         """Texts of every language, read once.
 
         Raises:
-            FileNotFoundError, ValueError: see `read_texts`; or a file with one language.
+            FileNotFoundError, ValueError: see `read_texts`; or a file with too few languages.
         """
         if self._read is None:
             self._read = read_texts(self.texts, languages=self.languages, splits=self.splits)
-        if len(self._read) < 2:
+        if len(self._read) < self.min_languages:
             raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(self._read)} only; two are needed")
         return self._read
 
