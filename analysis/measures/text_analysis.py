@@ -92,7 +92,7 @@ class TokenProbe(StateAnalysis):
     tokens_per_text: int = 20
     """Tokens drawn from one text at most: more texts make more independent observations."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """One probe per seed, each with its own division of the sentences."""
+    """One probe per seed, each on tokens of its own and with its own division of the sentences."""
 
     positive: ClassVar[tuple[str, ...]] = (
         "tokens_per_language",
@@ -107,7 +107,7 @@ class TokenProbe(StateAnalysis):
             raise ValueError(f"{self.name}: seeds={self.seeds} must be different numbers, at least one")
 
     def draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
-        """Sample tokens, a tenth more than needed so that every fold can be balanced, and divide them.
+        """Sample tokens for every seed, a tenth more than needed so that folds can be balanced, and divide them.
 
         Probes of equal settings share one draw of a snapshot.
 
@@ -147,8 +147,13 @@ class TokenProbe(StateAnalysis):
 
     def _draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
         wanted = int(1.1 * (self.tokens_per_language + self.test_tokens_per_language))
-        sample = sample_tokens(snapshot, self.read(), wanted, self.extraction, tokens_per_text=self.tokens_per_text)
-        folds = make_folds(sample, self.seeds, self.tokens_per_language, self.test_tokens_per_language)
+        samples = [
+            sample_tokens(
+                snapshot, self.read(), wanted, self.extraction, tokens_per_text=self.tokens_per_text, seed=seed
+            )
+            for seed in self.seeds
+        ]
+        sample, folds = make_folds(samples, self.seeds, self.tokens_per_language, self.test_tokens_per_language)
         given = int(folds[0].train.sum()) // len(sample.languages)
         if given < self.tokens_per_language:
             logger.info("%s: %d training tokens per language (%d wanted)", self.name, given, self.tokens_per_language)

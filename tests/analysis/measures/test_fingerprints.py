@@ -18,8 +18,8 @@ from analysis.measures.steering import Steering
 
 GOLDEN: list[tuple[Analysis, str]] = [
     (HeldOutLoss(texts="none.parquet"), "bd8740583086b539"),
-    (LanguageProbe(texts="none.parquet"), "2c8d1c7f2de95361"),
-    (ProbeSuite(texts="none.parquet"), "c84f12c823e416e1"),
+    (LanguageProbe(texts="none.parquet"), "f25c1046b5d04e0b"),
+    (ProbeSuite(texts="none.parquet"), "828ceab7a03603a3"),
     (ConceptOverlap(concepts="none.parquet"), "19d42c2fa39e456c"),
     (Alignment(texts="none.parquet"), "645732f17feda597"),
     (Compression(texts="none.parquet"), "fa0adaebb33dae8a"),
