@@ -37,7 +37,7 @@ from analysis.measures.text_analysis import TokenProbe
 from analysis.probes.dip import MINIMUM_BLOCKS, count_dip, measure_dip
 from analysis.probes.folds import Fold, count_tokens, shared_tokens, token_identity_accuracy
 from analysis.probes.logistic import fit_logistic
-from analysis.probes.scores import score_rows, spread_row
+from analysis.probes.scores import mean_interval, score_rows, spread_row
 from analysis.snapshots import Snapshot
 from analysis.texts import read_texts
 
@@ -176,9 +176,12 @@ class LanguageProbe(TokenProbe):
     ) -> Iterator[Row]:
         """Shuffled labels, control task and selectivity, all on the first seed's tokens."""
         test = fold.test
-        right = by_controls[:, :-1] == sample.language
-        every = np.tile(test, (self.shuffles, 1))
-        yield from score_rows("accuracy_shuffled", right, every, sample, layers, 1 / len(sample.languages))
+        shuffled = (by_controls[:, :-1] == sample.language)[:, :, test].mean(axis=2)  # (Y, shuffles)
+        for layer, values in zip([*layers, None], [*shuffled, shuffled.mean(axis=0)], strict=True):
+            # Over permutations, which differ more than the test tokens' own error: one alone may look like a deficit.
+            low, high = mean_interval(values)
+            value, null = float(values.mean()), 1 / len(sample.languages)
+            yield Row(metric="accuracy_shuffled", value=value, layer=layer, chance=null, low=low, high=high)
         own = (predicted == sample.language)[:, test].mean(axis=1)  # (Y,)
         control = (by_controls[:, -1] == controls[-1])[:, test].mean(axis=1)
         frequent = float(np.bincount(controls[-1][test]).max() / test.sum())
