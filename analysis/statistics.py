@@ -9,6 +9,7 @@ Shapes:  S resampled things (concepts, sentences)   M quantities
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import false_discovery_control
 
 
 def bootstrap_interval(
@@ -54,9 +55,4 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
         return p.copy()
     if not ((p >= 0.0) & (p <= 1.0)).all():
         raise ValueError("p-values must lie between 0 and 1")
-    flat = p.reshape(-1)
-    order = np.argsort(-flat, kind="stable")
-    scaled = flat[order] * flat.size / np.arange(flat.size, 0, -1)
-    adjusted = np.empty_like(flat)
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
-    return adjusted.reshape(p.shape)
+    return false_discovery_control(p, axis=None).reshape(p.shape)

@@ -62,11 +62,8 @@ RANKS = (
 
 
 KNOWN_UPWARDS: set[str] = set()
-KNOWN_CIRCLES = {
-    ("analysis.concepts.selfcond", "analysis.concepts.dataset"),
-    ("train.data.options", "train.datamodule"),
-}
-KNOWN_FULL = {"train/data": 17}
+KNOWN_CIRCLES: set[tuple[str, str]] = set()
+KNOWN_FULL: dict[str, int] = {}
 
 
 def imported_modules(path: Path) -> set[str]:

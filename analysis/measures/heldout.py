@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from analysis.base import Row
 from analysis.checkpoints.audit import hash_tokenizer
 from analysis.extraction.losses import BITS, content_tokens, text_losses
-from analysis.measures.text_analysis import TextAnalysis
+from analysis.measures.text_analysis import TextAnalysis, vocabulary
 from analysis.snapshots import Snapshot
 from analysis.texts import read_texts
 
@@ -60,10 +60,10 @@ class HeldOutLoss(TextAnalysis):
         super().__post_init__()
         if self.max_length < 2:
             raise ValueError(f"{self.name}: max_length is {self.max_length}; at least 2 tokens are needed")
-        self._kept: tuple[str, dict[str, _HeldOut]] | None = None
+        self._kept: tuple[object, dict[str, _HeldOut]] | None = None
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row]:
-        prepared = self._prepare(snapshot.tokenizer)
+        prepared = self._prepare(snapshot)
         generator = np.random.default_rng(self.seed)
         values: list[float] = []
         resampled_means = np.zeros(self.num_bootstrap)
@@ -82,23 +82,24 @@ class HeldOutLoss(TextAnalysis):
             yield _with_interval(values[-1], texts.unigram, resampled, language)
             # A broken file may have thousands of nats per token; perplexity stays a number up to exp(700).
             perplexity = math.exp(min(float(nats.sum()) / texts.num_tokens, 700.0))
-            yield Row(metric="perplexity", value=perplexity, language=language, chance=float(len(snapshot.tokenizer)))
+            yield Row(metric="perplexity", value=perplexity, language=language, chance=float(vocabulary(snapshot)))
             if texts.num_unknown:
                 yield Row(metric="unknown_share", value=texts.num_unknown / texts.num_tokens, language=language)
         unigram = float(np.mean([texts.unigram for texts in prepared.values()]))
         yield _with_interval(float(np.mean(values)), unigram, resampled_means, None)
 
-    def _prepare(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, _HeldOut]:
+    def _prepare(self, snapshot: Snapshot) -> dict[str, _HeldOut]:
         """Tokens and baselines of every language: the same for all steps of a run, so kept for the last tokenizer."""
-        key = hash_tokenizer(tokenizer)
+        tokenizer, clones = snapshot.tokenizer, snapshot.clones
+        key = hash_tokenizer(tokenizer), tuple(clones.items())
         if self._kept is None or self._kept[0] != key:
-            held_out = self.read()
-            training = read_texts(self.texts, languages=list(held_out), splits=[self.train_split])
+            held_out = self.read(snapshot)
+            training = read_texts(self.texts, languages=list(held_out), splits=[self.train_split], clones=clones)
             prepared = {}
             for language, items in held_out.items():
                 texts = [item.text for item in items[: self.max_texts]]
                 fitted = content_tokens(tokenizer, [item.text for item in training[language][: self.max_train_texts]])
-                prepared[language] = _held_out(tokenizer, texts, fitted)
+                prepared[language] = _held_out(tokenizer, texts, fitted, vocabulary(snapshot))
             self._kept = (key, prepared)
         return self._kept[1]
 
@@ -119,10 +120,12 @@ class _HeldOut:
         return sum(map(len, self.tokens))
 
 
-def _held_out(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], training: list[list[int]]) -> _HeldOut:
+def _held_out(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], training: list[list[int]], size: int
+) -> _HeldOut:
     tokens = content_tokens(tokenizer, texts)
     num_bytes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
-    unigram = unigram_losses(training, tokens, len(tokenizer)).sum() / num_bytes.sum() * BITS
+    unigram = unigram_losses(training, tokens, size).sum() / num_bytes.sum() * BITS
     unknown = sum(row.count(tokenizer.unk_token_id) for row in tokens)
     return _HeldOut(tokens, num_bytes, float(unigram), unknown)
 

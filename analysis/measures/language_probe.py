@@ -27,13 +27,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from analysis.base import Attachment, Row
 from analysis.checkpoints.audit import hash_tokenizer
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
-from analysis.measures.text_analysis import TokenProbe
+from analysis.measures.text_analysis import TokenProbe, vocabulary
 from analysis.probes.dip import MINIMUM_BLOCKS, count_dip, measure_dip
 from analysis.probes.folds import Fold, count_tokens, shared_tokens, token_identity_accuracy
 from analysis.probes.logistic import fit_logistic
@@ -80,7 +79,7 @@ class LanguageProbe(TokenProbe):
         super().__post_init__()
         if self.regularisation <= 0:
             raise ValueError(f"{self.name}: regularisation={self.regularisation} must be positive")
-        self._counts: tuple[str, np.ndarray | None] | None = None
+        self._counts: tuple[object, np.ndarray | None] | None = None
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row | Attachment]:
         sample, folds = self.draw(snapshot)
@@ -109,7 +108,7 @@ class LanguageProbe(TokenProbe):
         yield from self._accuracies(sample, layers, predicted == sample.language, test)
         gained = np.log2(len(sample.languages)) - surprise
         yield from score_rows("information", gained, test, sample, layers, 0.0)
-        yield from self._baselines(snapshot.tokenizer, sample, folds)
+        yield from self._baselines(snapshot, sample, folds)
         if self.controls:
             yield from self._control_rows(sample, layers, folds[0], predicted[:, 0], by_controls, controls)
         yield from self._by_language(sample, folds, layers, predicted)
@@ -142,27 +141,27 @@ class LanguageProbe(TokenProbe):
             yield Row(metric="middle_dip", value=dip.value, chance=0.0, low=dip.low, high=dip.high)
             yield Attachment("dip", counts.to_arrow())
 
-    def _baselines(
-        self, tokenizer: PreTrainedTokenizerBase, sample: TokenSample, folds: Sequence[Fold]
-    ) -> Iterator[Row]:
+    def _baselines(self, snapshot: Snapshot, sample: TokenSample, folds: Sequence[Fold]) -> Iterator[Row]:
         chance = 1 / len(sample.languages)
         yield Row(metric="accuracy_majority", value=chance, chance=chance)
-        counts = self._token_counts(tokenizer)
+        counts = self._token_counts(snapshot)
         if counts is not None:
             identity = float(np.mean([token_identity_accuracy(counts, sample, fold) for fold in folds]))
             yield Row(metric="accuracy_token_identity", value=identity, chance=chance)
 
-    def _token_counts(self, tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
+    def _token_counts(self, snapshot: Snapshot) -> np.ndarray | None:
         """Tokens of the training split by language, kept for the last tokenizer; None if the file has no such split."""
-        key = hash_tokenizer(tokenizer)
+        clones = snapshot.clones
+        key = hash_tokenizer(snapshot.tokenizer), tuple(clones.items())
         if self._counts is None or self._counts[0] != key:
             try:
-                texts = read_texts(self.texts, languages=list(self.read()), splits=[self.train_split])
+                languages = list(self.read(snapshot))
+                texts = read_texts(self.texts, languages=languages, splits=[self.train_split], clones=clones)
             except ValueError as error:
                 logger.warning("%s: no accuracy_token_identity: %s", self.name, error)
                 self._counts = key, None
             else:
-                self._counts = key, count_tokens(tokenizer, texts)
+                self._counts = key, count_tokens(snapshot.tokenizer, texts, vocabulary(snapshot))
         return self._counts[1]
 
     def _control_rows(

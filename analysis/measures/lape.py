@@ -108,7 +108,7 @@ class Lape(TextAnalysis):
             raise ValueError(f"{self.name}: share={self.share} must lie in (0, 1]")
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        texts = dict(sorted(self.read().items()))
+        texts = dict(sorted(self.read(snapshot).items()))
         sample = sample_tokens(
             snapshot,
             texts,

@@ -83,14 +83,16 @@ def _balanced(sample: TokenSample, eligible: np.ndarray, wanted: int, priority: 
     return chosen
 
 
-def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, Sequence[Text]]) -> np.ndarray:
+def count_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, Sequence[Text]], vocabulary: int
+) -> np.ndarray:
     """How often each token occurs in the texts of each language, (V, L), special tokens aside."""
-    counts = np.zeros((len(tokenizer), len(texts)), dtype=np.int64)
+    counts = np.zeros((vocabulary, len(texts)), dtype=np.int64)
     for number, entries in enumerate(texts.values()):
         for start in range(0, len(entries), _TEXTS_AT_ONCE):
             encoded = encode_texts(tokenizer, [entry.text for entry in entries[start : start + _TEXTS_AT_ONCE]])
             ids, flags = np.concatenate(encoded.ids), np.concatenate(encoded.content)
-            counts[:, number] += np.bincount(ids[flags], minlength=len(counts))[: len(counts)]
+            counts[:, number] += np.bincount(ids[flags], minlength=vocabulary)
     return counts
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from analysis.concepts.aligned import read_aligned
 from analysis.texts import Text, read_texts
 
 LONG = [
@@ -33,6 +34,13 @@ def test_long_layout(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, LONG)
     assert read_texts(path)["de"] == [Text("d/1", "eins"), Text("d/2", "zwei")]
     assert read_texts(path, languages=["en"], splits=["train"]) == {"en": [Text("d/1", "one")]}
+
+
+def test_lang_counts_before_language(tmp_path: Path) -> None:
+    record = {"language": "German", "lang": "de", "uid": "1", "text": "Hallo"}
+    path = write(tmp_path / "a.jsonl", [record])
+    assert read_texts(path) == {"de": [Text("1", "Hallo")]}
+    assert read_aligned(path, pivot="de").texts == {"de": ("Hallo",)}
 
 
 def test_wide_layout_skips_missing_translations(tmp_path: Path) -> None:

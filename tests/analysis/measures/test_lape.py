@@ -12,10 +12,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from analysis.base import Row, build_analyses
+from analysis.base import Row
 from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace
 from analysis.extraction.states import sample_tokens
+from analysis.measures import build_analyses
 from analysis.measures.lape import (
     Lape,
     activation_entropy,
@@ -217,7 +218,5 @@ def test_silent_and_broken_networks(texts: str, tiny_xglm: PreTrainedModel, tiny
 
 
 def test_it_is_built_from_a_list_entry(texts: str) -> None:
-    (analysis,) = build_analyses(
-        [{"class_path": "analysis.measures.lape.Lape", "init_args": {"texts": texts, "share": 0.05}}]
-    )
+    (analysis,) = build_analyses([{"class_path": "Lape", "init_args": {"texts": texts, "share": 0.05}}])
     assert analysis.name == "lape"

@@ -75,7 +75,7 @@ def test_token_identity_counts_the_training_text_and_ties_in_parts(
     sample, (fold,) = make_folds([sample_tokens(snapshot, texts, 200)], [0], 100, 50)
     training = {language: entries * (1 + number) for number, (language, entries) in enumerate(texts.items())}
     training["cc"] = [Text("x", "abc"), Text("y", "abca")]
-    counts = count_tokens(snapshot.tokenizer, training)
+    counts = count_tokens(snapshot.tokenizer, training, 384)
     assert counts.sum(axis=0).tolist() == [30 * 24, 2 * 30 * 24, 7]
     expected = []
     for token, language in zip(sample.token[fold.test], sample.language[fold.test], strict=True):
@@ -94,7 +94,7 @@ def test_token_identity_knows_rare_tokens_that_a_small_sample_does_not(
     texts = _texts({"aa": lower, "bb": upper}, count=40)
     snapshot = tiny_snapshot(tiny_xglm)
     sample, (fold,) = make_folds([sample_tokens(snapshot, texts, 60)], [0], 12, 40)
-    assert token_identity_accuracy(count_tokens(snapshot.tokenizer, texts), sample, fold) == 1.0
+    assert token_identity_accuracy(count_tokens(snapshot.tokenizer, texts, 384), sample, fold) == 1.0
     few = np.zeros((300, 2), dtype=np.int64)
     np.add.at(few, (sample.token[fold.train], sample.language[fold.train]), 1)
     assert token_identity_accuracy(few, sample, fold) < 0.9
