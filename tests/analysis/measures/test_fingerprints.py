@@ -22,7 +22,7 @@ GOLDEN: list[tuple[Analysis, str]] = [
     (ProbeSuite(texts="none.parquet"), "828ceab7a03603a3"),
     (ConceptOverlap(concepts="none.parquet"), "19d42c2fa39e456c"),
     (Alignment(texts="none.parquet"), "645732f17feda597"),
-    (Compression(texts="none.parquet"), "fa0adaebb33dae8a"),
+    (Compression(texts="none.parquet"), "c942368a79aa5206"),
     (Lape(texts="none.parquet"), "bfba58845089a222"),
     (Steering(concepts="none.parquet"), "bb00ac983eaf8164"),
 ]
