@@ -225,6 +225,6 @@ def test_settings_hold_the_content_of_the_concept_file(tmp_path: Path) -> None:
     assert build_analyses([{**entry, "init_args": entry["init_args"] | {"seed": 7}}])[0].fingerprint() != before
     write_concepts(path, positives=13)
     assert analysis.fingerprint() != before
-    assert len(analysis.concept_set().pools["de"].positives["fire"]) == 13
+    assert len(analysis.concept_set({}).pools["de"].positives["fire"]) == 13
     write_concepts(path, positives=15)
-    assert len(analysis.concept_set().pools["de"].positives["fire"]) == 15
+    assert len(analysis.concept_set({}).pools["de"].positives["fire"]) == 15
