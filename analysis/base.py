@@ -37,6 +37,10 @@ class Row:
     """Block index from 0, as in module names; -1 is the embedding output."""
     kind: str | None = None
     """Kind of site (`attn.q`, `mlp.in`, ...), see `analysis.extraction.sites`."""
+    condition: str | None = None
+    """Under which condition of an experiment (`experts`, `random`, `none`), or for which stratum of language pairs."""
+    k: int | None = None
+    """How many units were chosen or held, where an analysis compares several numbers."""
     concept: str | None = None
     language: str | None = None
     """ISO 639-1 code. For pairs, `language` < `other_language` unless the measure is directed (from -> to)."""

@@ -32,6 +32,8 @@ ROW_SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("layer", pa.int32()),
         ("kind", pa.string()),
+        ("condition", pa.string()),
+        ("k", pa.int32()),
         ("concept", pa.string()),
         ("language", pa.string()),
         ("other_language", pa.string()),
