@@ -25,9 +25,8 @@ def rank_rows(sharing: Sharing) -> Iterator[Row]:
     table = sharing.table
     if table.halves is None:
         return
-    correlation = nulls.both_ways(table.halves.correlation)
-    excess = _minus_mismatched(correlation, sharing.pairs, table.clusters)
-    ceiling = _minus_mismatched(correlation, _alone(table.languages), table.clusters)
+    excess = rank_transfer(table.halves.correlation, sharing.pairs, table.clusters)
+    ceiling = rank_transfer(table.halves.correlation, _alone(table.languages), table.clusters)
     if excess is None or ceiling is None:
         return
     p = [mean_above_zero(values, table.clusters) for values in excess.T]
@@ -39,6 +38,14 @@ def rank_rows(sharing: Sharing) -> Iterator[Row]:
     yield sharing.over_all("rank_ceiling", ceiling, 0.0)
     yield from sharing.by_concept("rank_ceiling", ceiling, 0.0)
     yield from _normalized(sharing, excess, ceiling[:, sharing.pairs].mean(-1))
+
+
+def rank_transfer(correlation: np.ndarray, pairs: np.ndarray, clusters: np.ndarray) -> np.ndarray | None:
+    """R (C, P) from `Halves.correlation` (L, C, L, C): the same concept in two languages minus other concepts.
+
+    None where all concepts depend on each other, so that there is no other concept.
+    """
+    return _minus_mismatched(nulls.both_ways(correlation), pairs, clusters)
 
 
 def _normalized(sharing: Sharing, excess: np.ndarray, ceiling: np.ndarray) -> Iterator[Row]:
