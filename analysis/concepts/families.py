@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 MAIN_SCRIPT = 0.1
 """Share of a language's letters from which a script counts as one of its own."""
@@ -56,12 +57,24 @@ FAMILIES: dict[str, tuple[str, str]] = {
 }
 """ISO 639-1 code to family and branch."""
 
-STRATA = ("same_family", "same_script", "disjoint_scripts")
-"""Kinds of language pairs: common script and family, common script only, no common script."""
+STRATA = ("same_family", "same_script", "disjoint_scripts", "clone", "with_clone")
+"""Kinds of language pairs: common script and family, common script only, no common script; a language and its own clone
+(the same text in other tokens), and a clone with any other language."""
 
 
-def stratum_of(languages: tuple[str, str], scripts: tuple[frozenset[str], frozenset[str]]) -> str:
-    """Stratum of a pair, see `STRATA`. A language that is not in the table is of no family but its own."""
+def stratum_of(
+    languages: tuple[str, str],
+    scripts: tuple[frozenset[str], frozenset[str]],
+    clones: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Stratum of a pair, see `STRATA`. A language that is not in the table is of no family but its own.
+
+    Args:
+        clones: cloned language to the one that it is a clone of.
+    """
+    one, other = languages
+    if one in clones or other in clones:
+        return "clone" if clones.get(one) == other or clones.get(other) == one else "with_clone"
     if not scripts[0] & scripts[1]:
         return "disjoint_scripts"
     families = [FAMILIES.get(code, (code, code))[0] for code in languages]

@@ -105,7 +105,8 @@ class Sharing:
         self, metric: str, values: np.ndarray, chance: np.ndarray | float | None = None, **columns: Any
     ) -> Iterator[Row]:
         """Rows over all pairs and over each stratum of pairs: mean over concepts, and each concept."""
-        everything = np.arange(values.shape[1])
+        natural = [places for name, places in self.members.items() if name not in ("clone", "with_clone")]
+        everything = np.concatenate(natural or list(self.members.values()))
         expected = None if chance is None else np.broadcast_to(chance, values.shape[1:])
         for condition, places in ((None, everything), *self.members.items()):
             level = None if expected is None else float(expected[places].mean())

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.extraction.encoding import Batch, Encoded, encode_texts
-from analysis.extraction.options import DEFAULTS, Extraction, context_length
+from analysis.extraction.encoding import Batch, Encoded
+from analysis.extraction.options import DEFAULTS, Extraction
 from analysis.extraction.passes import Place, collect, make_packs
 from analysis.extraction.sites import Site
 from analysis.snapshots import Snapshot
@@ -68,9 +68,9 @@ def sample_tokens(
     snapshot: Snapshot,
     texts: Mapping[str, Sequence[Text]],
     tokens_per_language: int,
+    extraction: Extraction = DEFAULTS,
     *,
     tokens_per_text: int = 16,
-    max_length: int = 128,
     seed: int = 0,
 ) -> TokenSample:
     """Draw up to `tokens_per_language` content tokens of each language, at most `tokens_per_text` of one text.
@@ -81,7 +81,6 @@ def sample_tokens(
     Raises:
         ValueError: no language, or a language without texts.
     """
-    max_length = context_length(snapshot.model, max_length)
     ids: list[list[int]] = []
     content: list[list[bool]] = []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("text", "position", "token", "language", "key")}
@@ -95,7 +94,7 @@ def sample_tokens(
         missing = tokens_per_language
         for start in range(0, len(ordered), _CHUNK):
             chunk = ordered[start : start + _CHUNK]
-            encoded = encode_texts(snapshot.tokenizer, [entry.text for entry in chunk], max_length)
+            encoded = extraction.encode(snapshot, [entry.text for entry in chunk])
             for entry, row, flags in zip(chunk, encoded.ids, encoded.content, strict=True):
                 places = np.flatnonzero(flags)
                 generator = np.random.default_rng(int(unit_hash(seed, language, entry.key) * 2**53))

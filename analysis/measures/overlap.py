@@ -8,7 +8,7 @@ decides is therefore `rank_transfer`, between disjoint halves of the sentences a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -30,15 +30,16 @@ from analysis.experts.table import find_experts, resolve_k
 from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.snapshots import Snapshot
+from analysis.texts import Clone
 
 
 @dataclass(kw_only=True)
 class ConceptOverlap(Analysis):
     """Overlap of concept experts between languages.
 
-    Rows (of a pair `language` < `other_language`; without languages: mean over all pairs, or over the pairs of the
-    stratum in `condition`: `same_family` (common script and family), `same_script`, `disjoint_scripts`; intervals over
-    concepts, a field and its words counting as one):
+    Rows (of a pair `language` < `other_language`; without languages: mean over all pairs without cloned languages, or
+    over the pairs of the stratum in `condition`: `same_family` (common script and family), `same_script`,
+    `disjoint_scripts`, `clone`, `with_clone`; intervals over concepts, a field and its words counting as one):
 
     - `rank_transfer`: the statistic that decides. Correlation, within sites, of all units' AP for a concept in one
       language by half of the sentences with their AP in the other language by the other half, minus the same between
@@ -130,13 +131,13 @@ class ConceptOverlap(Analysis):
             raise ValueError(f"shares={self.shares}: each must be above 0 and at most 1")
         if self.shuffles < 1 or self.bootstrap < 1:
             raise ValueError(f"shuffles={self.shuffles}, bootstrap={self.bootstrap}: both must be at least 1")
-        self._loaded: tuple[tuple[int, int], ConceptSet] | None = None
+        self._loaded: tuple[tuple[object, ...], ConceptSet] | None = None
         self._surface: tuple[ConceptSet, tuple[str, float], tuple[np.ndarray, int]] | None = None
 
-    def concept_set(self) -> ConceptSet:
-        """The labelled sentences, read once and again only if the file changes."""
+    def concept_set(self, clones: Mapping[str, Clone]) -> ConceptSet:
+        """The labelled sentences, read once and again only if the file or the snapshot's clones change."""
         path = Path(self.concepts)
-        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
+        stamp = (*((path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()), tuple(clones.items()))
         if self._loaded is None or self._loaded[0] != stamp:
             loaded = load_concepts(
                 path,
@@ -149,6 +150,7 @@ class ConceptOverlap(Analysis):
                 max_negatives=self.max_negatives,
                 strict=self.strict,
                 drop_scarce=self.drop_scarce,
+                clones=clones,
             )
             if len(loaded.languages) < 2:
                 raise ValueError(f"{path}: only the language {loaded.languages[0]!r}; overlap needs at least two")
@@ -157,7 +159,7 @@ class ConceptOverlap(Analysis):
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """See the class; draws from its own generators only."""
-        concept_set = self.concept_set()
+        concept_set = self.concept_set(snapshot.clones)
         num_units = UnitSpace(find_sites(snapshot.model, self.site_set)).num_units
         depths = [resolve_k(self.k, share, num_units) for share in self.shares]
         table = find_experts(
@@ -178,7 +180,7 @@ class ConceptOverlap(Analysis):
                 storage=self.storage,
             ),
         )
-        found = Sharing(table, strata_of(concept_set), self.bootstrap, self.seed)
+        found = Sharing(table, strata_of(concept_set, snapshot.clones), self.bootstrap, self.seed)
         yield from heldout.rank_rows(found)
         yield from heldout.depth_rows(found, depths)
         yield from sharing.overlap_rows(found)
@@ -202,10 +204,11 @@ class ConceptOverlap(Analysis):
         return self._surface[2]
 
 
-def strata_of(concept_set: ConceptSet) -> dict[tuple[str, str], str]:
+def strata_of(concept_set: ConceptSet, clones: Mapping[str, Clone]) -> dict[tuple[str, str], str]:
     """Every pair of languages, codes in alphabetical order, with its stratum (`analysis.concepts.families.STRATA`)."""
     scripts = {language: main_scripts(concept_set.pools[language].texts) for language in concept_set.languages}
+    of = {name: clone.of for name, clone in clones.items()}
     return {
-        (one, other): stratum_of((one, other), (scripts[one], scripts[other]))
+        (one, other): stratum_of((one, other), (scripts[one], scripts[other]), of)
         for one, other in combinations(sorted(concept_set.languages), 2)
     }

@@ -14,17 +14,18 @@ import plotly.graph_objects as go
 
 from analysis.report.headlines import layer_label
 from analysis.report.pair_figures import is_directed, pair_matrix
-from analysis.report.style import CHANCE, PALETTE, SEQUENTIAL, START, base_figure, interval_band
+from analysis.report.style import CHANCE, PALETTE, SEQUENTIAL, START, base_figure, interval_band, over_training
+
+FIELDS = ("layer", "kind", "condition", "k", "concept", "language", "other_language", "seed")
+"""What a number belongs to; an overall number has none of them."""
 
 
-def select(
-    frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = (), kind: str | None = None
-) -> pd.DataFrame:
-    """Rows of one metric with exactly the fields `by` set (of layer, kind, concept, language, other_language, seed)."""
+def select(frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows of one metric with exactly the fields `by` set, of `FIELDS`."""
     rows = frame[(frame["analysis"] == analysis) & (frame["metric"] == metric)]
-    for field in ("layer", "kind", "concept", "language", "other_language", "seed"):
+    for field in FIELDS:
         rows = rows[rows[field].notna() if field in by else rows[field].isna()]
-    return rows if kind is None else rows[rows["kind"] == kind]
+    return rows
 
 
 def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | None = None) -> go.Figure:
@@ -37,7 +38,7 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
     for index, (name, part) in enumerate(groups):
         part = part.sort_values("step")
         colour = PALETTE[index % len(PALETTE)]
-        steps = [str(step) for step in part["step"]]
+        steps = part["step"].tolist()
         if group is None:
             figure.add_traces(interval_band(steps, part, colour))
         figure.add_trace(
@@ -67,7 +68,7 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
         figure.add_hline(
             y=float(rows["chance"].iloc[0]), line={"color": CHANCE, "dash": "dash"}, annotation_text="chance"
         )
-    figure.update_xaxes(title="optimizer step", type="category")
+    over_training(figure)
     return figure
 
 
@@ -119,14 +120,14 @@ def layers_by_steps(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Fig
     figure.add_trace(
         go.Heatmap(
             z=table.to_numpy(),
-            x=[str(step) for step in table.columns],
+            x=table.columns.tolist(),
             y=[layer_label(int(layer)) for layer in table.index],
             colorscale=SEQUENTIAL,
             colorbar={"title": unit, "thickness": 12},
             hovertemplate="step %{x}, %{y}: %{z:.4g}<extra></extra>",
         )
     )
-    figure.update_xaxes(title="optimizer step", type="category")
+    over_training(figure)
     figure.update_yaxes(title="layer", type="category")
     return figure
 
@@ -225,7 +226,7 @@ def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str =
                 line={"color": PALETTE[index % len(PALETTE)]},
             )
         )
-    figure.update_xaxes(title="optimizer step")
+    over_training(figure)
     return figure
 
 

@@ -36,6 +36,12 @@ class RunRecord:
     def steps(self) -> list[int]:
         return sorted(self.frame["step"].unique().tolist())
 
+    @property
+    def tokens(self) -> dict[int, int | None]:
+        """Step to tokens seen, of results and of the training record; None where that is not known."""
+        seen = pd.concat([self.frame[["step", "tokens"]], self.history[["step", "tokens"]]]).drop_duplicates("step")
+        return {int(step): None if pd.isna(tokens) else int(tokens) for step, tokens in seen.to_numpy(object)}
+
     def stamps(self) -> Iterator[tuple[int, str, dict]]:
         for step, analysis in self.table.entries():
             stamp = self.table.stamp(step, analysis)

@@ -40,7 +40,13 @@ def layout(title: str) -> dict:
     }
 
 
-def interval_band(x: Sequence[str], rows: pd.DataFrame, colour: str) -> list[go.Scatter]:
+def over_training(figure: go.Figure) -> None:
+    """Name the horizontal axis of a figure over steps; the report offers such figures on other axes, too."""
+    figure.update_xaxes(title="optimizer step")
+    figure.update_layout(meta={"axis": "step"})
+
+
+def interval_band(x: Sequence[str] | Sequence[int], rows: pd.DataFrame, colour: str) -> list[go.Scatter]:
     """The area between `low` and `high` of the rows over `x`; nothing if any of them has no interval."""
     if rows["low"].isna().any() or rows["high"].isna().any():
         return []

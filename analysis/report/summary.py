@@ -20,8 +20,6 @@ from analysis.report.run import RunRecord
 from analysis.report.tables import Table
 from analysis.statistics import bootstrap_interval
 
-BITS = "val/bits_per_byte"
-
 
 @dataclass(frozen=True)
 class Change:

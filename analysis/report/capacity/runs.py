@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from analysis.report.figures import select
 from analysis.report.run import RunRecord, read_run
 from analysis.report.summary import Change, analyses_of_class, change_since_start
+from analysis.snapshots import step_name
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class CapacityRun:
     @cached_property
     def parameters(self) -> tuple[int, int] | None:
         """All parameters, and those without embeddings; from the headers of the last snapshot, None without one."""
-        folder = self.record.folder / "snapshots" / f"step_{self.last_step:08d}"
+        folder = self.record.folder / "snapshots" / step_name(self.last_step)
         try:
             vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
             with safe_open(folder / "model.safetensors", framework="np") as file:

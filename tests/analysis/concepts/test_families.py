@@ -33,6 +33,17 @@ def test_stratum_of_a_pair(languages: tuple[str, str], scripts: tuple[frozenset[
     assert stratum_of(languages, (scripts[0], scripts[1])) == stratum
 
 
+def test_clones_are_kinds_of_pairs_of_their_own() -> None:
+    clones = {"en2": "en", "ru2": "ru"}
+    for languages, stratum in (
+        (("en", "en2"), "clone"),
+        (("en2", "ru2"), "with_clone"),
+        (("de", "en2"), "with_clone"),
+        (("de", "en"), "same_family"),
+    ):
+        assert stratum_of(languages, (LATIN, LATIN), clones) == stratum
+
+
 def test_the_languages_of_the_suites_have_a_family() -> None:
     study = "en zh es fr pt id ar vi ca hi bn ta ur sw te eu de ru it ja ko pl hu nl el tr th et fi bg ht qu my cs"
     assert set(study.split()) <= set(FAMILIES)

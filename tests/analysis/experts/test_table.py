@@ -245,8 +245,9 @@ def test_table_tells_fused_units_apart(tiny_bloom: PreTrainedModel, tiny_snapsho
     assert {"attn.q", "attn.k", "attn.v", "attn.out", "mlp.in", "mlp.out"} == set(frame.kind)
     space = UnitSpace(find_sites(tiny_bloom))
     for row in frame.sample(20, random_state=0).itertuples():
-        site, index = space.locate(row.unit)
-        assert (row.module, row.layer, row.index) == (site.module, site.layer, index)
+        number = int(space.site_indices(row.unit))
+        assert (row.module, row.layer) == (space.sites[number].module, space.sites[number].layer)
+        assert row.index == row.unit - space.offsets[number]
         assert row.ap == getattr(row, f"ap_{row.language}")
     for _, group in frame.groupby(["language", "concept"]):
         assert group.ap.is_monotonic_decreasing

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.local import LocalFolder
 from analysis.extraction.encoding import Batch, encode_texts, iter_batches
+from analysis.extraction.losses import text_losses
 from analysis.extraction.options import Extraction
 from analysis.extraction.replicas import deal_batches, replicate
 from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import iter_sentence_states
-from analysis.measures.heldout import text_losses
 from analysis.snapshots import Snapshot
 
 TEXTS = [f"a sentence with the number {number} and {'more ' * (number % 7)}words" for number in range(40)]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from analysis.base import Attachment, Row, build_analyses
+from analysis.base import Attachment, Row
+from analysis.measures import build_analyses
 from analysis.measures.overlap import ConceptOverlap
 from analysis.snapshots import Snapshot
 
@@ -240,7 +241,7 @@ def test_bad_input_is_named(tmp_path: Path, tiny_xglm: PreTrainedModel, tiny_sna
 def test_settings_hold_the_content_of_the_concept_file(tmp_path: Path) -> None:
     path = write_concepts(tmp_path / "c.jsonl")
     entry = {
-        "class_path": "analysis.measures.overlap.ConceptOverlap",
+        "class_path": "ConceptOverlap",
         "init_args": {"concepts": str(path), "share": 0.01},
     }
     (analysis,) = build_analyses([entry])
@@ -249,6 +250,6 @@ def test_settings_hold_the_content_of_the_concept_file(tmp_path: Path) -> None:
     assert build_analyses([{**entry, "init_args": entry["init_args"] | {"seed": 7}}])[0].fingerprint() != before
     write_concepts(path, positives=13)
     assert analysis.fingerprint() != before
-    assert len(analysis.concept_set().pools["de"].positives["fire"]) == 13
+    assert len(analysis.concept_set({}).pools["de"].positives["fire"]) == 13
     write_concepts(path, positives=15)
-    assert len(analysis.concept_set().pools["de"].positives["fire"]) == 15
+    assert len(analysis.concept_set({}).pools["de"].positives["fire"]) == 15

@@ -80,9 +80,9 @@ def write(folder: Path, steps: dict[int, float], name: str = "planted", chance: 
 
 def figures_in(path: Path) -> list[dict]:
     text = path.read_text(encoding="utf-8")
-    data = re.search(r"<script>const F=(\[.*?\]);for\(const \[id,f\]", text, flags=re.DOTALL)
-    assert data
-    return [figure for _, figure in json.loads(data[1].replace("<\\/", "</"))]
+    found = re.findall(r'<script type="application/json" id="figure-\d+">(.*?)</script>', text, flags=re.DOTALL)
+    assert found
+    return [json.loads(data) for data in found]
 
 
 def test_the_file_stands_alone_and_shows_every_analysis(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_file_stands_alone_and_shows_every_analysis(tmp_path: Path) -> None:
     path = write_report([run])
     assert path == run / "report.html"
     text = path.read_text(encoding="utf-8")
-    markup = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    markup = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     outside = re.findall(r'(?:src|href)="(?!#)([^"]+)"', markup)
     assert outside == [], "nothing is fetched"
     assert "A measure that the report has never heard of." in text
