@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from analysis.report.closing import closing_tables
 from analysis.report.report import write_report
 from analysis.report.run import read_run
-from analysis.report.summary import closing_tables
 from analysis.report.tables import console_table
 
 

@@ -3,11 +3,49 @@
 from __future__ import annotations
 
 from analysis.report import figures as draw
+from analysis.report.changes import DECISIVE, PAPER, STRATA, Change, changes_by_stratum, find_change
 from analysis.report.chapters.any_measure import add_figures
 from analysis.report.figures import select
 from analysis.report.page import Card, Page
 from analysis.report.pair_figures import dendrogram, pair_matrix
 from analysis.report.run import RunRecord
+
+
+def verdicts(record: RunRecord, name: str) -> list[str]:
+    """Do languages share concept neurons more than in random networks? Over all pairs, and in each stratum."""
+    found = changes_by_stratum(record, name, DECISIVE)
+    if found:
+        change = found[0]
+        said = (
+            f"Sharing ({name}): what a unit's AP for a concept in one language says of its AP in another, on other "
+            f"sentences (rank correlation, minus that of different concepts): {change.last:.4f} at step {change.step}, "
+            f"{change.first:.4f} in {change.reference}; difference {change.interval} over {change.num_concepts} "
+            f"concepts, p {change.contrast.p:.2g}: {change.verdict}."
+        )
+        strata = [
+            f"{STRATA[part.condition]} {part.interval}, {_in_a_word(part)}"
+            for part in found
+            if part.condition is not None
+        ]
+        return [said, "By pairs of languages: " + "; ".join(strata) + "."] if strata else [said]
+    paper = find_change(record, name, PAPER)
+    if paper is None:
+        return [
+            f"Sharing ({name}): neither random networks nor step 0 were measured on the same sentences, so a level "
+            "above chance cannot be told from surface overlap (shared subwords, names, lengths)."
+        ]
+    return [
+        f"Sharing ({name}): these results are older than the held-out statistic that decides; measure them again for a "
+        f"verdict. Shared experts on the same sentences, which likeness of translations alone raises: {paper.last:.4f} "
+        f"at step {paper.step}, {paper.first:.4f} in {paper.reference}; difference {paper.interval} over "
+        f"{paper.num_concepts} concepts: {paper.verdict}."
+    ]
+
+
+def _in_a_word(change: Change) -> str:
+    if change.contrast.low > 0:
+        return "above"
+    return "below" if change.contrast.high < 0 else f"not shown (visible from {change.detectable:.4f})"
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:

@@ -32,6 +32,25 @@ COLUMNS = (
 """Metrics of the closing table. Naming the concept "in" a language means that the text is written in it, too."""
 
 
+def verdicts(record: RunRecord, name: str) -> list[str]:
+    """What holding the experts does beyond the strongest control, paired over concepts."""
+    rows = record.frame[(record.frame["analysis"] == name) & (record.frame["metric"] == "concept_hit_effect")]
+    rows = rows[rows["step"].isin(record.usable_steps)]
+    rows = rows[rows[[field for field in FIELDS if field not in ("condition", "k")]].isna().all(axis=1)]
+    if rows.empty:
+        return []
+    rows = rows[(rows["step"] == rows["step"].max()) & (rows["k"] == rows["k"].max())]
+    last = rows.iloc[0]
+    effects_of = "; ".join(
+        f"{row['condition']} {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" for _, row in rows.iterrows()
+    )
+    return [
+        f"Steering ({name}): texts that name the concept, held experts minus control, K = {int(last['k'])}, step "
+        f"{int(last['step'])}: {effects_of}. "
+        + ("Above every control." if (rows["low"] > 0).all() else "No effect beyond every control is shown.")
+    ]
+
+
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     """Figures and texts of one steering analysis."""
     frame = record.frame[record.frame["analysis"] == name]

@@ -24,7 +24,7 @@ GOLDEN: list[tuple[Analysis, str]] = [
     (Alignment(texts="none.parquet"), "645732f17feda597"),
     (Compression(texts="none.parquet"), "fa0adaebb33dae8a"),
     (Lape(texts="none.parquet"), "79ae3534a9f63c18"),
-    (Steering(concepts="none.parquet"), "bb00ac983eaf8164"),
+    (Steering(concepts="none.parquet"), "a5ce7342ff73022d"),
 ]
 
 
