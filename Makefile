@@ -27,7 +27,7 @@ demo: $(READY) runs/demo-concepts.parquet
 
 # Label 12 concepts in ten languages; the training leaves these sentences out.
 runs/demo-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
-	$(BIN)/python -m analysis label --texts $< --out $@ --max-concepts 12 --min-positives 30 --cap 30 --negatives 3 --complete
+	$(BIN)/python -m analysis label --texts $< --out $@ --max_concepts 12 --min_positives 30 --cap 30 --negatives 3 --complete
 
 # The concepts of configs/analyses/bloom.yaml and its kin, for the languages that the embedded sample and BLOOM share.
 bloom-concepts: runs/bloom-concepts.parquet

@@ -1,7 +1,7 @@
 """What an analysis is: settings in, tidy rows out.
 
 An `Analysis` decides *what* is measured on a `Snapshot`; when that happens is decided by its two consumers, the live
-callback and the post-hoc runner. Both read the same YAML list through `load_analyses`.
+callback and the post-hoc runner. Both read the same YAML list through `analysis.measures.load_analyses`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
+from analysis.files import file_sha256
 from analysis.snapshots import Snapshot
 
 
@@ -105,7 +104,7 @@ class Analysis(ABC):
             value = getattr(self, field.name)
             chosen[field.name] = value
             if isinstance(value, (str, Path)) and len(str(value)) < 512 and Path(value).is_file():
-                chosen[field.name] = "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
+                chosen[field.name] = f"sha256:{file_sha256(value)}"
         return json.loads(json.dumps(chosen, default=str, sort_keys=True))
 
     def fingerprint(self) -> str:
@@ -138,38 +137,3 @@ def find_class(name: str) -> type[Analysis] | None:
             return found
         waiting += found.__subclasses__()
     return None
-
-
-def load_analyses(path: str | Path) -> list[Analysis]:
-    """Instantiate the list under `analyses:` of a YAML file (entries with `class_path` and `init_args`).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: malformed YAML, an unknown class or option, or a name used twice.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; an analysis list is a YAML file with a key 'analyses'")
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict) or not isinstance(document.get("analyses"), list):
-        raise ValueError(f"{path}: expected a key 'analyses' with a list of entries (class_path, init_args)")
-    return build_analyses(document["analyses"], where=str(path))
-
-
-def build_analyses(entries: list[dict], where: str = "analyses") -> list[Analysis]:
-    """Instantiate analyses from `class_path`/`init_args` entries, checked and typed by jsonargparse."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--analyses", type=list[Analysis])
-    try:
-        parsed = parser.parse_object({"analyses": entries})
-        analyses: list[Analysis] = parser.instantiate(parsed).analyses
-    except ArgumentError as error:
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
-    names = [analysis.name for analysis in analyses]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{where}: two analyses are called {name!r}; give one of them another 'name'")
-    return analyses

@@ -12,19 +12,20 @@ the done marker. `has` is true only for the same settings, so a result is never 
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from uuid import uuid4
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.base import Analysis, Attachment, Row, fingerprint_of
-from analysis.snapshots import SnapshotId
+from analysis.files import write_file
+from analysis.snapshots import SnapshotId, step_name, step_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROW_SCHEMA = pa.schema(
     [
@@ -57,7 +58,7 @@ class ResultTable:
         self.root = Path(root)
 
     def folder(self, step: int) -> Path:
-        return self.root / f"step_{step:08d}"
+        return self.root / step_name(step)
 
     def path(self, step: int, analysis: str, attachment: str | None = None) -> Path:
         name = analysis if attachment is None else f"{analysis}.{attachment}"
@@ -113,15 +114,15 @@ class ResultTable:
             "seconds": seconds,
         }
         for attachment in attachments:
-            _write_atomic(self.path(snapshot_id.step, analysis.name, attachment.name), attachment.table, stamp)
+            _write_stamped(self.path(snapshot_id.step, analysis.name, attachment.name), attachment.table, stamp)
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA)
-        _write_atomic(self.path(snapshot_id.step, analysis.name), table, stamp)
+        _write_stamped(self.path(snapshot_id.step, analysis.name), table, stamp)
         return rows
 
     def steps(self) -> list[int]:
         """Steps for which there is any result, ascending."""
-        found = (re.fullmatch(r"step_(\d+)", p.name) for p in self.root.glob("step_*") if p.is_dir())
-        return sorted(int(match[1]) for match in found if match)
+        found = (step_of(path.name) for path in self.root.glob("*") if path.is_dir())
+        return sorted(step for step in found if step is not None)
 
     def rows(self, step: int, analysis: str) -> list[Row]:
         """The rows of one analysis at one step, in the order in which they were measured."""
@@ -138,6 +139,8 @@ class ResultTable:
 
     def frame(self, analyses: Sequence[str] = ()) -> pd.DataFrame:
         """All rows as one tidy frame with `FRAME_COLUMNS`; `analyses` restricts it. Empty if there are none."""
+        import pandas as pd  # half a second that a command's --help need not wait for
+
         frames = []
         for step, analysis in self.entries():
             if analyses and analysis not in analyses:
@@ -181,15 +184,6 @@ def _read_rows(path: Path) -> pa.Table:
     return table
 
 
-def _write_atomic(path: Path, table: pa.Table, stamp: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_stamped(path: Path, table: pa.Table, stamp: dict) -> None:
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"babelscope": json.dumps(stamp).encode()})
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, lambda file: pq.write_table(table, file, compression="zstd"))

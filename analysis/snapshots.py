@@ -6,6 +6,7 @@ knows which. This file holds the types; the sources live in `analysis.checkpoint
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,17 @@ class SnapshotId:
     """Optimizer steps taken; 0 is the untrained network."""
     tokens: int | None = None
     """Tokens seen: the axis on which different models compare. None if unknown."""
+
+
+def step_name(step: int) -> str:
+    """Name of what belongs to one step, in every folder: 16 -> `step_00000016`, so that names sort like steps."""
+    return f"step_{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a name that `step_name` made, or None for other names."""
+    found = re.fullmatch(r"step_(\d+)", name)
+    return None if found is None else int(found[1])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Two layouts, told apart by their columns:
 
-    long   (parquet or JSONL)   lang | language, text, and optionally uid (or doc with sent_id), split
+    long   (parquet or JSONL)   lang (else language), text, and optionally uid (or doc with sent_id), split
     wide   (parquet)            uid, one column per language (null = no translation), and optionally split
 
 The same key in two languages marks translations of each other.
@@ -11,7 +11,6 @@ The same key in two languages marks translations of each other.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SPLITS = ("train", "valid", "test")
-LANGUAGE_COLUMNS = ("language", "lang")
+LANGUAGE_COLUMNS = ("lang", "language")
+"""The first that is there counts, here and in `train.data.sources`, so that a file means one thing to both."""
 RECORDED = frozenset({"uid", "doc", "sent_id", "split", "source", "text", "n_langs", *LANGUAGE_COLUMNS})
 """Columns that are never languages of a wide table."""
 
@@ -76,28 +76,6 @@ def read_texts(path: str | Path, *, languages: Sequence[str] = (), splits: Seque
     return chosen
 
 
-def parallel_texts(
-    path: str | Path, *, languages: Sequence[str] = (), splits: Sequence[str] = ()
-) -> dict[str, list[str]]:
-    """Texts whose key all languages have: lists of one length, entry i of all languages being translations.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_texts`; or a key twice in one language, or no key in all languages.
-    """
-    by_key: dict[str, dict[str, str]] = {}
-    for language, texts in read_texts(path, languages=languages, splits=splits).items():
-        keyed = {text.key: text.text for text in texts}
-        if len(keyed) != len(texts):
-            double = Counter(text.key for text in texts).most_common(1)[0][0]
-            raise ValueError(f"{path}: the key {double!r} occurs twice in {language!r}")
-        by_key[language] = keyed
-    first = next(iter(by_key.values()))
-    common = [key for key in first if all(key in keyed for keyed in by_key.values())]
-    if not common:
-        raise ValueError(f"{path}: no text is there in all of {', '.join(by_key)}; keys (uid) must agree")
-    return {language: [keyed[key] for key in common] for language, keyed in by_key.items()}
-
-
 def read_records(path: str | Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Records of a parquet or JSONL file, each with its place ("line 3" or "row 3") for error messages.
 
@@ -142,8 +120,9 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Mapping[str, object]:
 def _languages_of(path: Path, line: str, record: Mapping[str, object]) -> list[tuple[str, Text]]:
     """The (language, text) pairs of one record: one of a long table, several of a wide one."""
     key = record_key(record) or line
-    language = next((record[column] for column in LANGUAGE_COLUMNS if column in record), None)
-    if language is not None:
+    column = language_column(record)
+    if column is not None and record[column] is not None:
+        language = record[column]
         if not isinstance(language, str) or not language:
             raise ValueError(f"{path}, {line}: language is {language!r}, expected an ISO 639-1 code")
         return [(language, Text(key, _checked(path, line, "text", record.get("text"))))]
@@ -158,6 +137,11 @@ def _languages_of(path: Path, line: str, record: Mapping[str, object]) -> list[t
         for column in columns
         if record[column] is not None
     ]
+
+
+def language_column(record: Mapping[str, object]) -> str | None:
+    """The column that names a record's language: `lang`, else `language`; None for a wide table."""
+    return next((column for column in LANGUAGE_COLUMNS if column in record), None)
 
 
 def record_key(record: Mapping[str, object]) -> str | None:

@@ -21,15 +21,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from analysis.base import Analysis, Row, load_analyses
+from analysis.base import Analysis, Row
+from analysis.measures import load_analyses
 from analysis.report.headlines import scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
 from callbacks.schedule import Schedule
+from callbacks.step import StepCallback
 from callbacks.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
         raise raised
 
 
-class AnalysisCallback(Callback):
+class AnalysisCallback(StepCallback):
     """Run a list of analyses at the scheduled optimizer steps.
 
     List it after the snapshot writer (weights are safe if an analysis fails) and before the `Tracker` and the resume
@@ -112,24 +113,15 @@ class AnalysisCallback(Callback):
         """Wall time spent on analyses since the fit began."""
         self.failures = 0
         self._started = time.monotonic()
-        self._last_step = -1
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started, self.seconds = time.monotonic(), 0.0
-        self._visit(trainer, pl_module)  # step 0, or a step whose analyses a kill prevented
+        super().on_train_start(trainer, pl_module)
+        self.on_step(trainer, pl_module, trainer.global_step)  # step 0, or one whose analyses a kill prevented
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._visit(trainer, pl_module)
-
-    def _visit(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        step = trainer.global_step
-        if step == self._last_step:  # another micro-batch of the same optimizer step
-            return
-        self._last_step = step
+    def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         if not self.schedule.due(step, trainer.max_steps):
             return
         if self._over_budget() and step not in (0, trainer.max_steps):

@@ -2,8 +2,7 @@
 
 Lightning's own writer goes through the system's temporary folder; where that is another filesystem, a kill leaves half
 a file under the final name. Here the file is written beside its final name, synced and renamed, and then the manifest
-follows with size and SHA-256. Reading is always `weights_only`: a checkpoint cannot run code. Called by
-`callbacks.resume`, and by whoever looks for the newest checkpoint of a run.
+follows with size and SHA-256. Reading is always `weights_only`: a checkpoint cannot run code.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from callbacks.files import file_sha256, write_file, write_json
+from analysis.files import file_sha256, write_file, write_json
+from analysis.snapshots import step_of
 from callbacks.snapshots import checkpoint_file, manifest_file
 
 log = logging.getLogger(__name__)
@@ -99,12 +98,14 @@ def find_damage(path: Path) -> str | None:
 
 def find_checkpoints(run_folder: Path) -> list[Path]:
     """All resume checkpoints of a run, newest first, good or not."""
-    found = checkpoint_file(run_folder, 0).parent.glob("step_*.ckpt")
-    return sorted((path for path in found if re.fullmatch(r"step_\d+", path.stem)), key=checkpoint_step, reverse=True)
+    found = checkpoint_file(run_folder, 0).parent.glob("*.ckpt")
+    return sorted((path for path in found if step_of(path.stem) is not None), key=checkpoint_step, reverse=True)
 
 
 def checkpoint_step(path: Path) -> int:
-    return int(path.stem.removeprefix("step_"))
+    step = step_of(path.stem)
+    assert step is not None, path
+    return step
 
 
 def newest_checkpoint(run_folder: str | Path) -> Path | None:

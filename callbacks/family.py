@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import yaml
 
-from analysis.base import Analysis, load_analyses
+from analysis.base import Analysis
+from analysis.measures import load_analyses
 from analysis.results import ResultTable
 from analysis.snapshots import SnapshotId
 from callbacks.checkpoint_io import find_checkpoints

@@ -21,11 +21,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from analysis.files import remove_leftovers
 from callbacks.checkpoint_io import DurableCheckpointIO, checkpoint_step, find_checkpoints, newest_checkpoint
-from callbacks.files import remove_leftovers
 from callbacks.rng import capture_rng, gather_rng, restore_rng
 from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree, describe_write_error
 from callbacks.snapshots import checkpoint_file, manifest_file
+from callbacks.step import StepCallback
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ NO_LIMIT = 2**62
 Place = Literal["step", "validation", "end"]
 
 
-class ResumeCheckpoint(Checkpoint):
+class ResumeCheckpoint(StepCallback, Checkpoint):
     """Keeps the newest `<run folder>/checkpoints/step_*.ckpt`, each with a manifest, and stops cleanly when told to.
 
     A checkpoint is written every `every_n_steps` steps, every `every_n_minutes` minutes, at the end of training, and
@@ -82,7 +83,7 @@ class ResumeCheckpoint(Checkpoint):
         self._signals = StopSignals(signals, grace_seconds)
         self._loaded: dict[str, Any] | None = None
         """State of a checkpoint until the training loop has reached the place at which it was taken."""
-        self._saved_step = self._seen_step = -1
+        self._saved_step = -1
         self._saved_time = 0.0
         self._place: Place | None = None
         """Where the checkpoint that is being written is taken; None if somebody else asked for one."""
@@ -112,7 +113,8 @@ class ResumeCheckpoint(Checkpoint):
             trainer.callbacks = [ListenFirst(self._signals), *trainer.callbacks]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._saved_step, self._seen_step, self._saved_time = trainer.global_step, -1, time.monotonic()
+        super().on_train_start(trainer, pl_module)
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
             remove_leftovers(checkpoint_file(Path(trainer.default_root_dir), 0).parent)
 
@@ -126,14 +128,8 @@ class ResumeCheckpoint(Checkpoint):
 
     # when to save and stop --------------------------------------------------------------------------------------------
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def before_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         self._restore(trainer)
-        step = trainer.global_step
-        if step == self._seen_step:  # a further micro-batch of the same optimizer step
-            return
-        self._seen_step = step
         stop, due = agree(trainer, self._signals.received or 0, int(trainer.is_global_zero and self._is_due(step)))
         if (stop or due) and step > self._saved_step:
             self._save(trainer, "step")

@@ -23,14 +23,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from callbacks.files import file_sha256, new_folder, remove_leftovers, write_json
+from analysis.files import file_sha256, new_folder, remove_leftovers, write_json
+from analysis.snapshots import step_name
 from callbacks.schedule import Schedule
+from callbacks.step import StepCallback
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def snapshot_folder(run_folder: Path, step: int) -> Path:
-    return run_folder / "snapshots" / f"step_{step:08d}"
+    return run_folder / "snapshots" / step_name(step)
 
 
 def checkpoint_file(run_folder: Path, step: int) -> Path:
-    return run_folder / "checkpoints" / f"step_{step:08d}.ckpt"
+    return run_folder / "checkpoints" / f"{step_name(step)}.ckpt"
 
 
 def manifest_file(checkpoint: Path) -> Path:
@@ -119,7 +120,7 @@ def write_snapshot(
     return info
 
 
-class SnapshotWriter(Callback):
+class SnapshotWriter(StepCallback):
     """Writes a snapshot at every scheduled optimizer step, once each, whatever the accumulation and the restarts.
 
     Lightning runs plain callbacks in listed order and `Checkpoint` callbacks after all of them. This is a plain one:
@@ -139,7 +140,6 @@ class SnapshotWriter(Callback):
         self.schedule, self.dtype = schedule, dtype
         self.failures = 0
         """Snapshots lost to a full disk or the like since the fit began."""
-        self._last_step = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for attribute in ("model", "tokenizer"):
@@ -150,22 +150,20 @@ class SnapshotWriter(Callback):
                 )
         if trainer.is_global_zero:
             remove_leftovers(Path(trainer.default_root_dir) / "snapshots")
-        same = self._visit(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
+        same = self._write_if_due(trainer, pl_module)
         if not trainer.strategy.broadcast(same) and trainer.global_step == 0:
             raise ValueError(
                 f"{trainer.default_root_dir}: its snapshot of step 0 has other weights, so another run lives there; "
                 "choose another run folder, the same seed, or delete the folder"
             )
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step != self._last_step:  # not another micro-batch of an accumulated step
-            self._visit(trainer, pl_module)
+    def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
+        self._write_if_due(trainer, module)
 
-    def _visit(self, trainer: pl.Trainer, module: Any) -> bool:
+    def _write_if_due(self, trainer: pl.Trainer, module: Any) -> bool:
         """Write this step if it is due; False if a snapshot with other weights is in its place."""
-        step = self._last_step = trainer.global_step
+        step = trainer.global_step
         if not trainer.is_global_zero or not self.schedule.due(step, trainer.max_steps):
             return True
         folder = snapshot_folder(Path(trainer.default_root_dir), step)

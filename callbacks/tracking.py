@@ -28,10 +28,10 @@ from uuid import uuid4
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback
 
 from analysis.files import write_text_atomic
 from analysis.report.run import read_metrics
+from callbacks.step import StepCallback
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -43,7 +43,7 @@ AXES = ("progress/step", "progress/tokens")
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 
-class Tracker(Callback):
+class Tracker(StepCallback):
     """Writes every logged scalar to `metrics.jsonl` and to W&B, under the axes `progress/step` and `progress/tokens`.
 
     Scalars of `self.log` are taken from `trainer.callback_metrics` every `every_n_steps` optimizer steps and after each
@@ -78,7 +78,6 @@ class Tracker(Callback):
         self.root: Path | None = None
         self._kept: set[tuple[str, int]] = set()
         self._sent: set[tuple[str, int]] = set()
-        self._last_step = -1
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
@@ -88,21 +87,15 @@ class Tracker(Callback):
         self.start(Path(trainer.default_root_dir))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last_step = trainer.global_step
+        super().on_train_start(trainer, pl_module)
         if self.root is not None:
             self.forget_after(trainer.global_step)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if step == self._last_step:  # a micro-batch of an accumulated step
-            return
-        self._last_step = step
+    def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             values = {k: v for k, v in scalars_of(trainer.callback_metrics).items() if not k.startswith("val/")}
             values |= {f"optim/lr_{name}": lr for name, lr in _learning_rates(trainer).items()}
-            self.record("train", values, step, _tokens(pl_module))
+            self.record("train", values, step, _tokens(module))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:

@@ -5,17 +5,21 @@ python tests/test_docs.py        prints the tree of README.md from the modules' 
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib
 import pkgutil
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel
+
+from analysis.base import Row
+from analysis.measures import load_analyses
+from analysis.snapshots import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("train", "analysis", "callbacks", "data/corpus")
@@ -65,14 +69,14 @@ def check_command(command: str) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    from train.__main__ import COMMANDS, MODULES, OneLineParser
+    from train.__main__ import COMMANDS, TEXT_COMMANDS, OneLineParser
     from train.cli import ParsedRun
 
     command, rest = arguments[0], arguments[1:]
     assert command in COMMANDS, command
-    if command in MODULES:
+    if command in TEXT_COMMANDS:
         parser = OneLineParser(prog=command)
-        importlib.import_module(MODULES[command]).add_arguments(parser)
+        getattr(importlib.import_module("train.commands"), f"add_{command}_arguments")(parser)
         parser.parse_args(rest)
         return
     if command == "describe":
@@ -83,15 +87,9 @@ def _train(arguments: list[str]) -> None:
 
 
 def _analysis(arguments: list[str]) -> None:
-    from jsonargparse import ArgumentParser
+    from analysis.__main__ import make_parser
 
-    from analysis.__main__ import COMMANDS
-
-    command = COMMANDS[arguments[0]]
-    kind = ArgumentParser if command.configurable else argparse.ArgumentParser
-    parser = kind(exit_on_error=False)
-    getattr(importlib.import_module(command.module), command.add_arguments)(parser)
-    parser.parse_args(arguments[1:])
+    make_parser(arguments[0]).parse_args(arguments[1:])
 
 
 def _corpus(arguments: list[str]) -> None:
@@ -204,6 +202,34 @@ def test_similarities_are_explained_with_their_calibrated_form() -> None:
     from analysis.geometry.similarity import SYMMETRIC
 
     assert {name for measure in SYMMETRIC for name in (measure, f"{measure}_calibrated")} <= _explained()
+
+
+# worked example -------------------------------------------------------------------------------------------------------
+
+
+def test_the_worked_example_of_a_measure_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_snapshot: Callable[..., Snapshot],
+    tiny_xglm: PreTrainedModel,
+) -> None:
+    """The class in docs/extending.md is found by the name that the page gives, measures, and sees a planted scale."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    code, listed = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml"))
+    assert code is not None
+    assert listed is not None
+    assert len(code[1].splitlines()) <= 45
+    (tmp_path / "state_norm.py").write_text(code[1], encoding="utf-8")
+    (tmp_path / "list.yaml").write_text(listed[1].replace("data/", f"{ROOT}/data/"), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    (analysis,) = load_analyses(tmp_path / "list.yaml")
+    rows = [row for row in analysis.measure(tiny_snapshot(tiny_xglm)) if isinstance(row, Row)]
+    languages = {row.language for row in rows}
+    assert len(languages) == 10
+    assert len(rows) == 10 * len({row.layer for row in rows})
+    for row in rows:
+        assert row.chance is not None
+        assert 0.5 < row.value / row.chance < 2
 
 
 # tree ----------------------------------------------------------------------------------------------------------------

@@ -21,12 +21,8 @@ COMMANDS = {
     "prepare": "tokenise the text of a configuration into memory-mapped files",
     "audit": "n-grams that training text shares with evaluation text",
 }
-MODULES = {
-    "tokenizer": "train.data.tokenizer",
-    "prepare": "train.data.prepare",
-    "audit": "train.data.decontamination",
-}
-"""Commands with `add_arguments(parser)` and `run(args)`; the others belong to the Lightning command line."""
+TEXT_COMMANDS = ("tokenizer", "prepare", "audit")
+"""Commands of `train.commands`; the others belong to the Lightning command line."""
 
 TRACEBACK_VARIABLE = "BABELSCOPE_TRACEBACK"
 USER_ERRORS = (ValueError, OSError, ArgumentError)
@@ -72,11 +68,11 @@ def usage() -> str:
 
 def run(command: str, arguments: list[str]) -> None:
     """Hand the arguments to the command's module."""
-    if command in MODULES:
-        module = importlib.import_module(MODULES[command])
+    if command in TEXT_COMMANDS:
+        module = importlib.import_module("train.commands")
         parser = OneLineParser(prog=f"python -m train {command}")
-        module.add_arguments(parser)
-        module.run(parser.parse_args(arguments))
+        getattr(module, f"add_{command}_arguments")(parser)
+        getattr(module, f"run_{command}")(parser.parse_args(arguments))
         return
     quieten()
     if command == "describe":

@@ -22,16 +22,15 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from train.data.batches import StepLoader, TrainBatches, ValidationBatches
+from train.data.batches import StepLoader, TrainBatches, ValidationBatches, unigram_bits_per_byte
 from train.data.decontamination import read_excluded, text_digest
-from train.data.identity import tokenizer_hash
+from train.data.documents import TextSource, collect_texts, resolve_languages
 from train.data.mixing import Mixture, expected_epochs, format_mixture
+from train.data.packing import tokenizer_hash
 from train.data.prepare import find_prepared, prepare
 from train.data.sampling import Schedule
-from train.data.sources import TextSource, collect_texts, resolve_languages
 from train.data.streams import PreparedText
 from train.data.tokenizer import MAX_BYTES, ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
-from train.data.unigram import unigram_bits_per_byte
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from analysis.files import write_text_atomic
+from analysis.snapshots import step_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 VOLATILE = (
     *("_name_or_path", "_model_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
@@ -29,9 +31,11 @@ VOLATILE = (
 )
 """Entries of a config that do not change the network."""
 
+SUMMARY = "identity.json"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
+class CheckpointRecord:
     """What one checkpoint turned out to be."""
 
     step: int
@@ -52,6 +56,8 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     The container does not enter: the same tensors give the same hash from one file or several shards, safetensors or
     pickled. One tensor is in memory at a time.
     """
+    import torch
+
     digests = {}
     for name, tensor in tensors:
         digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -78,22 +84,31 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def record_path(results: Path, step: int) -> Path:
-    return results / "identity" / f"step_{step:08d}.json"
+    return results / "identity" / f"{step_name(step)}.json"
 
 
-def read_record(results: Path, step: int) -> Identity | None:
+def read_record(results: Path, step: int) -> CheckpointRecord | None:
     """The record of a step, or None if there is no readable one."""
     try:
-        return Identity(**json.loads(record_path(results, step).read_text(encoding="utf-8")))
+        return CheckpointRecord(**json.loads(record_path(results, step).read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
 
 
-def write_record(results: Path, identity: Identity) -> None:
+def write_record(results: Path, identity: CheckpointRecord) -> None:
     write_text_atomic(record_path(results, identity.step), json.dumps(asdict(identity), indent=1, sort_keys=True))
 
 
-def find_duplicates(records: Sequence[Identity]) -> list[tuple[int, ...]]:
+def read_summary(results: Path) -> dict:
+    """What `write_summary` stored at the end of the newest sweep, or {} if there is nothing readable."""
+    try:
+        content = json.loads((results / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def find_duplicates(records: Sequence[CheckpointRecord]) -> list[tuple[int, ...]]:
     """Groups of steps with the same weights, ascending."""
     groups: dict[str, list[int]] = {}
     for record in sorted(records, key=lambda record: record.step):
@@ -122,7 +137,7 @@ def find_gaps(steps: Sequence[int]) -> list[int]:
     return missing if len(missing) < len(on_beat) else []
 
 
-def find_drift(records: Sequence[Identity]) -> dict[int, list[str]]:
+def find_drift(records: Sequence[CheckpointRecord]) -> dict[int, list[str]]:
     """Step -> what differs from the value that most checkpoints have: config entries or the tokenizer."""
     drift: dict[int, list[str]] = {}
     keys = sorted({key for record in records for key in record.config})
@@ -164,5 +179,5 @@ def write_summary(results: Path, run: str, steps: Sequence[int], failed: Mapping
         "drift": drift,
         "failed": dict(failed),
     }
-    write_text_atomic(results / "identity.json", json.dumps(content, indent=1, sort_keys=True))
+    write_text_atomic(results / SUMMARY, json.dumps(content, indent=1, sort_keys=True))
     return lines

@@ -18,9 +18,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from transformers.utils.logging import disable_progress_bar
-
 from analysis.checkpoints.sweep import Listener, Outcome, Task
 from analysis.checkpoints.weights import one_line
 
@@ -78,7 +75,7 @@ class ProcessPool(Executor):
     def run(self, tasks: Sequence[Task], listener: Listener | None = None) -> Iterator[Outcome]:
         context: Any = multiprocessing.get_context(self.start_method)
         if self.start_method == "forkserver":
-            context.set_forkserver_preload(["analysis.checkpoints.sweep", "analysis.checkpoints.sources"])
+            context.set_forkserver_preload(["analysis.checkpoints.sweep", "analysis.checkpoints.loading"])
         waiting, free = deque(tasks), deque(range(self.workers))
         running: dict[Connection, tuple[multiprocessing.process.BaseProcess, Task, int]] = {}
         try:
@@ -167,6 +164,9 @@ class Submitit(Executor):
 
 def _work(task: Task, device: str | None, threads: int, sender: Connection) -> None:
     """Body of a worker process."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
     torch.set_num_threads(threads)
     disable_progress_bar()
     sender.send((task if device is None else task.on_device(device)).run())

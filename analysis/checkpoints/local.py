@@ -11,15 +11,16 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-
-from analysis.checkpoints.loading import load_lightning, load_model
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import INDEXES, SINGLES, load_pickled, one_line, untie
+from analysis.files import file_sha256
 from analysis.snapshots import SnapshotId
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +66,8 @@ class RunFolder(CheckpointSource):
     def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
         """As the base, after a check that the file is the one that training wrote (safetensors has no checksum)."""
         promised, file = checkpoint.marks.get("weights_sha256"), path / SINGLES[0]
-        if promised is not None and file.is_file():
-            with file.open("rb") as opened:
-                found = hashlib.file_digest(opened, "sha256").hexdigest()
-            if found != promised:
-                raise ValueError(
-                    f"{self.label(checkpoint)}: {file.name} is not the file that {MANIFEST} was written for"
-                )
+        if promised is not None and file.is_file() and file_sha256(file) != promised:
+            raise ValueError(f"{self.label(checkpoint)}: {file.name} is not the file that {MANIFEST} was written for")
         return super().tensors(checkpoint, path)
 
 
@@ -101,6 +97,8 @@ class LocalFolder(CheckpointSource):
         return self.path
 
     def load(self, checkpoint: Checkpoint, path: Path) -> PreTrainedModel:
+        from analysis.checkpoints.loading import load_model
+
         return load_model(path, self.label(checkpoint), self.loading, gguf_file=self.gguf_file)
 
     def tokenizer_options(self) -> dict[str, str]:
@@ -114,6 +112,8 @@ class LocalFolder(CheckpointSource):
     def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
         if self.gguf_file is None:
             return super().tensors(checkpoint, path)
+        import torch
+
         file = path / self.gguf_file
         return iter([(file.name, torch.from_file(str(file), size=file.stat().st_size, dtype=torch.uint8))])
 
@@ -190,6 +190,8 @@ class LightningCheckpoint(CheckpointSource):
         return snapshots[-1]
 
     def load(self, checkpoint: Checkpoint, path: Path) -> PreTrainedModel:
+        from analysis.checkpoints.loading import load_lightning
+
         return load_lightning(path, self.fetch_config(checkpoint), self.label(checkpoint), self.loading)
 
     def tokenizer_folder(self, checkpoint: Checkpoint, path: Path) -> Path:

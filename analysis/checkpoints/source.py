@@ -2,7 +2,8 @@
 
 A source knows its checkpoints by step. Opening one is always the same: fetch the files, load config, weights and
 tokenizer with the checks of `analysis.checkpoints.loading`, free the model afterwards. Subclasses in
-`analysis.checkpoints.local` and `analysis.checkpoints.hub` say where the files are.
+`analysis.checkpoints.local` and `analysis.checkpoints.hub` say where the files are. Libraries that take seconds to
+import wait until a model is opened, so that `--help` does not.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from analysis.checkpoints.hub_cache import Hub, looks_like_hub_id
-from analysis.checkpoints.loading import Loading, build_random, check_fit, load_model, load_tokenizer, release
 from analysis.checkpoints.names import Naming, summarize_steps
+from analysis.checkpoints.options import Loading
 from analysis.checkpoints.weights import find_weight_files, iter_tensors
-from analysis.extraction.replicas import replicate
 from analysis.snapshots import Snapshot, SnapshotId, SnapshotSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 TOKENIZER_MODELS = (
@@ -102,6 +104,8 @@ class CheckpointSource(SnapshotSource):
 
     def load(self, checkpoint: Checkpoint, path: Path) -> PreTrainedModel:
         """The model in `path`, the value of `fetch`."""
+        from analysis.checkpoints.loading import load_model
+
         return load_model(path, self.label(checkpoint), self.loading)
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -160,6 +164,9 @@ class CheckpointSource(SnapshotSource):
             FileNotFoundError: files that are not there.
             ValueError: files that are damaged, refused or do not fit together. Both name the checkpoint.
         """
+        from analysis.checkpoints.loading import build_random, check_fit, release
+        from analysis.extraction.replicas import replicate
+
         checkpoint = self.find(snapshot_id)
         name = self.label(checkpoint)
         if self.is_baseline(checkpoint):
@@ -182,6 +189,8 @@ class CheckpointSource(SnapshotSource):
 
     def load_tokenizer(self, checkpoint: Checkpoint, path: Path) -> PreTrainedTokenizerBase:
         """The suite's tokenizer if one is named, else the one beside the weights."""
+        from analysis.checkpoints.loading import load_tokenizer
+
         reference = str(self.tokenizer_folder(checkpoint, path))
         if self.tokenizer is None or reference not in self._tokenizers:
             self._tokenizers[reference] = load_tokenizer(

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 from filelock import FileLock, Timeout
 
 from analysis.base import Analysis
 from analysis.checkpoints.audit import (
-    Identity,
+    CheckpointRecord,
     describe_config,
     hash_tensors,
     hash_tokenizer,
@@ -30,7 +29,7 @@ from analysis.checkpoints.audit import (
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import one_line
 from analysis.results import ResultTable
-from analysis.snapshots import Snapshot
+from analysis.snapshots import Snapshot, step_name
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ class Task:
     def _lock(self, wait: bool) -> FileLock:
         folder = self.results / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"step_{self.checkpoint.id.step:08d}"
+        name = step_name(self.checkpoint.id.step)
         if self.split == "analysis":
             name += f".{self.analyses[0].name}"
         return FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0)
@@ -118,7 +117,7 @@ class Task:
             return
         weights = self._hash_weights()
         with self.source.open(self.checkpoint.id) as snapshot:
-            identity = self._identify(snapshot, weights)
+            identity = self._record(snapshot, weights)
             for analysis in missing:
                 started = time.perf_counter()
                 try:
@@ -142,8 +141,8 @@ class Task:
             return known.weights_sha256
         return hash_tensors(self.source.tensors(self.checkpoint, path))
 
-    def _identify(self, snapshot: Snapshot, weights: str) -> Identity:
-        identity = Identity(
+    def _record(self, snapshot: Snapshot, weights: str) -> CheckpointRecord:
+        identity = CheckpointRecord(
             step=snapshot.id.step,
             tokens=snapshot.id.tokens,
             name=self.checkpoint.name,
@@ -156,6 +155,8 @@ class Task:
         return identity
 
     def _told(self, error: Exception) -> str:
+        import torch
+
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return "out of memory; try a smaller batch_tokens, loading.dtype bfloat16 or loading.device_map auto"
         text = one_line(error, limit=400)

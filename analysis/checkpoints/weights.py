@@ -9,10 +9,10 @@ import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -67,6 +67,8 @@ def iter_tensors(files: Iterable[Path], name: str) -> Iterator[tuple[str, Tensor
     Raises:
         ValueError: a file is truncated or damaged, or holds more than tensors.
     """
+    from safetensors import SafetensorError, safe_open
+
     for file in files:
         if file.suffix == ".safetensors":
             try:
@@ -81,6 +83,8 @@ def iter_tensors(files: Iterable[Path], name: str) -> Iterator[tuple[str, Tensor
 
 def untie(state: Mapping[str, object]) -> list[tuple[str, Tensor]]:
     """The tensors of `state`, sorted by name; of the names that share one storage only the last."""
+    from torch import Tensor
+
     tensors = {key: value for key, value in sorted(state.items()) if isinstance(value, Tensor)}
     last = {(value.data_ptr(), value.shape, value.stride()): key for key, value in tensors.items()}
     return [(key, tensors[key]) for key in sorted(last.values())]
@@ -92,6 +96,8 @@ def load_pickled(file: Path, name: str) -> dict:
     Raises:
         ValueError: the file is truncated or damaged, or asks to run code.
     """
+    import torch
+
     try:
         try:
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)

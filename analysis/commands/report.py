@@ -6,27 +6,31 @@ everything lies.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from rich.console import Console
-
-from analysis.report.closing import closing_tables
-from analysis.report.report import write_report
-from analysis.report.run import read_run
-from analysis.report.tables import console_table
+from jsonargparse import ArgumentParser, Namespace
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder (runs/demo) or result folder")
-    parser.add_argument("--out", type=Path, default=None, help="HTML file (default: report.html in the first run)")
+    parser.add_argument("--out", type=Path | None, default=None, help="HTML file; null is report.html in the first run")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Namespace) -> int:
+    """Write the report; for a single run print its closing tables too."""
+    from rich.console import Console
+
+    from analysis.report.closing import closing_tables
+    from analysis.report.report import verdicts, write_report
+    from analysis.report.run import read_run
+    from analysis.report.tables import console_table
+
     path = write_report(options.runs, options.out)
     console = Console(soft_wrap=True)
     if len(options.runs) == 1:
         record = read_run(options.runs[0])
+        for sentence in verdicts(record):
+            console.print(sentence, markup=False)
         for table in closing_tables(record):
             console.print(console_table(table))
         console.print(f"results:  {record.table.root}")

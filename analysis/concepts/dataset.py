@@ -75,6 +75,25 @@ class ConceptSet:
     pools: Mapping[str, ConceptPool]
     """Language to pool."""
 
+    def shuffled(self, seed: int) -> ConceptSet:
+        """Labels drawn anew among each concept's labelled sentences, as many positives as before.
+
+        The draw is a function of seed, concept and the sentence's key, so translations of a sentence keep a common
+        label.
+        """
+        pools = {}
+        for language, pool in self.pools.items():
+            yes, no = {}, {}
+            for concept in self.concepts:
+                labelled = torch.cat([pool.positives[concept], pool.negatives[concept]]).tolist()
+                prefix = f"shuffle:{seed}:{concept}:"
+                labelled.sort(key=lambda index: hashlib.sha256((prefix + pool.keys[index]).encode()).digest())
+                count = len(pool.positives[concept])
+                yes[concept] = torch.tensor(sorted(labelled[:count]))
+                no[concept] = torch.tensor(sorted(labelled[count:]))
+            pools[language] = replace(pool, positives=yes, negatives=no)
+        return replace(self, pools=pools)
+
     def half(self, which: int) -> ConceptSet:
         """Only the sentences of one half (`half_of`) stay labelled; the pools' texts stay as they are.
 

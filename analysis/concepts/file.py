@@ -11,11 +11,9 @@ stands without it. Written by analysis/concepts/labelling.py, read by analysis/c
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 
 from analysis.concepts.aligned import AlignedText
 from analysis.concepts.matching import Groups
+from analysis.files import write_file, write_text_atomic
 
 SCHEMA = pa.schema(
     [
@@ -140,13 +139,12 @@ def write_labelling(labelling: Labelling, out: str | Path, settings: Mapping[str
         "cells": [asdict(cell) for cell in labelling.cells],
         "dropped": dict(labelling.dropped),
     }
-    encoded = json.dumps(content, ensure_ascii=False, indent=1, default=str).encode()
-    _write_whole(lexicon_path(out), lambda file: file.write(encoded))
+    write_text_atomic(lexicon_path(out), json.dumps(content, ensure_ascii=False, indent=1, default=str))
     if out.suffix == ".parquet":
-        _write_whole(out, lambda file: pq.write_table(labelling.table, file, **PARQUET))
+        write_file(out, lambda file: pq.write_table(labelling.table, file, **PARQUET))
     else:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in labelling.table.to_pylist())
-        _write_whole(out, lambda file: file.writelines(line.encode() for line in lines))
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in labelling.table.to_pylist())
+        write_text_atomic(out, lines)
 
 
 def format_summary(labelling: Labelling) -> str:
@@ -173,16 +171,3 @@ def format_summary(labelling: Labelling) -> str:
 def _mean(values: Iterable[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{sum(known) / len(known):.2f}" if known else "-"
-
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

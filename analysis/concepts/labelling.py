@@ -9,25 +9,15 @@ the concept is estimated in analysis/concepts/lexicon.py. Plays the part of the 
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.concepts.aligned import AlignedText, read_aligned
-from analysis.concepts.file import (
-    Cell,
-    Labelling,
-    check_suffix,
-    concept_table,
-    format_summary,
-    lexicon_path,
-    write_labelling,
-)
+from analysis.concepts.file import Cell, Labelling, concept_table
 from analysis.concepts.lexicon import EntryIndex, find_lexicon, fold
 from analysis.concepts.matching import GroupFinder, Groups
 from analysis.concepts.rules import KINDS, ConceptRule, choose_rules, read_concept_rules
@@ -38,9 +28,6 @@ LEXICON_LIMITS: Mapping[str, Mapping[str, Any]] = {
 }
 """Entries that may explain a concept of each kind. A share of 0.015 for words would raise their mean support on the
 medium corpus by 0.006 and its chance floor from 0.02 to 0.07; the words of a field are each too rare for more."""
-
-CONCEPT_LIST = Path("data/concepts.tsv")
-"""The list that ships with the repository, seen from its root."""
 
 MINIMUM_FOR_SUPPORT = 20
 """Positives below which support is not estimated: a few entries would fit anything."""
@@ -69,8 +56,9 @@ class LabellingSettings:
     negatives: int = 5
     """Negatives per positive."""
     min_words: int = 4
-    """Words of the pivot side, separated by blanks."""
+    """Least length of the pivot side in words, separated by blanks."""
     max_words: int = 60
+    """Greatest length of the pivot side in words."""
     min_support: float = 0.8
     """Mean support over the languages below which a concept is left out."""
     strict: bool = False
@@ -222,51 +210,3 @@ def _richest(kept: list[_Labelled], limit: int | None, dropped: dict[str, str]) 
     beyond = ranked[limit:] if limit is not None else []
     dropped.update({item.rule.name: f"is beyond max_concepts {limit}" for item in beyond})
     return [item for item in kept if item not in beyond]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m analysis label`."""
-    parser.add_argument("--texts", type=Path, required=True, help="parallel text: parquet or JSONL, long or wide")
-    parser.add_argument("--list", type=Path, default=CONCEPT_LIST, help="concept list (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="concept file to write: .parquet or .jsonl")
-    words: dict[str, Any] = {"nargs": "+", "default": (), "metavar": "NAME"}
-    parser.add_argument("--languages", help="ISO 639-1 codes (default: all of the text)", **words)
-    parser.add_argument("--concepts", help="names from the list (default: all that reach the minima)", **words)
-    parser.add_argument("--splits", help="train, valid, test (default: all)", **words)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of concepts")
-    parser.add_argument("--pivot", default=DEFAULTS.pivot, help="language of the word forms (default: %(default)s)")
-    for name, help_text in (
-        ("min_positives", "positives that a concept needs in every language"),
-        ("max_concepts", "keep only those with the most positives"),
-        ("cap", "positives per concept and language at most"),
-        ("negatives", "matched negatives per positive"),
-        ("min_words", "least length of the pivot side in words"),
-        ("max_words", "greatest length of the pivot side in words"),
-    ):
-        default = getattr(DEFAULTS, name)
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{help_text} (default: {default})")
-    parser.add_argument(
-        "--min-support",
-        type=float,
-        default=DEFAULTS.min_support,
-        metavar="SHARE",
-        help="least mean share of positives whose translation has a word of the concept (default: %(default)s)",
-    )
-    parser.add_argument("--strict", action="store_true", help="leave out positives whose translation has no such word")
-    parser.add_argument("--complete", action="store_true", help="use only segments that exist in all languages")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Labels, writes the concept file and its lexicon, and reports both. Returns the exit code; user errors are
-    raised.
-    """
-    check_suffix(args.out)
-    values: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(LabellingSettings)}
-    for name in ("languages", "concepts", "kinds", "splits"):
-        values[name] = tuple(values[name])
-    settings = LabellingSettings(**values)
-    labelling = label_concepts(args.texts, args.list, settings)
-    write_labelling(labelling, args.out, {"texts": args.texts.name, "list": args.list.name, **asdict(settings)})
-    sys.stdout.write(f"{format_summary(labelling)}\nwritten: {args.out}, {lexicon_path(args.out)}\n")
-    return 0

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from analysis.concepts.dataset import ConceptSet
-from analysis.experts.average_precision import Labels, score
+from analysis.experts.average_precision import Labels, average_precision
 from analysis.experts.topk import TopUnits
 from analysis.extraction.encoding import encode_texts
 
@@ -54,7 +54,7 @@ def token_experts(
             inside = (rows >= first) & (rows < first + BLOCK)
             values = torch.zeros(min(BLOCK, len(tokens) - first), len(texts))
             values[rows[inside] - first, columns[inside]] = 1.0
-            top.update(score(values, labels).numpy(), first, lambda group, units: {})
+            top.update(average_precision(values, labels).numpy(), first, lambda group, units: {})
     return np.stack([top.units for top in tops]), len(tokens)
 
 

@@ -68,17 +68,6 @@ class UnitSpace:
         """First flat id of every site, and `num_units` at the end, (len(sites) + 1,) int64."""
         return np.concatenate([[0], np.cumsum([site.num_units for site in self.sites], dtype=np.int64)])
 
-    def locate(self, flat: int) -> tuple[Site, int]:
-        """The site and the unit's index in it.
-
-        Raises:
-            ValueError: `flat` is not in [0, num_units).
-        """
-        if not 0 <= flat < self.num_units:
-            raise ValueError(f"unit {flat} does not exist: the model has {self.num_units} units in these sites")
-        index = int(self.site_indices(np.array([flat]))[0])
-        return self.sites[index], int(flat - self.offsets[index])
-
     def site_indices(self, flat: np.ndarray) -> np.ndarray:
         """Index into `sites` of every flat id, same shape."""
         return np.searchsorted(self.offsets, flat, side="right") - 1

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.extraction.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
-from analysis.extraction.passes import Place, collect
+from analysis.extraction.encoding import Batch, Encoded
+from analysis.extraction.options import DEFAULTS, Extraction
+from analysis.extraction.passes import Place, collect, make_packs
 from analysis.extraction.sites import Site
 from analysis.snapshots import Snapshot
 from analysis.texts import Text
@@ -67,9 +68,9 @@ def sample_tokens(
     snapshot: Snapshot,
     texts: Mapping[str, Sequence[Text]],
     tokens_per_language: int,
+    extraction: Extraction = DEFAULTS,
     *,
     tokens_per_text: int = 16,
-    max_length: int = 128,
     seed: int = 0,
 ) -> TokenSample:
     """Draw up to `tokens_per_language` content tokens of each language, at most `tokens_per_text` of one text.
@@ -80,7 +81,6 @@ def sample_tokens(
     Raises:
         ValueError: no language, or a language without texts.
     """
-    limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or max_length
     ids: list[list[int]] = []
     content: list[list[bool]] = []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("text", "position", "token", "language", "key")}
@@ -94,7 +94,7 @@ def sample_tokens(
         missing = tokens_per_language
         for start in range(0, len(ordered), _CHUNK):
             chunk = ordered[start : start + _CHUNK]
-            encoded = encode_texts(snapshot.tokenizer, [entry.text for entry in chunk], min(max_length, limit))
+            encoded = extraction.encode(snapshot, [entry.text for entry in chunk])
             for entry, row, flags in zip(chunk, encoded.ids, encoded.content, strict=True):
                 places = np.flatnonzero(flags)
                 generator = np.random.default_rng(int(unit_hash(seed, language, entry.key) * 2**53))
@@ -117,12 +117,7 @@ def sample_tokens(
 
 
 def iter_token_states(
-    snapshot: Snapshot,
-    sample: TokenSample,
-    sites: Sequence[Site],
-    *,
-    batch_tokens: int = 4096,
-    max_bytes: int = 2**30,
+    snapshot: Snapshot, sample: TokenSample, sites: Sequence[Site], extraction: Extraction = DEFAULTS
 ) -> Iterator[tuple[Site, Tensor]]:
     """Yield (site, states (N, D) float32) for every site, in the order of `sites`.
 
@@ -142,38 +137,30 @@ def iter_token_states(
         column = position[rows]
         return (rows,), lambda _, states: states[row.to(states.device), column.to(states.device)].float()
 
-    yield from _iter_states(snapshot, sample.encoded, len(sample), sites, take, batch_tokens, max_bytes)
+    yield from _iter_states(snapshot, sample.encoded, len(sample), sites, take, extraction)
 
 
 def iter_sentence_states(
-    snapshot: Snapshot,
-    texts: Sequence[str],
-    sites: Sequence[Site],
-    *,
-    pool: str = "mean",
-    batch_tokens: int = 4096,
-    max_bytes: int = 2**30,
-    max_length: int = 128,
+    snapshot: Snapshot, texts: Sequence[str], sites: Sequence[Site], extraction: Extraction
 ) -> Iterator[tuple[Site, Tensor]]:
     """Yield (site, sentence vectors (N, D) float32) for every site.
 
-    Args:
-        pool: over content tokens: `mean`, `weighted` (weight t / sum t for the t-th token, which evens out that in a
-            causal model later tokens have seen more; Muennighoff 2022, SGPT, used by MEXA) or `last`.
+    Pooled over content tokens by `mean`, `weighted` (weight t / sum t for the t-th token, which evens out that in a
+    causal model later tokens have seen more; Muennighoff 2022, SGPT, used by MEXA) or `last`.
 
     Raises:
         ValueError: unknown pooling, no texts, a text without content, otherwise as `iter_token_states`.
     """
+    pool = extraction.pool
     if pool not in SENTENCE_POOLINGS:
         raise ValueError(f"pool={pool!r}: choose one of {', '.join(SENTENCE_POOLINGS)}")
-    limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or max_length
-    encoded = encode_texts(snapshot.tokenizer, texts, min(max_length, limit))
+    encoded = extraction.encode(snapshot, texts)
 
     def take(batch: Batch) -> tuple[Place, Callable[[Site, Tensor], Tensor]]:
         weights = _sentence_weights(batch.content, pool)
         return (batch.indices,), lambda _, states: torch.einsum("bt,btd->bd", weights.to(states.device), states.float())
 
-    yield from _iter_states(snapshot, encoded, len(encoded), sites, take, batch_tokens, max_bytes)
+    yield from _iter_states(snapshot, encoded, len(encoded), sites, take, extraction)
 
 
 def _sentence_weights(content: Tensor, pool: str) -> Tensor:
@@ -191,37 +178,15 @@ def _iter_states(
     num_rows: int,
     sites: Sequence[Site],
     take: Callable[[Batch], tuple[Place, Callable[[Site, Tensor], Tensor]]],
-    batch_tokens: int,
-    max_bytes: int,
+    extraction: Extraction,
 ) -> Iterator[tuple[Site, Tensor]]:
     """Run the body over all texts; `take` says which rows a batch fills and how they come from (B, T, D)."""
-    if snapshot.model.training:
-        raise ValueError("the model is in training mode, its dropout would enter the states: call model.eval()")
-    pad_id = padding_id(snapshot.tokenizer)
-    for pack in _packs(sites, num_rows, max_bytes):
-        shapes = {site: (num_rows, site.num_units) for site in pack}
-        held = collect(snapshot.models, iter_batches(encoded, batch_tokens, pad_id), shapes, take)
-        for site in pack:
-            states = held.pop(site)
+    unit_bytes = num_rows * torch.float32.itemsize
+    for pack in make_packs(sites, unit_bytes, extraction.max_bytes, split=False):
+        shapes = {part.site: (num_rows, part.count) for part in pack}
+        held = collect(snapshot.models, extraction.batches(snapshot, encoded), shapes, take)
+        for part in pack:
+            site, states = part.site, held.pop(part.site)
             if not bool(torch.isfinite(states).all()):
                 raise ValueError(f"states of {site.module} (layer {site.layer}) hold NaN or infinity: broken weights?")
             yield site, states
-
-
-def _packs(sites: Sequence[Site], num_rows: int, max_bytes: int) -> list[list[Site]]:
-    """Consecutive sites whose states fit `max_bytes` together."""
-    packs: list[list[Site]] = []
-    used = 0
-    for site in sites:
-        size = site.num_units * num_rows * torch.float32.itemsize
-        if size > max_bytes:
-            raise ValueError(
-                f"max_bytes={max_bytes}: the states of {site.module} for {num_rows} tokens or texts alone take {size} "
-                "bytes; raise max_bytes or sample less"
-            )
-        if not packs or used + size > max_bytes:
-            packs.append([])
-            used = 0
-        packs[-1].append(site)
-        used += size
-    return packs

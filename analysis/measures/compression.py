@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.base import Analysis, Row
+from analysis.base import Row
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.geometry.dimensions import (
@@ -33,8 +33,8 @@ from analysis.geometry.dimensions import (
     subspace_overlap,
     two_nn,
 )
+from analysis.measures.text_analysis import StateAnalysis
 from analysis.snapshots import Snapshot
-from analysis.texts import Text, read_texts
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ Measured = tuple[float, float | None]
 
 
 @dataclass(kw_only=True)
-class Compression(Analysis):
+class Compression(StateAnalysis):
     """Dimensions used by the token states of every layer, and how far languages use the same ones.
 
     Rows, per layer and (without layer) as the mean over layers, with an interval from a jackknife over groups of
@@ -61,18 +61,10 @@ class Compression(Analysis):
         FileNotFoundError, ValueError: see `read_texts` and `sample_tokens`; or fewer than 8 tokens of a language.
     """
 
-    texts: str
-    """Texts by language, parquet or JSONL."""
-    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
-    """Splits to draw from: text that the model did not train on."""
-    languages: list[str] = field(default_factory=list)
-    """ISO 639-1 codes; empty means all languages of the file."""
     tokens_per_language: int = 400
     """Tokens of each language; below the hidden size, directions are estimated with much noise."""
     tokens_per_text: int = 8
     """Tokens drawn from one text at most."""
-    max_length: int = 128
-    """Tokens after which a text is cut."""
     subspace: int = 10
     """Leading directions whose overlap is measured."""
     precision: float = 0.5
@@ -83,38 +75,31 @@ class Compression(Analysis):
     """Groups of sentences for the jackknife; 0 gives no intervals and costs a tenth."""
     seed: int = 0
     """Chooses the tokens, the groups and the rotations."""
-    batch_tokens: int = 4096
-    """Tokens per forward pass."""
-    max_bytes: int = 2**30
-    """Bound on the token states held at once."""
 
     default_name: ClassVar[str] = "compression"
+    positive: ClassVar[tuple[str, ...]] = (
+        "tokens_per_language",
+        "tokens_per_text",
+        "max_length",
+        "subspace",
+        "rotations",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("tokens_per_language", "tokens_per_text", "subspace", "rotations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{self.name}: {name}={getattr(self, name)} must be at least 1")
         if self.groups == 1 or self.groups < 0:
             raise ValueError(f"{self.name}: groups={self.groups} must be 0 (no intervals) or at least 2")
         if self.precision <= 0:
             raise ValueError(f"{self.name}: precision={self.precision} must be positive")
-        if len(self.languages) == 1:
-            raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) shares with nobody; name two")
-        self._loaded: dict[str, list[Text]] | None = None
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        if self._loaded is None:
-            self._loaded = read_texts(self.texts, languages=self.languages, splits=self.splits)
-        if len(self._loaded) < 2:
-            raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(self._loaded)} only; two are needed")
-        texts = {language: self._loaded[language] for language in sorted(self._loaded)}
+        texts = dict(sorted(self.read().items()))
         sample = sample_tokens(
             snapshot,
             texts,
             self.tokens_per_language,
+            self.extraction,
             tokens_per_text=self.tokens_per_text,
-            max_length=self.max_length,
             seed=self.seed,
         )
         count = int(np.bincount(sample.language).min())
@@ -129,9 +114,7 @@ class Compression(Analysis):
         everything = torch.arange(count)
         groups = self._groups(count)
         by_layer = []
-        for _, values in iter_token_states(
-            snapshot, sample, sites, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes
-        ):
+        for _, values in iter_token_states(snapshot, sample, sites, self.extraction):
             states = _by_language(values, sample, count)
             frames = frames.to(states)
             found = [self._spectral(states, sample.languages, frames)]

@@ -1,10 +1,9 @@
 """Held-out loss per language, in bits per byte: is a checkpoint the model that its name promises?
 
 Stands beside every other curve: a broken file shows at once (BLOOM-560m at step 600,000 has the perplexity of noise),
-and bits per byte compare models with different tokenizers, which nats per token do not. In the analysis list as
-`analysis.measures.heldout.HeldOutLoss`.
+and bits per byte compare models with different tokenizers, which nats per token do not.
 
-Shapes:  N texts   W windows   B windows of a batch   T tokens   D hidden size   V vocabulary
+Shapes:  N texts   V vocabulary
 """
 
 from __future__ import annotations
@@ -17,21 +16,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from analysis.base import Analysis, Row
 from analysis.checkpoints.audit import hash_tokenizer
-from analysis.extraction.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
-from analysis.extraction.passes import input_device
-from analysis.extraction.replicas import deal_batches
-from analysis.extraction.sites import body
+from analysis.extraction.losses import BITS, content_tokens, text_losses
 from analysis.snapshots import Snapshot
 from analysis.texts import read_texts
-
-BITS = 1.0 / math.log(2.0)
 
 
 @dataclass(kw_only=True)
@@ -77,7 +68,6 @@ class HeldOutLoss(Analysis):
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row]:
         prepared = self._prepare(snapshot.tokenizer)
-        limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or self.max_length
         generator = np.random.default_rng(self.seed)
         values: list[float] = []
         resampled_means = np.zeros(self.num_bootstrap)
@@ -86,7 +76,7 @@ class HeldOutLoss(Analysis):
                 snapshot.models,
                 snapshot.tokenizer,
                 texts.tokens,
-                max_length=min(self.max_length, limit),
+                max_length=self.max_length,
                 batch_tokens=self.batch_tokens,
             )
             values.append(float(nats.sum() / texts.num_bytes.sum() * BITS))
@@ -152,68 +142,6 @@ def _with_interval(value: float, chance: float, resampled: np.ndarray, language:
     return Row(metric="bits_per_byte", value=value, language=language, chance=chance, low=float(low), high=float(high))
 
 
-def content_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of every text without the special tokens around it."""
-    encoded = encode_texts(tokenizer, texts)
-    return [
-        [token for token, content in zip(ids, flags, strict=True) if content]
-        for ids, flags in zip(encoded.ids, encoded.content, strict=True)
-    ]
-
-
-def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What stands before a text: the special token that the tokenizer itself puts there, else `</s>` (the separator of
-    training documents in BLOOM and GPT-2), else the start token.
-
-    Raises:
-        ValueError: the tokenizer has none of them.
-    """
-    encoded = encode_texts(tokenizer, ["a"])
-    if not encoded.content[0][0]:
-        return encoded.ids[0][0]
-    for token in (tokenizer.eos_token_id, tokenizer.bos_token_id):
-        if token is not None:
-            return int(token)
-    raise ValueError("the tokenizer has neither an end nor a start token, so the first token cannot be predicted")
-
-
-def text_losses(
-    models: Sequence[PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: Sequence[Sequence[int]],
-    *,
-    max_length: int,
-    batch_tokens: int,
-) -> np.ndarray:
-    """Negative log likelihood of every text in nats, (N,) float64.
-
-    A text longer than `max_length` - 1 tokens is scored in windows, each behind its own start token; every token is
-    scored exactly once. `models` is one model, or copies of it on several devices.
-
-    Raises:
-        ValueError: a loss that is not finite.
-    """
-    start, width = start_token(tokenizer), max_length - 1
-    windows, owners = [], []
-    for owner, row in enumerate(tokens):
-        for at in range(0, len(row), width):
-            windows.append([start, *row[at : at + width]])
-            owners.append(owner)
-    encoded = Encoded(windows, [[False] + [True] * (len(window) - 1) for window in windows])
-    losses = np.zeros(len(tokens), dtype=np.float64)
-
-    def run(model: PreTrainedModel, batch: Batch) -> None:
-        nats, rows = token_losses(model, batch)
-        if not bool(torch.isfinite(nats).all()):
-            raise ValueError("the loss of a held-out text is not finite: the weights are broken")
-        window_nats.index_add_(0, batch.indices[rows], nats.double())
-
-    window_nats = torch.zeros(len(windows), dtype=torch.float64)
-    deal_batches(models, iter_batches(encoded, batch_tokens, padding_id(tokenizer)), run)
-    np.add.at(losses, owners, window_nats.numpy())
-    return losses
-
-
 def unigram_losses(training: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]], vocabulary: int) -> np.ndarray:
     """Negative log likelihood in nats, (N,), under a unigram model of `training` with Witten-Bell smoothing.
 
@@ -227,25 +155,3 @@ def unigram_losses(training: Sequence[Sequence[int]], tokens: Sequence[Sequence[
             for row in tokens
         ]
     )
-
-
-def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Losses in nats of all content tokens but a text's first, (M,) float32, and the row of the batch of each, (M,)."""
-    device = input_device(model)
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        hidden = body(model)(
-            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-        )[0]
-        scored = batch.content[:, 1:]
-        chosen = hidden[:, :-1][scored.to(hidden.device)]
-        nats = _head_losses(model.get_output_embeddings(), chosen, batch.input_ids[:, 1:][scored])
-    return nats, scored.nonzero()[:, 0]
-
-
-def _head_losses(head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int = 512) -> Tensor:
-    """Cross-entropy of every token, (B T,), float32, without ever holding more than `chunk` x V logits."""
-    losses = [
-        F.cross_entropy(head(part).float(), wanted.to(part.device), reduction="none").cpu()
-        for part, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    ]
-    return torch.cat(losses)

@@ -30,9 +30,10 @@ import torch
 from analysis.base import Row
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
+from analysis.measures.text_analysis import TokenProbe
 from analysis.probes.folds import Fold, shared_tokens, token_identity_accuracy
 from analysis.probes.logistic import fit_logistic
-from analysis.probes.tokens import TokenProbe, score_rows
+from analysis.probes.scores import score_rows
 from analysis.snapshots import Snapshot
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ Shapes:  L languages   U units of one site   A all units   N texts   T tokens   
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -21,16 +21,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.base import Analysis, Row
+from analysis.base import Row
 from analysis.extraction.encoding import Batch, iter_batches, padding_id
-from analysis.extraction.hooks import force_units, read_sites
-from analysis.extraction.passes import input_device
+from analysis.extraction.hooks import force_units
+from analysis.extraction.losses import token_losses
+from analysis.extraction.passes import listen
 from analysis.extraction.replicas import deal_batches
-from analysis.extraction.sites import Site, UnitSpace, body, find_sites
+from analysis.extraction.sites import Site, UnitSpace, find_sites
 from analysis.extraction.states import TokenSample, sample_tokens
-from analysis.measures.heldout import token_losses
+from analysis.measures.text_analysis import TextAnalysis
 from analysis.snapshots import Snapshot
-from analysis.texts import Text, read_texts
+from analysis.texts import Text
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def find_language_neurons(probabilities: np.ndarray, percentile: float, share: f
 
 
 @dataclass(kw_only=True)
-class Lape(Analysis):
+class Lape(TextAnalysis):
     """Language neurons of the MLP activations.
 
     Rows, chance = mean over shuffles of the texts' languages: `neurons` (number of language neurons) per layer, per
@@ -85,16 +86,8 @@ class Lape(Analysis):
         FileNotFoundError, ValueError: see `read_texts` and `sample_tokens`.
     """
 
-    texts: str
-    """Texts by language, parquet or JSONL."""
-    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
-    """Splits to draw from: text that the model did not train on."""
-    languages: list[str] = field(default_factory=list)
-    """ISO 639-1 codes; empty means all languages of the file."""
     tokens_per_language: int = 2000
     """Tokens of each language, about: all tokens of a text count."""
-    max_length: int = 128
-    """Tokens after which a text is cut."""
     percentile: float = 95.0
     """Firing threshold: percentile of all firing probabilities."""
     share: float = 0.01
@@ -108,9 +101,10 @@ class Lape(Analysis):
     seed: int = 0
     """Chooses texts, shuffles and random units."""
     batch_tokens: int = 2048
-    """Tokens per forward pass."""
+    """Tokens per forward pass, padding included."""
 
     default_name: ClassVar[str] = "lape"
+    positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "max_length", "shuffles", "damage_tokens")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,19 +112,9 @@ class Lape(Analysis):
             raise ValueError(f"{self.name}: percentile={self.percentile} must lie between 0 and 100")
         if not 0 < self.share <= 1:
             raise ValueError(f"{self.name}: share={self.share} must lie in (0, 1]")
-        for name in ("tokens_per_language", "max_length", "shuffles", "damage_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{self.name}: {name}={getattr(self, name)} must be at least 1")
-        if len(self.languages) == 1:
-            raise ValueError(f"{self.name}: entropy over one language ({self.languages[0]!r}) is 0; name two")
-        self._loaded: dict[str, list[Text]] | None = None
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        if self._loaded is None:
-            self._loaded = read_texts(self.texts, languages=self.languages, splits=self.splits)
-        if len(self._loaded) < 2:
-            raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(self._loaded)} only; two are needed")
-        texts = {language: self._loaded[language] for language in sorted(self._loaded)}
+        texts = dict(sorted(self.read().items()))
         sample = self._sample(snapshot, texts, self.tokens_per_language)
         space = UnitSpace(find_sites(snapshot.model, "mlp_act"))
         counts, lengths, owner = count_active_tokens(snapshot, sample, space, self.batch_tokens)
@@ -147,9 +131,7 @@ class Lape(Analysis):
             yield from self._damage_rows(snapshot, found, space, self._sample(snapshot, texts, self.damage_tokens))
 
     def _sample(self, snapshot: Snapshot, texts: Mapping[str, Sequence[Text]], tokens: int) -> TokenSample:
-        return sample_tokens(
-            snapshot, texts, tokens, tokens_per_text=self.max_length, max_length=self.max_length, seed=self.seed
-        )
+        return sample_tokens(snapshot, texts, tokens, self.extraction, tokens_per_text=self.max_length, seed=self.seed)
 
     def _neuron_rows(
         self,
@@ -241,21 +223,17 @@ def count_active_tokens(
     counts = np.zeros((len(encoded), space.num_units), dtype=np.float32)
     start = dict(zip(space.sites, space.offsets.tolist(), strict=False))
 
-    def run(model: PreTrainedModel, batch: Batch) -> None:
-        def on_output(site: Site, activations: Tensor) -> None:
+    def reader(_: PreTrainedModel, batch: Batch) -> Callable[[Site, Tensor], None]:
+        def count(site: Site, activations: Tensor) -> None:
             if bool(torch.isnan(activations).any()):
                 raise ValueError(f"activations of {site.module} (layer {site.layer}) hold NaN: broken weights?")
             active = (activations > 0) & batch.content.to(activations.device)[:, :, None]
             places = slice(start[site], start[site] + site.num_units)
             counts[batch.indices.numpy(), places] = active.sum(dim=1).float().cpu().numpy()
 
-        device = input_device(model)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), read_sites(model, space.sites, on_output):
-            body(model)(
-                input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-            )
+        return count
 
-    deal_batches(snapshot.models, iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)), run)
+    listen(snapshot.models, iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)), space.sites, reader)
     lengths = np.array([sum(flags) for flags in encoded.content], dtype=np.float32)
     owner = np.zeros(len(encoded), dtype=np.int64)
     owner[sample.text] = sample.language

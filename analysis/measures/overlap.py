@@ -3,7 +3,7 @@
 The measure of the study that this toolkit follows (Riemenschneider and Frank, ACL 2025): the share of the top K units
 by AP (Suau et al., ICML 2022) that two languages have in common for a concept. An untrained network is already far
 above the uniform chance level, so every figure is to be read beside that of step 0 on the same sentences, which the
-report joins. Listed in configs/analyses/default.yaml; called by the live callback and the post-hoc runner.
+report joins.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.base import Analysis, Attachment, Row
 from analysis.checkpoints.audit import hash_tokenizer
-from analysis.concepts.dataset import NEGATIVES, ConceptSet, load_concepts
+from analysis.concepts.dataset import ConceptSet, load_concepts
 from analysis.experts import sharing
 from analysis.experts.nulls import intersections, matched
 from analysis.experts.sharing import Sharing
 from analysis.experts.surface import main_scripts, token_experts
 from analysis.experts.table import find_experts
-from analysis.extraction.pooling import POOLINGS
-from analysis.extraction.responses import STORAGE
+from analysis.extraction.options import Extraction
 from analysis.snapshots import Snapshot
 
 
@@ -112,13 +111,6 @@ class ConceptOverlap(Analysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, value, allowed in (
-            ("pool", self.pool, POOLINGS),
-            ("negatives", self.negatives, NEGATIVES),
-            ("storage", self.storage, tuple(STORAGE)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{option}={value!r}: choose one of {', '.join(allowed)}")
         if len(self.languages) == 1:
             raise ValueError(f"languages={self.languages}: overlap needs at least two languages")
         if len(set(self.languages)) < len(self.languages):
@@ -161,15 +153,17 @@ class ConceptOverlap(Analysis):
             site_set=self.site_set,
             k=self.k,
             share=self.share,
-            pool=self.pool,
             halves=self.halves,
             shuffles=self.shuffles,
             correlate=self.correlate,
             seed=self.seed,
-            batch_tokens=self.batch_tokens,
-            max_bytes=self.max_bytes,
-            max_length=self.max_length,
-            storage=self.storage,
+            extraction=Extraction(
+                pool=self.pool,
+                batch_tokens=self.batch_tokens,
+                max_bytes=self.max_bytes,
+                max_length=self.max_length,
+                storage=self.storage,
+            ),
         )
         found = Sharing(table, self.bootstrap, self.seed)
         yield from sharing.overlap_rows(found)

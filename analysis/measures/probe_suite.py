@@ -1,7 +1,7 @@
 """Language identity read by several probes, on the tokens and folds of the language probe.
 
 Beside `LanguageProbe`, whose logistic regression is the paper's: closed-form probes, a non-linear probe, and the length
-of an online code, see `analysis.probes.alternatives`.
+of an online code.
 
 Shapes:  Y layers   N sampled tokens   S seeds
 """
@@ -19,8 +19,11 @@ from torch import Tensor
 from analysis.base import Row
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import unit_hash
-from analysis.probes.alternatives import fit_lda, fit_mlp, fit_ridge, online_code
-from analysis.probes.tokens import TokenProbe, score_rows
+from analysis.measures.text_analysis import TokenProbe
+from analysis.probes.closed_form import fit_lda, fit_ridge
+from analysis.probes.mlp import fit_mlp
+from analysis.probes.online_code import online_code
+from analysis.probes.scores import score_rows
 from analysis.snapshots import Snapshot
 
 PROBES = ("ridge", "lda", "mlp", "mdl")

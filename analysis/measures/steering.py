@@ -22,6 +22,7 @@ from tqdm import tqdm
 from analysis.base import Analysis, Attachment, Row
 from analysis.concepts.dataset import ConceptSet
 from analysis.experts.table import find_experts, resolve_k
+from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.snapshots import Snapshot
 from analysis.steering.concept_check import judge_by_experts
@@ -223,7 +224,8 @@ class Steering(Analysis):
     ) -> tuple[list[Setting], list[list[int]]]:
         """Find the experts, hold them, and let every seed write; the settings of every text and its tokens."""
         counts, deepest = self._counts(snapshot)
-        table = find_experts(snapshot, concept_set, site_set=self.site_set, k=deepest, **self._reading)
+        extraction = Extraction(**self._reading)
+        table = find_experts(snapshot, concept_set, site_set=self.site_set, k=deepest, extraction=extraction)
         band = None if self.first_layer is None or self.last_layer is None else (self.first_layer, self.last_layer)
         conditions = Conditions(
             snapshot, table, concept_set.pools, value=self.value, band=band, seed=self.seed, **self._reading

@@ -87,7 +87,8 @@ def shared_tokens(sample: TokenSample) -> np.ndarray:
     """(N,) bool: tokens whose id occurs in at least two languages of the sample."""
     pairs = np.unique(np.stack([sample.token, sample.language]), axis=1)
     num_languages = np.bincount(pairs[0], minlength=int(sample.token.max()) + 1)
-    return num_languages[sample.token] >= 2
+    shared: np.ndarray = num_languages[sample.token] >= 2
+    return shared
 
 
 def cluster_intervals(hits: np.ndarray, totals: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

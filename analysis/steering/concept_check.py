@@ -24,6 +24,7 @@ import torch
 from analysis.base import Row
 from analysis.concepts.dataset import ConceptPool, ConceptSet
 from analysis.experts.table import ExpertTable, find_experts
+from analysis.extraction.options import Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.snapshots import Snapshot
 from analysis.statistics import bootstrap_interval
@@ -84,10 +85,10 @@ def read_concepts(
     Raises:
         ValueError: as `analysis.experts.table.find_experts`.
     """
-    options = {"pool": pool, "batch_tokens": batch_tokens, "max_bytes": max_bytes}
-    table = find_experts(snapshot, chosen_on, site_set=site_set, k=k, **options)  # type: ignore[arg-type]
+    extraction = Extraction(pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes)
+    table = find_experts(snapshot, chosen_on, site_set=site_set, k=k, extraction=extraction)
     lists = [[*held_out.pools[language].texts, *texts.get(language, ())] for language in chosen_on.languages]
-    scores = _scores(snapshot, table, lists, options)
+    scores = _scores(snapshot, table, lists, extraction)
     hits, accuracy = {}, {}
     for language, values in zip(chosen_on.languages, scores, strict=True):
         labelled = held_out.pools[language]
@@ -143,7 +144,7 @@ def judge_by_experts(
 
 
 def _scores(
-    snapshot: Snapshot, table: ExpertTable, lists: Sequence[Sequence[str]], options: Mapping[str, object]
+    snapshot: Snapshot, table: ExpertTable, lists: Sequence[Sequence[str]], extraction: Extraction
 ) -> list[np.ndarray]:
     """For every language (C, N): mean standardised response of its reading units to its texts."""
     num_concepts = len(table.concepts)
@@ -157,7 +158,7 @@ def _scores(
         return sums
     ends = np.cumsum([len(texts) for texts in lists]).tolist()
     everything = [text for texts in lists for text in texts]
-    for responses in iter_responses(snapshot, everything, sites, split_sites=True, **options):  # type: ignore[arg-type]
+    for responses in iter_responses(snapshot, everything, sites, extraction):
         number = index_of[responses.site]
         first = int(table.space.offsets[number]) + responses.first_unit
         for language, (texts, end) in enumerate(zip(lists, ends, strict=True)):

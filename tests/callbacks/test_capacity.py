@@ -49,8 +49,8 @@ shutil.copytree(staged, folder, dirs_exist_ok=True)
 def family(tmp_path: Path) -> Family:
     """Two sizes and two seeds of a configuration that is never really trained here."""
     listed = tmp_path / "analyses.yaml"
-    overlap = {"class_path": "analysis.measures.overlap.ConceptOverlap", "init_args": {"concepts": "none.parquet"}}
-    loss = {"class_path": "analysis.measures.heldout.HeldOutLoss", "init_args": {"texts": "none.parquet"}}
+    overlap = {"class_path": "ConceptOverlap", "init_args": {"concepts": "none.parquet"}}
+    loss = {"class_path": "HeldOutLoss", "init_args": {"texts": "none.parquet"}}
     listed.write_text(yaml.safe_dump({"analyses": [overlap, loss]}))
     live = {"class_path": "callbacks.analyses.AnalysisCallback", "init_args": {"analyses": str(listed)}}
     base, above = tmp_path / "base.yaml", tmp_path / "above.yaml"
@@ -380,7 +380,7 @@ def test_a_real_family_trains_and_goes_on_where_it_was(tmp_path: Path, monkeypat
     config = tmp_path / "base.yaml"
     config.write_text(yaml.safe_dump(base))
     label = ["analysis", "label", "--texts", "data/embedded_cdda10.parquet", "--out", str(concepts)]
-    label += ["--languages", "de", "en", "--max-concepts", "3", "--min-positives", "20", "--cap", "20"]
+    label += ["--languages", "de", "en", "--max_concepts", "3", "--min_positives", "20", "--cap", "20"]
     family = Family(
         "real",
         [str(config)],

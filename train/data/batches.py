@@ -6,6 +6,7 @@ yields every `num_workers`-th batch, which the loader puts back in order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from train.data.streams import PreparedText, TokenStream
 Batch = dict[str, torch.Tensor]
 IGNORED = -100
 """Label of a position that is not predicted."""
+UNIGRAM_TOKENS = 50_000_000
+"""Frequencies of the unigram model are counted on this much training text at most."""
 
 
 class TrainBatches(IterableDataset):
@@ -212,3 +215,25 @@ def positions_in_segments(segments: torch.Tensor) -> torch.Tensor:
     starts = torch.zeros_like(segments, dtype=torch.bool)
     starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return index - torch.where(starts, index, 0).cummax(-1).values
+
+
+def unigram_bits_per_byte(
+    training: TokenStream, validation: ValidationBatches, *, vocab_size: int, separator_id: int
+) -> float:
+    """Bits per byte of a model that knows only how frequent each token is: the level that a language model has to beat.
+
+    On exactly the tokens that `validation` predicts, with add-one smoothed frequencies of `training`.
+
+    The separator is left out of the frequencies as it is out of the predictions.
+    """
+    counts = np.ones(vocab_size)
+    for chunk in training.chunks(limit=UNIGRAM_TOKENS):
+        counts += np.bincount(chunk, minlength=vocab_size)
+    counts[separator_id] = 0
+    nats = -np.log(np.maximum(counts, 1) / counts.sum())
+    total_nats, total_bytes = 0.0, 0
+    for batch in validation:
+        labels = batch["labels"].numpy()
+        total_nats += float(nats[labels[labels != IGNORED]].sum())
+        total_bytes += int(batch["num_bytes"].sum())
+    return total_nats / math.log(2) / total_bytes

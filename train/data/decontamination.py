@@ -9,11 +9,9 @@ training and 10^6 evaluation n-grams a single false hit has a chance of 5e-5.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import re
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ import numpy as np
 
 from train.data.documents import UNSPACED
 from train.data.records import expand, read_records
-from train.data.sources import LocalText, resolve_languages, stream_documents
 
 # Shapes: S units of one text   G n-grams
 
@@ -201,45 +198,3 @@ def format_audit(reports: Sequence[Contamination]) -> str:
             f"{row.ngrams:>10}{row.found_ngrams:>9}{row.matching_training_texts:>9}"
         )
     return "\n".join(lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m train audit`."""
-    parser.description = "How much of the evaluation text occurs in the training text, by n-grams, per language."
-    parser.add_argument("--config", action="append", help="training config whose `data:` section names the text")
-    parser.add_argument("--text", action="append", help="a local training file instead, or LANG=PATH")
-    parser.add_argument("--languages", nargs="+", help="only these")
-    parser.add_argument("--evaluation", help="file of evaluation text (default: the valid and test splits of the data)")
-    parser.add_argument("--n", type=int, default=13, help="words in an n-gram (default 13)")
-    parser.add_argument("--n-characters", type=int, default=25, help="characters where words are not spaced")
-    parser.add_argument("--examples", type=int, default=0, help="print so many contaminated texts per language")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Audit and write the table to stdout."""
-    from train.data.options import read_options  # it knows the data module, which imports this file
-
-    options = read_options(args)
-    if args.evaluation:
-        source = LocalText(args.evaluation)
-        languages = resolve_languages(
-            [source], args.languages or sorted(set(source.languages()) & {*options.languages})
-        )
-        evaluation = {language: list[str]() for language in languages}
-        for document in stream_documents([source], languages):
-            evaluation[document.language].append(document.text)
-    else:
-        evaluation = {language: list[str]() for language in options.languages}
-        for document in stream_documents(options.sources, options.languages):
-            if document.split != "train":
-                evaluation[document.language].append(document.text)
-    training = (
-        (document.language, document.text)
-        for document in stream_documents(options.sources, sorted(evaluation))
-        if document.split == "train"
-    )
-    reports = audit(training, evaluation, n=args.n, n_characters=args.n_characters, num_examples=args.examples)
-    sys.stdout.write(format_audit(reports) + "\n")
-    for report in reports:
-        for example in report.examples:
-            sys.stdout.write(f"{report.language}: {example}\n")

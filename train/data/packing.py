@@ -13,6 +13,7 @@ to exactly its raw bytes, whatever the tokenizer normalises.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,6 +107,11 @@ def canonical_json(tokenizer: PreTrainedTokenizerBase) -> str:
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     definition["truncation"] = definition["padding"] = None  # states of the last call, not of the tokenizer
     return json.dumps(definition, sort_keys=False, ensure_ascii=False)
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of the fast tokenizer's definition."""
+    return hashlib.sha256(canonical_json(tokenizer).encode()).hexdigest()
 
 
 def _byte_lengths(backend: Tokenizer, backend_json: str) -> np.ndarray | None:

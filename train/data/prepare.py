@@ -9,14 +9,12 @@ folder counts as unfinished. A lock keeps two processes (or nodes on one file sy
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
 import logging
 import multiprocessing
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -27,11 +25,11 @@ from tqdm import tqdm
 
 from train.data.decontamination import read_excluded
 from train.data.documents import SPLITS, TextSource
-from train.data.identity import content_key, file_hashes, tokenizer_hash
-from train.data.packing import Packer
+from train.data.packing import Packer, tokenizer_hash
 from train.data.records import expand
-from train.data.shards import COUNTS, Task, write_json, write_shard
+from train.data.shards import COUNTS, Task, write_shard
 from train.data.streams import FORMAT, MANIFEST, PreparedText
+from train.files import file_sha256, remove_leftovers, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # heavy, and processes that only tokenise do without it
@@ -107,8 +105,7 @@ def _prepare_locked(
 ) -> None:
     shards_folder = folder / "shards"
     shards_folder.mkdir(parents=True, exist_ok=True)
-    for torso in shards_folder.glob(".*"):  # of a process that was killed; nobody else holds the lock
-        shutil.rmtree(torso)
+    remove_leftovers(shards_folder)
     packer = Packer.of(tokenizer)
     excluded = read_excluded(exclude)
     pairs = [(source, shard) for source in sources for shard in source.shards(languages)]
@@ -132,7 +129,7 @@ def _prepare_locked(
         shutil.rmtree(folder)
         raise ValueError(f"no training text for {', '.join(empty)}; add text or take it from data.languages")
     _report_exclusion(manifest["languages"], exclude)
-    write_json(folder / MANIFEST, manifest)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def _report_exclusion(counts: dict, exclude: Sequence[str]) -> None:
@@ -208,11 +205,10 @@ def verify(prepared: PreparedText) -> None:
     for shard in prepared.manifest["shards"]:
         for name, entry in shard["files"].items():
             path = prepared.folder / "shards" / shard["name"] / name
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                    raise ValueError(
-                        f"{path}: differs from its hash in the manifest; remove {prepared.folder} and prepare again"
-                    )
+            if file_sha256(path) != entry["sha256"]:
+                raise ValueError(
+                    f"{path}: differs from its hash in the manifest; remove {prepared.folder} and prepare again"
+                )
 
 
 def format_prepared(prepared: PreparedText) -> str:
@@ -227,24 +223,44 @@ def format_prepared(prepared: PreparedText) -> str:
     return "\n".join(lines)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m train prepare`."""
-    parser.description = "Tokenise the text of a training config into memory-mapped blocks; resumes where it stopped."
-    parser.add_argument("--config", action="append", required=True, help="training config with a `data:` section")
-    parser.add_argument("--languages", nargs="+", help="only these")
-    parser.add_argument("--workers", type=int, help="processes (default: data.prepare_workers)")
-    parser.add_argument("--verify", action="store_true", help="read everything again and check its hash")
+def content_key(
+    sources: Sequence[TextSource],
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path,
+    *,
+    languages: Sequence[str],
+    exclude: Sequence[str],
+) -> str:
+    """Hash of everything that decides the tokens; where files lie does not matter."""
+    files = [path for source in sources for path in source.files()]
+    excluded = [path for pattern in exclude for path in expand(pattern)]
+    hashes = file_hashes([*files, *excluded], cache)
+    identity = {
+        "format": FORMAT,
+        "sources": [source.settings() | {"sha256": [hashes[path] for path in source.files()]} for source in sources],
+        "languages": list(languages),
+        "tokenizer": tokenizer_hash(tokenizer),
+        "exclude": sorted(hashes[path] for path in excluded),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def run(args: argparse.Namespace) -> None:
-    """Prepare, and write the counts to stdout."""
-    from train.data.options import read_options  # it knows the data module, which imports this file
-
-    options = read_options(args)
-    if args.workers is not None:
-        options.prepare_workers = args.workers
-    options.prepare_data()
-    options.setup()
-    if args.verify:
-        verify(options.prepared_text)
-    sys.stdout.write(f"{format_prepared(options.prepared_text)}\n{options.prepared_text.folder}\n")
+def file_hashes(paths: Sequence[Path], cache: Path) -> dict[Path, str]:
+    """sha256 of each file; kept in the cache folder, so a file of the same size and time is not read again."""
+    store = cache / "sha256.json"
+    try:
+        known: dict[str, list] = json.loads(store.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        known = {}
+    hashes, changed = {}, False
+    for path in paths:
+        stat = path.stat()
+        name, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        entry = known.get(name)
+        if entry is None or entry[:2] != stamp:
+            entry = known[name] = [*stamp, file_sha256(path)]
+            changed = True
+        hashes[path] = entry[2]
+    if changed:
+        write_text(store, json.dumps(known))
+    return hashes

@@ -20,6 +20,9 @@ PARQUET = (".parquet", ".pq")
 JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 PLAIN = (".txt", ".txt.gz", ".text")
 
+SHARD_BYTES = 64 * 2**20
+"""Uncompressed size of the row groups of a parquet file that make one shard."""
+
 Record = dict[str, Any]
 
 
@@ -68,6 +71,21 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+
+
+def row_group_runs(path: Path) -> Iterator[tuple[int, ...]]:
+    """Row groups of a parquet file in runs of about `SHARD_BYTES`."""
+    metadata = open_parquet(path).metadata
+    run: list[int] = []
+    size = 0
+    for group in range(metadata.num_row_groups):
+        run.append(group)
+        size += metadata.row_group(group).total_byte_size
+        if size >= SHARD_BYTES:
+            yield tuple(run)
+            run, size = [], 0
+    if run:
+        yield tuple(run)
 
 
 def check_text_column(path: Path, column: str) -> None:

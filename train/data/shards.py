@@ -6,22 +6,19 @@ fast.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 from train.data.decontamination import text_digest
 from train.data.documents import Document, Shard, TextSource
 from train.data.packing import Packer
 from train.data.streams import file_name
+from train.files import file_sha256, new_folder, write_text
 
 BATCH_DOCUMENTS = 2048
 """Documents encoded together: enough to keep the threads of `tokenizers` busy."""
@@ -46,10 +43,7 @@ class Task:
 
 def write_shard(task: Task) -> None:
     """Tokenise one shard into its folder: complete or not there at all."""
-    final = task.folder / task.name
-    temporary = task.folder / f".{task.name}.{uuid4().hex}"
-    temporary.mkdir()
-    try:
+    with new_folder(task.folder / task.name) as temporary:
         counts: dict[str, dict[str, dict[str, int]]] = {}
         with ExitStack() as stack:
             files: dict[str, BinaryIO] = {}
@@ -62,14 +56,9 @@ def write_shard(task: Task) -> None:
             documents = task.source.read(task.shard, task.languages)
             while batch := list(itertools.islice(documents, BATCH_DOCUMENTS)):
                 _append_batch(task, batch, counts, append)
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
         entries = {path.name: _file_entry(path, task.packer) for path in sorted(temporary.iterdir())}
-        write_json(temporary / "shard.json", {"name": task.name, "counts": counts, "files": entries})
-        temporary.replace(final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        content = {"name": task.name, "counts": counts, "files": entries}
+        write_text(temporary / "shard.json", json.dumps(content, indent=1))
 
 
 def _append_batch(
@@ -98,20 +87,5 @@ def _append_batch(
 
 def _file_entry(path: Path, packer: Packer) -> dict:
     width = packer.dtype.itemsize if path.name.endswith(".tokens") else 4
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
-    return {"items": size // width, "size": size, "sha256": digest}
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write, sync and rename, so that the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("w") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return {"items": size // width, "size": size, "sha256": file_sha256(path)}

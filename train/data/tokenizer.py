@@ -9,13 +9,9 @@ Special ids and the leading `</s>` are those of XGLM, so that a model of that cl
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
 import random
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from train.data.documents import UNSPACED
 from train.data.mixing import temperature_shares
+from train.files import new_folder
 
 logger = logging.getLogger(__name__)
 
@@ -137,14 +134,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: not empty; choose another folder or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as temporary:
         tokenizer.save_pretrained(temporary)
-        temporary.chmod(0o755)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def ensure_tokenizer(
@@ -249,34 +240,3 @@ def format_fertility(rows: Sequence[Fertility]) -> str:
             f"{row.bytes_per_token:>13.2f}"
         )
     return "\n".join(lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m train tokenizer`."""
-    parser.description = "Train a byte-level BPE tokenizer, or (--measure) only measure one on your text."
-    parser.add_argument("--config", action="append", help="training config whose `data:` section names the text")
-    parser.add_argument("--text", action="append", help="a local text file instead (parquet, JSONL, txt), or LANG=PATH")
-    parser.add_argument("--languages", nargs="+", help="only these (default: those of the config or the text)")
-    parser.add_argument("--vocab-size", type=int, help="number of tokens (default: that of the config, else 8192)")
-    parser.add_argument("--alpha", type=float, default=0.3, help="share of a language ~ bytes^alpha (default 0.3)")
-    parser.add_argument("--seed", type=int, default=0, help="order in which texts are drawn")
-    parser.add_argument("--output", help="folder of the new tokenizer (default: that of the config)")
-    parser.add_argument("--measure", metavar="NAME_OR_PATH", help="do not train: measure this tokenizer")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Train and save (or load) a tokenizer; writes its fertility on the valid split to stdout."""
-    from train.data.options import read_options  # it knows the data module, which imports this file
-
-    options = read_options(args)
-    if args.measure:
-        tokenizer = load_tokenizer(args.measure)
-    else:
-        output = args.output or options.tokenizer_name
-        if not output:
-            raise ValueError("no folder for the tokenizer: give --output, or --config with data.tokenizer")
-        vocab_size = args.vocab_size or options.requested_vocab_size or 8192
-        tokenizer = train_tokenizer(options.texts("train"), vocab_size, alpha=args.alpha, seed=args.seed)
-        save_tokenizer(tokenizer, output)
-        sys.stdout.write(f"{output}: {len(tokenizer)} tokens\n")
-    sys.stdout.write(format_fertility(measure_fertility(tokenizer, options.texts("valid", max_bytes=2**21))) + "\n")

@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from analysis.checkpoints.audit import (
-    Identity,
+    CheckpointRecord,
     find_drift,
     find_duplicates,
     find_gaps,
@@ -21,8 +21,8 @@ from analysis.checkpoints.audit import (
 )
 
 
-def record(step: int, weights: str, tokenizer: str = "t", **config: object) -> Identity:
-    return Identity(
+def record(step: int, weights: str, tokenizer: str = "t", **config: object) -> CheckpointRecord:
+    return CheckpointRecord(
         step=step,
         tokens=None,
         name=f"global_step{step}",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from jsonargparse import ArgumentParser
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
 from analysis.__main__ import COMMANDS, main
-from analysis.commands.run import add_run_arguments, read_analyses
+from analysis.commands.run import add_arguments, read_analyses
 from analysis.results import ResultTable
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +43,7 @@ def config(run: Path, tmp_path: Path) -> Path:
     (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     analyses = [
         {
-            "class_path": "analysis.measures.heldout.HeldOutLoss",
+            "class_path": "HeldOutLoss",
             "init_args": {"texts": str(tmp_path / "texts.jsonl"), "num_bootstrap": 5},
         }
     ]
@@ -160,11 +163,40 @@ def test_commands_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixt
     assert "error: unknown command 'fly'" in capsys.readouterr().err
 
 
+HEAVY = ("torch", "transformers", "pandas", "numba", "plotly")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_waits_for_no_heavy_import_and_carries_the_commands_name(command: str) -> None:
+    code = (
+        "import sys; from analysis.__main__ import main\n"
+        "try: main(sys.argv[1:] + ['--help'])\n"
+        f"finally: print('imported', *(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.split() == ["imported"]
+    assert f"usage: python -m analysis {command}".strip() in done.stdout
+    assert "_" not in command
+    assert not re.search(r"--\w+-\w", done.stdout)  # one spelling of flags
+
+
+def test_docstrings_of_options_are_their_help() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", "run", "--source.help", "HubRevisions"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Hub id, e.g. bigscience/bloom-560m-intermediate." in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_shipped_suites_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     parser = ArgumentParser(exit_on_error=False)
-    add_run_arguments(parser)
+    add_arguments(parser)
     options = parser.instantiate(parser.parse_args(["--config", str(path)]))
     assert [analysis.name for analysis in read_analyses(options.analyses)][:3] == [
         "held_out",
@@ -178,7 +210,7 @@ def test_shipped_suites_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_bloom_configs_know_steps_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     parser = ArgumentParser(exit_on_error=False)
-    add_run_arguments(parser)
+    add_arguments(parser)
     small = parser.instantiate(parser.parse_args(["--config", "configs/suites/bloom_560m.yaml"])).source
     large = parser.instantiate(parser.parse_args(["--config", "configs/suites/bloom_7b1.yaml"])).source
     assert [i.step for i in small.ids()] == [0, 1000, 10_000, *range(100_000, 600_001, 100_000)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections import Counter, defaultdict
@@ -15,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.concepts.file import Labelling, format_summary, lexicon_path, write_labelling
-from analysis.concepts.labelling import LabellingSettings, add_arguments, label_concepts, run
+from analysis.concepts.file import Labelling, format_summary, write_labelling
+from analysis.concepts.labelling import LabellingSettings, label_concepts
 from analysis.concepts.lexicon import EntryIndex, entries_of, find_lexicon, fold, lexicon_pattern, read_lexicon
 from analysis.concepts.matching import LENGTH_CLASSES
 from analysis.concepts.rules import ConceptRule, read_concept_rules
@@ -332,38 +331,6 @@ def test_a_bad_row_is_named(spoil: Callable[[dict[str, Any]], Any], complaint: s
     (tmp_path / "list.tsv").write_text(CONCEPTS, encoding="utf-8")
     with pytest.raises(ValueError, match=complaint):
         label(tmp_path, "long.jsonl")
-
-
-def parse(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(arguments)
-
-
-@pytest.mark.parametrize("name", ["concepts.parquet", "concepts.jsonl"])
-def test_the_command_writes_the_concept_file_and_its_lexicon(
-    name: str, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "new" / name
-    arguments = ["--texts", str(planted / "long.parquet"), "--list", str(planted / "list.tsv"), "--out", str(out)]
-    assert (
-        run(parse(*arguments, "--concepts", "water", "--languages", "de", "ja", "--cap", "30", "--negatives", "2")) == 0
-    )
-    assert "1 concepts, 270 labelled rows" in capsys.readouterr().out
-    settings = LabellingSettings(concepts=("water",), languages=("de", "ja"), cap=30, negatives=2)
-    expected = label_concepts(planted / "long.parquet", planted / "list.tsv", settings)
-    if out.suffix == ".parquet":
-        assert pq.read_table(out).equals(expected.table)
-    else:
-        assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == expected.table.to_pylist()
-    lexicon = read_lexicon(lexicon_path(out))
-    assert lexicon == {"water": {language: tuple(e) for language, e in expected.lexicon["water"].items()}}
-    assert {path.name for path in out.parent.iterdir()} == {name, f"{name}.lexicon.json"}
-
-
-def test_an_unknown_suffix_is_refused_before_any_work(planted: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown format '\.csv'"):
-        run(parse("--texts", str(tmp_path / "none.parquet"), "--out", str(tmp_path / "c.csv")))
 
 
 def test_a_failed_write_leaves_the_earlier_file(planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,15 +127,10 @@ def test_kind_that_the_architecture_lacks_is_refused(tiny_xglm: PreTrainedModel)
 def test_unit_space_numbers_units_in_site_order(tiny_xglm: PreTrainedModel) -> None:
     space = UnitSpace(find_sites(tiny_xglm))
     assert space.offsets[-1] == space.num_units
-    seen = [space.locate(flat) for flat in range(space.num_units)]
-    assert seen == [(site, unit) for site in space.sites for unit in range(site.num_units)]
     assert np.array_equal(
         space.site_indices(np.arange(space.num_units)),
         np.repeat(np.arange(len(space.sites)), [site.num_units for site in space.sites]),
     )
-    for outside in (-1, space.num_units):
-        with pytest.raises(ValueError, match="does not exist"):
-            space.locate(outside)
 
 
 def test_spaces_of_different_sites_are_unequal() -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from analysis.base import Row, build_analyses
+from analysis.base import Row
+from analysis.measures import build_analyses
 from analysis.measures.compression import Compression
 from analysis.snapshots import Snapshot
 
@@ -122,7 +123,5 @@ def test_bad_settings_are_named(
 
 
 def test_it_is_built_from_a_list_entry(texts: str) -> None:
-    (analysis,) = build_analyses(
-        [{"class_path": "analysis.measures.compression.Compression", "init_args": {"texts": texts}}]
-    )
+    (analysis,) = build_analyses([{"class_path": "Compression", "init_args": {"texts": texts}}])
     assert analysis.name == "compression"

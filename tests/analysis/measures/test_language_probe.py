@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
-from analysis.base import Row, build_analyses
+from analysis.base import Row
+from analysis.measures import build_analyses
 from analysis.measures.language_probe import LanguageProbe
 from analysis.snapshots import Snapshot
 
@@ -125,7 +126,7 @@ def test_rows_are_reproducible_and_in_the_right_number(
 def test_it_is_built_from_a_list_entry(write_texts: Callable[..., str]) -> None:
     path = write_texts({"aa": LOWER, "bb": UPPER})
     entry = {
-        "class_path": "analysis.measures.language_probe.LanguageProbe",
+        "class_path": "LanguageProbe",
         "init_args": {"texts": path, "languages": ["aa", "bb"]},
     }
     (analysis,) = build_analyses([entry])

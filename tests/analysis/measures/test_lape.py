@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from analysis.base import Row, build_analyses
+from analysis.base import Row
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.extraction.states import sample_tokens
+from analysis.measures import build_analyses
 from analysis.measures.lape import Lape, activation_entropy, count_active_tokens, find_language_neurons
 from analysis.snapshots import Snapshot
 from analysis.texts import read_texts
@@ -221,7 +222,5 @@ def test_silent_and_broken_networks(texts: str, tiny_xglm: PreTrainedModel, tiny
 
 
 def test_it_is_built_from_a_list_entry(texts: str) -> None:
-    (analysis,) = build_analyses(
-        [{"class_path": "analysis.measures.lape.Lape", "init_args": {"texts": texts, "damage": True}}]
-    )
+    (analysis,) = build_analyses([{"class_path": "Lape", "init_args": {"texts": texts, "damage": True}}])
     assert analysis.name == "lape"

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from analysis.base import Attachment, Row, build_analyses
+from analysis.base import Attachment, Row
+from analysis.measures import build_analyses
 from analysis.measures.overlap import ConceptOverlap
 from analysis.snapshots import Snapshot
 
@@ -183,9 +184,6 @@ def test_all_units_as_experts_is_defined(
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"pool": "sum"}, "choose one of max, mean, last"),
-        ({"negatives": "none"}, "choose one of matched, all"),
-        ({"storage": "bfloat16"}, "choose one of float32"),
         ({"languages": ["de"]}, "at least two languages"),
         ({"languages": ["de", "de"]}, "listed twice"),
         ({"k": 0}, "k must be at least 1"),
@@ -218,7 +216,7 @@ def test_bad_input_is_named(tmp_path: Path, tiny_xglm: PreTrainedModel, tiny_sna
 def test_settings_hold_the_content_of_the_concept_file(tmp_path: Path) -> None:
     path = write_concepts(tmp_path / "c.jsonl")
     entry = {
-        "class_path": "analysis.measures.overlap.ConceptOverlap",
+        "class_path": "ConceptOverlap",
         "init_args": {"concepts": str(path), "share": 0.01},
     }
     (analysis,) = build_analyses([entry])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
-from analysis.base import Row, build_analyses
+from analysis.base import Row
+from analysis.measures import build_analyses
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.probe_suite import ProbeSuite
 from analysis.snapshots import Snapshot
@@ -87,7 +88,7 @@ def test_bad_settings_are_named(options: dict[str, object], message: str) -> Non
 
 def test_it_is_built_from_a_list_entry(write_texts: Callable[[dict[str, str]], str]) -> None:
     entry = {
-        "class_path": "analysis.measures.probe_suite.ProbeSuite",
+        "class_path": "ProbeSuite",
         "init_args": {"texts": write_texts({"aa": "a", "bb": "b"})},
     }
     (analysis,) = build_analyses([entry])

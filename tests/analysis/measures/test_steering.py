@@ -19,10 +19,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from analysis.__main__ import main
-from analysis.base import Attachment, Row, build_analyses
+from analysis.base import Attachment, Row
 from analysis.concepts.dataset import load_concepts
 from analysis.extraction.hooks import force_units
 from analysis.extraction.sites import Site, find_sites
+from analysis.measures import build_analyses
 from analysis.measures.steering import Steering
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot
@@ -342,7 +343,7 @@ class Always(LanguageDetector):
 def entry(concept_file: Path, **options: object) -> list[dict]:
     return [
         {
-            "class_path": "analysis.measures.steering.Steering",
+            "class_path": "Steering",
             "init_args": {
                 "concepts": str(concept_file),
                 "languages": ["es"],

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from train.data import decontamination
 from train.data.decontamination import audit, format_audit, ngram_hashes, normalise, read_excluded, text_digest, units
 
 RNG = random.Random(0)
@@ -91,24 +88,3 @@ def test_digests_ignore_case_width_and_space_and_nothing_else(tmp_path: Path) ->
     assert digests == {text_digest(text) for text in ("one", "two", "THREE")}
     with pytest.raises(FileNotFoundError, match=r"c\.txt: no such file"):
         read_excluded([tmp_path / "c.txt"])
-
-
-def test_command_audits_held_out_splits_or_a_given_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copied, fresh = sentence(), sentence()
-    records = [
-        {"lang": "en", "text": copied, "split": "train"},
-        {"lang": "en", "text": copied, "split": "valid"},
-        {"lang": "en", "text": fresh, "split": "test"},
-    ]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (tmp_path / "eval.jsonl").write_text(json.dumps({"lang": "en", "text": fresh}) + "\n")
-    parser = argparse.ArgumentParser()
-    decontamination.add_arguments(parser)
-    decontamination.run(parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--examples", "1"]))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[:4] == ["en", "2", "1", "50.00%"]
-    assert lines[2] == f"en: {copied}"
-    decontamination.run(
-        parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--evaluation", str(tmp_path / "eval.jsonl")])
-    )
-    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["en", "1", "0", "0.00%"]

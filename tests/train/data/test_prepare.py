@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 import subprocess
@@ -124,8 +123,8 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(
 
     def stops_in_the_second(task: prepare_module.Task) -> None:
         if len(written) == 1:
-            (task.folder / f".{task.name}.torso").mkdir()  # what a killed process leaves
-            (task.folder / f".{task.name}.torso" / "en.train.tokens").write_bytes(b"half")
+            (task.folder / f".{task.name}.0.tmp").mkdir()  # what a killed process leaves
+            (task.folder / f".{task.name}.0.tmp" / "en.train.tokens").write_bytes(b"half")
             raise KeyboardInterrupt
         original(task)
         written.append(task.name)
@@ -279,32 +278,3 @@ def test_a_stream_reads_across_its_files_and_pickles_without_its_maps(tmp_path: 
     assert sum(map(len, stream.chunks(7, limit=20))) == 20
     assert len(pickle.dumps(stream)) < 2000
     assert pickle.loads(pickle.dumps(stream)).read(40, 10).tolist() == values[40:50].tolist()
-
-
-def test_command_prepares_from_a_config(
-    tmp_path: Path, pattern: str, byte_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_tokenizer(byte_tokenizer, tmp_path / "tok")
-    config = tmp_path / "config.yaml"
-    section = {
-        "sources": [{"class_path": "train.data.sources.LocalText", "init_args": {"path": pattern}}],
-        "tokenizer": str(tmp_path / "tok"),
-        "cache": str(tmp_path / "cache"),
-        "block_size": 16,
-    }
-    config.write_text(json.dumps({"data": section, "model": {"d_model": 1}}))  # JSON is YAML
-    parser = argparse.ArgumentParser()
-    prepare_module.add_arguments(parser)
-    prepare_module.run(parser.parse_args(["--config", str(config), "--languages", "de", "en", "--verify"]))
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 2 * 3 + 1
-    assert PreparedText(lines[-1]).languages == ("de", "en")
-    for text, message in (
-        ("data: {sources: [], tokenizr: x}", "tokenizr"),
-        ("data: [", "not valid YAML"),
-        ("model: {}", "no `data:` section"),
-    ):
-        config.write_text(text)
-        with pytest.raises(ValueError, match=message) as caught:
-            prepare_module.run(parser.parse_args(["--config", str(config)]))
-        assert "\n" not in str(caught.value)

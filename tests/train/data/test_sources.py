@@ -12,17 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from jsonargparse import ArgumentParser
 
-from train.data import local as local_text
-from train.data.documents import assign_split
-from train.data.sources import (
+from train.data import records as records_module
+from train.data.documents import (
     Document,
-    HubText,
-    LocalText,
     TextSource,
+    assign_split,
     collect_texts,
     resolve_languages,
     stream_documents,
 )
+from train.data.sources import HubText, LocalText
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -58,6 +57,11 @@ def test_long_layout_is_the_same_from_parquet_jsonl_and_gzip(tmp_path: Path) -> 
         source = LocalText(str(tmp_path / name))
         assert source.languages() == ("de", "en")
         assert everything(source) == EXPECTED
+
+
+def test_lang_counts_before_language(tmp_path: Path) -> None:
+    record = {"language": "German", "lang": "de", "text": "Hallo", "split": "train"}
+    assert everything(LocalText(str(write_jsonl(tmp_path / "a.jsonl", [record])))) == [Document("de", "Hallo", "train")]
 
 
 def test_wide_layout_skips_missing_translations_and_reads_indonesian_beside_a_uid(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def test_row_groups_of_a_large_parquet_file_become_shards(tmp_path: Path, monkey
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
     source = LocalText(str(tmp_path / "a.parquet"))
     assert len(source.shards(["en"])) == 1
-    monkeypatch.setattr(local_text, "SHARD_BYTES", 1)
+    monkeypatch.setattr(records_module, "SHARD_BYTES", 1)
     assert len(source.shards(["en"])) == 10
     assert [document.text for document in everything(source)] == [f"text {i}" for i in range(100)]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from train.data import tokenizer as tokenizer_module
 from train.data.tokenizer import (
     format_fertility,
     load_tokenizer,
@@ -128,18 +126,3 @@ def test_a_missing_tokenizer_says_where_to_get_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no tokenizer.json"):
         load_tokenizer(tmp_path / "empty")
-
-
-def test_command_trains_saves_and_prints_fertility(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    tokenizer_module.add_arguments(parser)
-    text = str(DATA / "embedded_udhr18.parquet")
-    arguments = ["--text", text, "--languages", "en", "ja", "--vocab-size", "500", "--output", str(tmp_path / "tok")]
-    tokenizer_module.run(parser.parse_args(arguments))
-    assert len(load_tokenizer(tmp_path / "tok")) == 500
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[-2:]] == ["en", "ja"]
-    tokenizer_module.run(parser.parse_args(["--text", text, "--measure", str(tmp_path / "tok")]))
-    assert len(capsys.readouterr().out.splitlines()) == 19
-    with pytest.raises(ValueError, match="--config"):
-        tokenizer_module.run(parser.parse_args([]))
