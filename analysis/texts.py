@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,43 @@ RECORDED = frozenset({"uid", "doc", "sent_id", "split", "source", "text", "n_lan
 
 
 @dataclass(frozen=True, slots=True)
+class Clone:
+    """A language that a model knows as another one in shifted token ids; what it reads is text of its original."""
+
+    of: str
+    shift: int
+    """Added to the id of every token that is not special."""
+
+
+class ClonedText(str):
+    """A text in a cloned language. It equals no plain text, so nothing kept by text confuses the two."""
+
+    shift: int
+
+    def __new__(cls, text: str, shift: int) -> ClonedText:
+        made = super().__new__(cls, text)
+        made.shift = shift
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClonedText) and other.shift == self.shift and str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((str.__hash__(self), self.shift))
+
+    def __getnewargs__(self) -> tuple[str, int]:  # type: ignore[override]
+        return str(self), self.shift
+
+
+def cloned(languages: Sequence[str], clones: Mapping[str, Clone]) -> dict[str, Clone]:
+    """The clones to be read when `languages` are asked for (none: all)."""
+    return {name: clone for name, clone in clones.items() if not languages or name in languages}
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """One text in one language."""
 
@@ -34,12 +72,19 @@ class Text:
     text: str
 
 
-def read_texts(path: str | Path, *, languages: Sequence[str] = (), splits: Sequence[str] = ()) -> dict[str, list[Text]]:
+def read_texts(
+    path: str | Path,
+    *,
+    languages: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    clones: Mapping[str, Clone] = MappingProxyType({}),
+) -> dict[str, list[Text]]:
     """Texts of each language, in the order of the file.
 
     Args:
-        languages: ISO 639-1 codes; none means all that the file has, sorted.
+        languages: ISO 639-1 codes; none means all that the file has, sorted, and their clones.
         splits: of `train`, `valid`, `test`; none means all.
+        clones: of the model that will read the texts (`Snapshot.clones`): their texts are those of the originals.
 
     Raises:
         FileNotFoundError: no such file.
@@ -64,6 +109,9 @@ def read_texts(path: str | Path, *, languages: Sequence[str] = (), splits: Seque
     absent = [split for split in splits if split not in seen_splits]
     if absent:
         raise ValueError(f"{path}: no split {absent[0]!r}; it has {', '.join(sorted(seen_splits)) or 'none'}")
+    for name, clone in cloned(languages, clones).items():
+        if clone.of in found:
+            found[name] = [Text(text.key, ClonedText(text.text, clone.shift)) for text in found[clone.of]]
     for language in languages:
         if language not in found:
             raise ValueError(f"{path}: no language {language!r}; it has {', '.join(sorted(found)) or 'none'}")

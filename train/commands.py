@@ -18,7 +18,7 @@ from train.data.decontamination import audit, format_audit
 from train.data.documents import TextSource, resolve_languages, stream_documents
 from train.data.prepare import format_prepared, verify
 from train.data.sources import LocalText
-from train.data.tokenizer import format_fertility, load_tokenizer, measure_fertility, save_tokenizer, train_tokenizer
+from train.data.tokenizer import ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
 from train.datamodule import MultilingualDataModule
 
 
@@ -91,8 +91,12 @@ def run_tokenizer(args: argparse.Namespace) -> None:
         if not output:
             raise ValueError("no folder for the tokenizer: give --output, or --config with data.tokenizer")
         vocab_size = args.vocab_size or options.requested_vocab_size or 8192
-        tokenizer = train_tokenizer(options.texts("train"), vocab_size, alpha=args.alpha, seed=args.seed)
-        save_tokenizer(tokenizer, output)
+        if not ensure_tokenizer(output, lambda: options.texts("train"), vocab_size, alpha=args.alpha, seed=args.seed):
+            raise ValueError(
+                f"{output}: something is there already; look at it with --measure {output}, give another folder as "
+                "--output, or remove it"
+            )
+        tokenizer = load_tokenizer(output)
         sys.stdout.write(f"{output}: {len(tokenizer)} tokens\n")
     sys.stdout.write(format_fertility(measure_fertility(tokenizer, options.texts("valid", max_bytes=2**21))) + "\n")
 
@@ -120,38 +124,44 @@ def run_prepare(args: argparse.Namespace) -> None:
 
 def add_audit_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train audit`."""
-    parser.description = "How much of the evaluation text occurs in the training text, by n-grams, per language."
+    parser.description = (
+        "How much of the evaluation text occurs in the training text, by n-grams, per language, after exclusion "
+        "(data.exclude)."
+    )
     parser.add_argument("--config", action="append", help="training config whose `data:` section names the text")
     parser.add_argument("--text", action="append", help="a local training file instead, or LANG=PATH")
     parser.add_argument("--languages", nargs="+", help="only these")
     parser.add_argument("--evaluation", help="file of evaluation text (default: the valid and test splits of the data)")
     parser.add_argument("--n", type=int, default=13, help="words in an n-gram (default 13)")
-    parser.add_argument("--n-characters", type=int, default=25, help="characters where words are not spaced")
+    parser.add_argument("--n-characters", type=int, help="the same in characters (default: 25 for 13 words)")
     parser.add_argument("--examples", type=int, default=0, help="print so many contaminated texts per language")
 
 
 def run_audit(args: argparse.Namespace) -> None:
     """Audit and write the table to stdout."""
+    lengths = {"n": args.n, "n_characters": args.n_characters, "num_examples": args.examples}
+    audit((), {}, **lengths)  # refuses what cannot be, before any text is read
     options = read_options(args)
     if args.evaluation:
         source = LocalText(args.evaluation)
         languages = resolve_languages(
-            [source], args.languages or sorted(set(source.languages()) & {*options.languages})
+            [source], args.languages or sorted(set(source.languages()) & {*options.text_languages})
         )
         evaluation = {language: list[str]() for language in languages}
         for document in stream_documents([source], languages):
             evaluation[document.language].append(document.text)
     else:
-        evaluation = {language: list[str]() for language in options.languages}
-        for document in stream_documents(options.sources, options.languages):
+        evaluation = {language: list[str]() for language in options.text_languages}
+        for document in stream_documents(options.sources, options.text_languages):
             if document.split != "train":
                 evaluation[document.language].append(document.text)
+    exclusion = options.exclusion()
     training = (
         (document.language, document.text)
         for document in stream_documents(options.sources, sorted(evaluation))
-        if document.split == "train"
+        if document.split == "train" and exclusion.rule(document) is None
     )
-    reports = audit(training, evaluation, n=args.n, n_characters=args.n_characters, num_examples=args.examples)
+    reports = audit(training, evaluation, **lengths)
     sys.stdout.write(format_audit(reports) + "\n")
     for report in reports:
         for example in report.examples:

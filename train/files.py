@@ -41,17 +41,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
+        if folder.is_dir():
+            remove_leftovers(folder)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether this is the temporary name of a writer, living or killed."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def remove_leftovers(folder: Path, name: str = "") -> None:
     """Clear what killed writers (of `name`, or of anything) left in `folder`; the caller must hold a lock against
     living ones.
     """
-    for path in folder.iterdir():
-        if not (path.name.startswith(f".{name}.") if name else path.name.startswith(".")) or path.suffix != ".tmp":
+    for path in filter(is_leftover, folder.iterdir()):
+        if name and not path.name.startswith(f".{name}."):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

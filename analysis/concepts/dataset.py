@@ -16,12 +16,13 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from analysis.concepts.selfcond import LabelledText, read_selfcond
-from analysis.texts import LANGUAGE_COLUMNS, read_records, record_key
+from analysis.texts import LANGUAGE_COLUMNS, Clone, ClonedText, cloned, read_records, record_key
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ def load_concepts(
     max_negatives: int | None = None,
     strict: bool = False,
     drop_scarce: bool = False,
+    clones: Mapping[str, Clone] = MappingProxyType({}),
 ) -> ConceptSet:
     """Read a concept file, or a folder or file of ml-selfcond.
 
@@ -141,6 +143,7 @@ def load_concepts(
         max_negatives: keep this many negatives per positive, of those chosen for it where the file says so.
         strict: leave out positives marked `weak`.
         drop_scarce: leave out concepts that are short of positives in some language instead of raising.
+        clones: of the model that will read the texts (`Snapshot.clones`): their sentences are those of the originals.
 
     Raises:
         FileNotFoundError: no such file.
@@ -155,7 +158,7 @@ def load_concepts(
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such concept file; `python -m analysis label` makes one")
     records = read_selfcond(path) if path.is_dir() or path.suffix == ".json" else _read_long(path)
-    cells = _collect(path, records, splits)
+    cells = _collect(path, _with_clones(records, cloned(languages, clones)), splits)
     found_languages = sorted({language for language, _ in cells})
     found_concepts = list(dict.fromkeys(concept for _, concept in cells))
     for name, asked, found in (("language", languages, found_languages), ("concept", concepts, found_concepts)):
@@ -226,6 +229,14 @@ def _read_long(path: Path) -> Iterator[LabelledText]:
             weak=bool(record.get("weak")),
             where=line,
         )
+
+
+def _with_clones(records: Iterable[LabelledText], clones: Mapping[str, Clone]) -> Iterator[LabelledText]:
+    for record in records:
+        yield record
+        for name, clone in clones.items():
+            if clone.of == record.language:
+                yield replace(record, language=name, text=ClonedText(record.text, clone.shift))
 
 
 def _collect(path: Path, records: Iterable[LabelledText], splits: Sequence[str]) -> dict[tuple[str, str], _Cell]:

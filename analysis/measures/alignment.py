@@ -92,20 +92,22 @@ class Alignment(StateAnalysis):
             raise ValueError(f"{self.name}: unknown measure {unknown or '(none)'}: choose from {', '.join(SYMMETRIC)}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"{self.name}: alpha={self.alpha} must lie between 0 and 1")
-        self._chosen: dict[str, list[str]] | None = None
+        self._chosen: tuple[dict[str, list[Text]], dict[str, list[str]]] | None = None
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        if self._chosen is None:
-            self._chosen = choose_parallel(self.read(), self.num_texts, self.seed)
-        languages = sorted(self._chosen)
+        texts = self.read(snapshot)
+        if self._chosen is None or self._chosen[0] is not texts:
+            self._chosen = texts, choose_parallel(texts, self.num_texts, self.seed)
+        chosen = self._chosen[1]
+        languages = sorted(chosen)
         pairs = list(combinations(range(len(languages)), 2))
-        num_texts = len(self._chosen[languages[0]])
+        num_texts = len(chosen[languages[0]])
         if num_texts < self.num_texts:
             logger.info("%s: %d parallel sentences (%d wanted)", self.name, num_texts, self.num_texts)
         permutations = draw_permutations(num_texts, self.permutations, self.seed)
         signs = draw_signs(num_texts, self.permutations, self.seed)
         sites = self._sites(snapshot)
-        flat = [text for language in languages for text in self._chosen[language]]
+        flat = [text for language in languages for text in chosen[language]]
         by_layer: list[dict[str, Similarity]] = []
         for _, vectors in iter_sentence_states(snapshot, flat, sites, replace(self.extraction, pool=self.pool)):
             states = vectors.view(len(languages), num_texts, -1)

@@ -93,7 +93,7 @@ class Compression(StateAnalysis):
             raise ValueError(f"{self.name}: precision={self.precision} must be positive")
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        texts = dict(sorted(self.read().items()))
+        texts = dict(sorted(self.read(snapshot).items()))
         sample = sample_tokens(
             snapshot,
             texts,

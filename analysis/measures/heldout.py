@@ -57,7 +57,7 @@ class HeldOutLoss(Analysis):
     """Tokens per forward pass, padding included."""
     num_bootstrap: int = 1000
     seed: int = 0
-    _kept: tuple[str, dict[str, _HeldOut]] | None = field(default=None, init=False, repr=False, compare=False)
+    _kept: tuple[object, dict[str, _HeldOut]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +67,7 @@ class HeldOutLoss(Analysis):
             raise ValueError(f"{self.name}: max_texts, max_train_texts and num_bootstrap must be at least 1")
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row]:
-        prepared = self._prepare(snapshot.tokenizer)
+        prepared = self._prepare(snapshot)
         generator = np.random.default_rng(self.seed)
         values: list[float] = []
         resampled_means = np.zeros(self.num_bootstrap)
@@ -87,7 +87,7 @@ class HeldOutLoss(Analysis):
             yield Row(metric="bits_per_byte_uniform", value=texts.uniform, language=language)
             # A broken file may have thousands of nats per token; perplexity stays a number up to exp(700).
             perplexity = math.exp(min(float(nats.sum()) / texts.num_tokens, 700.0))
-            yield Row(metric="perplexity", value=perplexity, language=language, chance=float(len(snapshot.tokenizer)))
+            yield Row(metric="perplexity", value=perplexity, language=language, chance=float(vocabulary(snapshot)))
             if texts.num_unknown:
                 yield Row(metric="unknown_share", value=texts.num_unknown / texts.num_tokens, language=language)
         unigram = float(np.mean([texts.unigram for texts in prepared.values()]))
@@ -95,17 +95,18 @@ class HeldOutLoss(Analysis):
         yield _with_interval(float(np.mean(values)), unigram, resampled_means, None)
         yield Row(metric="bits_per_byte_uniform", value=uniform)
 
-    def _prepare(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, _HeldOut]:
+    def _prepare(self, snapshot: Snapshot) -> dict[str, _HeldOut]:
         """Tokens and baselines of every language: the same for all steps of a run, so kept for the last tokenizer."""
-        key = hash_tokenizer(tokenizer)
+        tokenizer, clones = snapshot.tokenizer, snapshot.clones
+        key = hash_tokenizer(tokenizer), tuple(clones.items())
         if self._kept is None or self._kept[0] != key:
-            held_out = read_texts(self.texts, languages=self.languages, splits=[self.split])
-            training = read_texts(self.texts, languages=list(held_out), splits=[self.train_split])
+            held_out = read_texts(self.texts, languages=self.languages, splits=[self.split], clones=clones)
+            training = read_texts(self.texts, languages=list(held_out), splits=[self.train_split], clones=clones)
             prepared = {}
             for language, items in held_out.items():
                 texts = [item.text for item in items[: self.max_texts]]
                 fitted = content_tokens(tokenizer, [item.text for item in training[language][: self.max_train_texts]])
-                prepared[language] = _held_out(tokenizer, texts, fitted)
+                prepared[language] = _held_out(tokenizer, texts, fitted, vocabulary(snapshot))
             self._kept = (key, prepared)
         return self._kept[1]
 
@@ -128,11 +129,18 @@ class _HeldOut:
         return sum(map(len, self.tokens))
 
 
-def _held_out(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], training: list[list[int]]) -> _HeldOut:
+def vocabulary(snapshot: Snapshot) -> int:
+    """Token ids that a text may have: the tokenizer's, and those of the cloned languages."""
+    return len(snapshot.tokenizer) + max((clone.shift for clone in snapshot.clones.values()), default=0)
+
+
+def _held_out(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], training: list[list[int]], size: int
+) -> _HeldOut:
     tokens = content_tokens(tokenizer, texts)
     num_bytes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
-    unigram = unigram_losses(training, tokens, len(tokenizer)).sum() / num_bytes.sum() * BITS
-    uniform = sum(map(len, tokens)) * math.log2(len(tokenizer)) / num_bytes.sum()
+    unigram = unigram_losses(training, tokens, size).sum() / num_bytes.sum() * BITS
+    uniform = sum(map(len, tokens)) * math.log2(size) / num_bytes.sum()
     unknown = sum(row.count(tokenizer.unk_token_id) for row in tokens)
     return _HeldOut(tokens, num_bytes, float(unigram), float(uniform), unknown)
 

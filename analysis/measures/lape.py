@@ -114,7 +114,7 @@ class Lape(TextAnalysis):
             raise ValueError(f"{self.name}: share={self.share} must lie in (0, 1]")
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        texts = dict(sorted(self.read().items()))
+        texts = dict(sorted(self.read(snapshot).items()))
         sample = self._sample(snapshot, texts, self.tokens_per_language)
         space = UnitSpace(find_sites(snapshot.model, "mlp_act"))
         counts, lengths, owner = count_active_tokens(snapshot, sample, space, self.batch_tokens)

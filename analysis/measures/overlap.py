@@ -8,7 +8,7 @@ report joins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -26,6 +26,7 @@ from analysis.experts.surface import main_scripts, token_experts
 from analysis.experts.table import find_experts
 from analysis.extraction.options import Extraction
 from analysis.snapshots import Snapshot
+from analysis.texts import Clone
 
 
 @dataclass(kw_only=True)
@@ -119,13 +120,13 @@ class ConceptOverlap(Analysis):
             raise ValueError(f"k={self.k}, share={self.share}: k must be at least 1, share above 0 and at most 1")
         if self.shuffles < 0 or self.bootstrap < 1:
             raise ValueError(f"shuffles={self.shuffles}, bootstrap={self.bootstrap}: not negative, at least 1")
-        self._loaded: tuple[tuple[int, int], ConceptSet] | None = None
+        self._loaded: tuple[tuple[object, ...], ConceptSet] | None = None
         self._surface: tuple[ConceptSet, tuple[str, float], tuple[np.ndarray, int]] | None = None
 
-    def concept_set(self) -> ConceptSet:
-        """The labelled sentences, read once and again only if the file changes."""
+    def concept_set(self, clones: Mapping[str, Clone]) -> ConceptSet:
+        """The labelled sentences, read once and again only if the file or the snapshot's clones change."""
         path = Path(self.concepts)
-        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
+        stamp = (*((path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()), tuple(clones.items()))
         if self._loaded is None or self._loaded[0] != stamp:
             loaded = load_concepts(
                 path,
@@ -138,6 +139,7 @@ class ConceptOverlap(Analysis):
                 max_negatives=self.max_negatives,
                 strict=self.strict,
                 drop_scarce=self.drop_scarce,
+                clones=clones,
             )
             if len(loaded.languages) < 2:
                 raise ValueError(f"{path}: only the language {loaded.languages[0]!r}; overlap needs at least two")
@@ -146,7 +148,7 @@ class ConceptOverlap(Analysis):
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """See the class; draws from its own generators only."""
-        concept_set = self.concept_set()
+        concept_set = self.concept_set(snapshot.clones)
         table = find_experts(
             snapshot,
             concept_set,

@@ -6,7 +6,7 @@ Shapes:  N sampled tokens   D hidden size
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
-from analysis.texts import Text, read_texts
+from analysis.texts import Clone, Text, read_texts
 
 logger = logging.getLogger(__name__)
 
@@ -49,19 +49,22 @@ class TextAnalysis(Analysis):
                 raise ValueError(f"{self.name}: {option}={getattr(self, option)} must be at least 1")
         if len(self.languages) == 1:
             raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) compares with nothing; name two")
-        self._read: dict[str, list[Text]] | None = None
+        self._read: tuple[Mapping[str, Clone], dict[str, list[Text]]] | None = None
 
-    def read(self) -> dict[str, list[Text]]:
-        """Texts of every language, read once.
+    def read(self, snapshot: Snapshot) -> dict[str, list[Text]]:
+        """Texts of every language, clones of the snapshot among them; read once.
 
         Raises:
             FileNotFoundError, ValueError: see `read_texts`; or a file with one language.
         """
-        if self._read is None:
-            self._read = read_texts(self.texts, languages=self.languages, splits=self.splits)
-        if len(self._read) < 2:
-            raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(self._read)} only; two are needed")
-        return self._read
+        clones = snapshot.clones
+        if self._read is None or self._read[0] != clones:
+            found = read_texts(self.texts, languages=self.languages, splits=self.splits, clones=clones)
+            self._read = clones, found
+        found = self._read[1]
+        if len(found) < 2:
+            raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(found)} only; two are needed")
+        return found
 
     @property
     def extraction(self) -> Extraction:
@@ -146,7 +149,9 @@ class TokenProbe(StateAnalysis):
 
     def _draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
         wanted = int(1.1 * (self.tokens_per_language + self.test_tokens_per_language))
-        sample = sample_tokens(snapshot, self.read(), wanted, self.extraction, tokens_per_text=self.tokens_per_text)
+        sample = sample_tokens(
+            snapshot, self.read(snapshot), wanted, self.extraction, tokens_per_text=self.tokens_per_text
+        )
         folds = make_folds(sample, self.seeds, self.tokens_per_language, self.test_tokens_per_language)
         given = int(folds[0].train.sum()) // len(sample.languages)
         if given < self.tokens_per_language:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from train.data.sampling import Schedule
+from train.data.mixing import SampleOrder
 from train.data.streams import PreparedText, TokenStream
 
 # Shapes: B sequences   T tokens of a sequence (block size)   S tokens of a stream
@@ -34,7 +34,8 @@ class TrainBatches(IterableDataset):
     however it is divided.
 
     Args:
-        streams: training tokens of each language of the schedule.
+        streams: training tokens of each language.
+        order: of the samples of the whole run.
         batch_size: sequences per optimizer step over all ranks and micro-batches (G).
         world_size: ranks that share a micro-batch.
         accumulate: micro-batches per step.
@@ -49,7 +50,7 @@ class TrainBatches(IterableDataset):
     def __init__(
         self,
         streams: Mapping[str, TokenStream],
-        schedule: Schedule,
+        order: SampleOrder,
         *,
         block_size: int,
         batch_size: int,
@@ -66,7 +67,7 @@ class TrainBatches(IterableDataset):
                 "micro-batches; change it or trainer.accumulate_grad_batches"
             )
         self.streams = dict(streams)
-        self.schedule = schedule
+        self.order = order
         self.block_size = block_size
         self.batch_size = batch_size
         self.micro_batch_size = batch_size // (world_size * accumulate)
@@ -92,9 +93,9 @@ class TrainBatches(IterableDataset):
         """Micro-batch `number` of this rank: `input_ids` and `labels` (B, T); the model shifts the labels itself."""
         step, micro_batch = divmod(number, self.accumulate)
         position = (micro_batch * self.world_size + self.rank) * self.micro_batch_size
-        languages, blocks = self.schedule.samples(step * self.batch_size + position, self.micro_batch_size)
+        languages, blocks = self.order.samples(step * self.batch_size + position, self.micro_batch_size)
         rows = [
-            self.streams[self.schedule.languages[language]].read(int(block) * self.block_size, self.block_size)
+            self.streams[self.order.languages[language]].read(int(block) * self.block_size, self.block_size)
             for language, block in zip(languages, blocks, strict=True)
         ]
         input_ids = torch.from_numpy(np.stack(rows))

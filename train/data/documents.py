@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SPLITS = ("train", "valid", "test")
@@ -26,6 +26,8 @@ class Document:
     language: str
     text: str
     split: str
+    key: str = field(default="", compare=False)
+    """What all translations of this text share and no other text has (`uid`, or `doc` with `sent_id`); empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,24 @@ def assign_split(key: str, valid_share: float, test_share: float) -> str:
     return "test" if place < valid_share + test_share else "train"
 
 
+def check_text(text: object, place: str) -> str:
+    """The text itself, if it is one that can be tokenised and written.
+
+    Raises:
+        ValueError: another type, or a text with half of a surrogate pair (as truncated JSON escapes leave it).
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{place} holds {type(text).__name__}, not text")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{place}: character {error.start} is half a surrogate pair, which is no text") from None
+    return text
+
+
 def check_shares(valid_share: float, test_share: float) -> None:
-    if valid_share < 0 or test_share < 0 or valid_share + test_share >= 1:
+    if not (valid_share >= 0 and test_share >= 0 and valid_share + test_share < 1):  # also refuses nan
         raise ValueError(
             f"valid_share {valid_share} and test_share {test_share} must not be negative and leave text to train on"
         )
@@ -91,9 +109,11 @@ def resolve_languages(sources: Sequence[TextSource], languages: Collection[str] 
         return tuple(sorted(offered))
     if not languages:
         raise ValueError("data.languages is empty; leave it out to use all languages of the sources")
+    if twice := sorted({language for language in languages if list(languages).count(language) > 1}):
+        raise ValueError(f"data.languages names {', '.join(twice)} twice")
     if unknown := sorted(set(languages) - offered):
         raise ValueError(f"unknown language {', '.join(unknown)}: the sources offer {', '.join(sorted(offered))}")
-    return tuple(sorted(set(languages)))
+    return tuple(sorted(languages))
 
 
 def stream_documents(sources: Sequence[TextSource], languages: Collection[str]) -> Iterator[Document]:
@@ -109,7 +129,7 @@ def collect_texts(
     split: str,
     max_bytes: int,
     *,
-    keep: Callable[[str], bool] = lambda text: True,
+    keep: Callable[[Document], bool] = lambda document: True,
 ) -> dict[str, list[str]]:
     """Texts of a split held in memory, about `max_bytes` bytes of each language at most, in one pass over the text."""
     texts: dict[str, list[str]] = {language: [] for language in sorted(languages)}
@@ -120,7 +140,7 @@ def collect_texts(
             if not wanted or (shard.language and shard.language not in wanted):
                 continue
             for document in source.read(shard, wanted):
-                if document.split == split and left[document.language] > 0 and keep(document.text):
+                if document.split == split and left[document.language] > 0 and keep(document):
                     texts[document.language].append(document.text)
                     left[document.language] -= len(document.text.encode())
                     if left[document.language] <= 0 and not any(left[language] > 0 for language in wanted):

@@ -23,6 +23,10 @@ PLAIN = (".txt", ".txt.gz", ".text")
 SHARD_BYTES = 64 * 2**20
 """Uncompressed size of the row groups of a parquet file that make one shard."""
 
+LANGUAGE_COLUMNS = ("lang", "language")
+"""The first that is there counts, here and in `analysis.texts`, so that a file means one thing to both."""
+SEGMENT_COLUMNS = ("uid", "doc", "sent_id")
+
 Record = dict[str, Any]
 
 
@@ -64,6 +68,15 @@ def columns_of(path: Path) -> list[str]:
     for record, _ in read_records(path):
         return list(record)
     raise ValueError(f"{path}: no record in this file")
+
+
+def segment_key(record: Record) -> str:
+    """What names a text in all languages: `uid`, else `doc` with `sent_id` (as in `analysis.texts`), else nothing."""
+    if record.get("uid") is not None:
+        return str(record["uid"])
+    if record.get("sent_id") is None:
+        return ""
+    return "/".join(str(record[name]) for name in ("doc", "sent_id") if record.get(name) is not None)
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -173,6 +186,8 @@ def _read_lines(path: Path, *, plain: bool) -> Iterator[tuple[Record, str]]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})") from error
+            except RecursionError:
+                raise ValueError(f"{path}:{number}: brackets are nested too deep for a record") from None
             if not isinstance(record, dict):
                 raise ValueError(f"{path}:{number}: a JSON object is needed, this is {type(record).__name__}")
             yield record, f"{path}:{number}"

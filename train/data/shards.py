@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from train.data.decontamination import text_digest
+from train.data.clones import Clone, dealt_to
+from train.data.decontamination import RULES, Exclusion
 from train.data.documents import Document, Shard, TextSource
 from train.data.packing import Packer
 from train.data.streams import file_name
@@ -24,8 +25,8 @@ BATCH_DOCUMENTS = 2048
 """Documents encoded together: enough to keep the threads of `tokenizers` busy."""
 
 
-COUNTS = ("tokens", "bytes", "documents", "excluded")
-"""What is counted per language and split; tokens include separators."""
+COUNTS = ("tokens", "bytes", "documents", "excluded", *(f"excluded_{rule}" for rule in RULES))
+"""What is counted per language and split; tokens include separators, `excluded` is the sum of all rules."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Task:
     shard: Shard
     languages: tuple[str, ...]
     packer: Packer
-    excluded: frozenset[bytes]
+    exclusion: Exclusion
+    clones: Mapping[str, Clone]
     folder: Path
 
 
@@ -69,13 +71,17 @@ def _append_batch(
 ) -> None:
     groups: dict[tuple[str, str], list[str]] = {}
     for document in batch:
-        row = counts.setdefault(document.language, {}).setdefault(document.split, dict.fromkeys(COUNTS, 0))
-        if document.split == "train" and task.excluded and text_digest(document.text) in task.excluded:
-            row["excluded"] += 1
-        else:
-            groups.setdefault((document.language, document.split), []).append(document.text)
+        rule = task.exclusion.rule(document) if document.split == "train" else None
+        for language in dealt_to(document, task.clones):
+            row = counts.setdefault(language, {}).setdefault(document.split, dict.fromkeys(COUNTS, 0))
+            if rule is not None:
+                row["excluded"] += 1
+                row[f"excluded_{rule}"] += 1
+            else:
+                groups.setdefault((language, document.split), []).append(document.text)
     for (language, split), texts in groups.items():
-        packed = task.packer.pack(texts, count_bytes=split != "train")
+        shift = task.clones[language].shift if language in task.clones else 0
+        packed = task.packer.pack(texts, count_bytes=split != "train", shift=shift)
         append(file_name(language, split, "tokens"), packed.tokens.tobytes())
         if packed.token_bytes is not None:
             append(file_name(language, split, "bytes"), packed.token_bytes.tobytes())

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.data.documents import SPLIT_NAMES, Document, Shard, TextSource, assign_split, check_shares
+from train.data.documents import SPLIT_NAMES, Document, Shard, TextSource, assign_split, check_shares, check_text
 from train.data.records import (
+    LANGUAGE_COLUMNS,
+    SEGMENT_COLUMNS,
     Record,
     check_text_column,
     columns_of,
@@ -19,13 +21,13 @@ from train.data.records import (
     kind_of,
     read_records,
     row_group_runs,
+    segment_key,
 )
 
 logger = logging.getLogger(__name__)
 
-LANGUAGE_COLUMNS = ("lang", "language")
-"""The first that is there counts, here and in `analysis.texts`, so that a file means one thing to both."""
 KEY_COLUMNS = ("uid", "doc", "id")
+"""By which documents are dealt to splits: all sentences of a `doc` go together."""
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*")
 
 
@@ -56,6 +58,9 @@ class LocalText(TextSource):
     def __post_init__(self) -> None:
         if (self.path is None) == (self.files_by_language is None):
             raise ValueError("LocalText: give either path or files_by_language")
+        for language in self.files_by_language or ():
+            if not LANGUAGE_CODE.fullmatch(language):
+                raise ValueError(f"LocalText: {language!r} in files_by_language is not a language code")
         check_shares(self.valid_share, self.test_share)
 
     def files(self) -> list[Path]:
@@ -105,15 +110,16 @@ class LocalText(TextSource):
         language_column = None if shard.language or wide else self._language_column(path, names)
         key_column = self.key_column or next((name for name in KEY_COLUMNS if name in names), None)
         columns = [*texts, *filter(None, (language_column, key_column))]
-        columns += [self.split_column] if self.split_column in names else []
-        for record, place in read_records(path, columns, shard.part or None):
+        columns += [name for name in (self.split_column, *SEGMENT_COLUMNS) if name in names]
+        for record, place in read_records(path, list(dict.fromkeys(columns)), shard.part or None):
             for column, language in texts.items():
                 language = language or shard.language or self._language_of(record, language_column, place)
                 if language not in languages:
                     continue
                 text = self._text_of(record, column, place, optional=bool(wide))
                 if text is not None and text.strip():
-                    yield Document(language, text, self._split_of(record, key_column, text, place))
+                    split = self._split_of(record, key_column, text, place)
+                    yield Document(language, text, split, segment_key(record))
 
     def _files(self) -> list[tuple[Path, str]]:
         """Files with their language, which is empty where the file itself states it."""
@@ -164,14 +170,12 @@ class LocalText(TextSource):
         text = record.get(column)
         if text is None and optional:
             return None
-        if not isinstance(text, str):
-            raise ValueError(f"{place}: field {column!r} holds {type(text).__name__}, not text")
-        return text
+        return check_text(text, f"{place}: field {column!r}")
 
     def _split_of(self, record: Record, key_column: str | None, text: str, place: str) -> str:
         stated = record.get(self.split_column)
         if stated is not None:
-            if stated not in SPLIT_NAMES:
+            if not isinstance(stated, str) or stated not in SPLIT_NAMES:
                 raise ValueError(f"{place}: split {stated!r} is none of {', '.join(SPLIT_NAMES)}")
             return SPLIT_NAMES[stated]
         key = record.get(key_column) if key_column else None
@@ -254,13 +258,10 @@ class HubText(TextSource):
             rows = rows.shard(num_shards=count, index=index)
             limit = None if self.max_documents is None else -(-self.max_documents // count)
         for record in self._records(rows, shard.language, limit):
-            text = record.get(self.text_column)
-            if not isinstance(text, str):
-                fault = f"holds {type(text).__name__}, not text" if self.text_column in record else "is not there"
-                raise ValueError(
-                    f"{self._where(shard.language)}: column {self.text_column!r} {fault}; "
-                    f"columns are {', '.join(record)}"
-                )
+            place = f"{self._where(shard.language)}: column {self.text_column!r}"
+            if self.text_column not in record:
+                raise ValueError(f"{place} is not there; columns are {', '.join(record)}")
+            text = check_text(record[self.text_column], place)
             if text.strip():
                 yield Document(shard.language, text, self._split_of(text, index))
 

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from train.data.documents import UNSPACED
 from train.data.mixing import temperature_shares
-from train.files import new_folder
+from train.files import is_leftover, new_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,10 @@ def train_tokenizer(
         seed: order in which texts of a language are chosen.
 
     Raises:
-        ValueError: a language without text; `vocab_size` too small for 256 bytes, or larger than the text supports.
+        ValueError: a language without text; `vocab_size` too small for 256 bytes, or larger than the text supports;
+            `alpha` outside [0, 1].
     """
-    smallest = len(SPECIAL_TOKENS) + 256
-    if vocab_size < smallest:
-        raise ValueError(f"vocab_size {vocab_size} is too small: {smallest} tokens are bytes and special tokens")
+    check_request(vocab_size, alpha)
     if not texts_by_language:
         raise ValueError("no language to train a tokenizer on")
     sample = _sample(texts_by_language, alpha=alpha, max_bytes=max_bytes, seed=seed)
@@ -102,6 +101,19 @@ def train_tokenizer(
     )
 
 
+def check_request(vocab_size: int, alpha: float) -> None:
+    """Refuse what cannot be trained, before any text is read.
+
+    Raises:
+        ValueError: see `train_tokenizer`.
+    """
+    smallest = len(SPECIAL_TOKENS) + 256
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size {vocab_size} is too small: {smallest} tokens are bytes and special tokens")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"tokenizer: alpha must lie in [0, 1], got {alpha}")
+
+
 def _sample(texts_by_language: Mapping[str, Iterable[str]], *, alpha: float, max_bytes: int, seed: int) -> list[str]:
     """Texts whose languages have the shares n_l^alpha; as many bytes as there are, at most `max_bytes`."""
     read: dict[str, list[str]] = {}
@@ -129,30 +141,50 @@ def _sample(texts_by_language: Mapping[str, Iterable[str]], *, alpha: float, max
     return sample
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Save as a transformers folder, all files or none: written beside and moved into place."""
+def is_taken(folder: str | Path) -> bool:
+    """Whether something is there that must not be overwritten; leftovers of a killed writer do not count."""
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    return folder.is_file() or (folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()))
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Save as a transformers folder, all files or none: written beside and moved into place.
+
+    Raises:
+        ValueError: something is there.
+    """
+    folder = Path(folder)
+    if is_taken(folder):
         raise ValueError(f"{folder}: not empty; choose another folder or remove it")
     with new_folder(folder) as temporary:
         tokenizer.save_pretrained(temporary)
 
 
 def ensure_tokenizer(
-    folder: str | Path, texts: Callable[[], Mapping[str, Iterable[str]]], vocab_size: int, *, seed: int = 0
+    folder: str | Path,
+    texts: Callable[[], Mapping[str, Iterable[str]]],
+    vocab_size: int,
+    *,
+    alpha: float = 0.3,
+    seed: int = 0,
 ) -> bool:
-    """Train and save a tokenizer unless `folder` is there; of several processes one does it and the others wait.
+    """Train and save a tokenizer unless `folder` holds something; of several processes one works and the others wait.
 
     Returns:
         Whether this call trained it.
+
+    Raises:
+        ValueError: see `train_tokenizer`; what cannot be trained is refused before `texts` is called.
     """
     folder = Path(folder)
+    check_request(vocab_size, alpha)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if folder.exists():
+        if is_taken(folder):
             return False
+        remove_leftovers(folder.parent, folder.name)
         logger.info("training a tokenizer of %d tokens for %s", vocab_size, folder)
-        save_tokenizer(train_tokenizer(texts(), vocab_size, seed=seed), folder)
+        save_tokenizer(train_tokenizer(texts(), vocab_size, alpha=alpha, seed=seed), folder)
         return True
 
 

@@ -134,7 +134,7 @@ def test_collect_texts_stops_at_its_limit_and_keeps_what_is_asked_for(tmp_path: 
     source = LocalText(str(write_jsonl(tmp_path / "a.jsonl", records)))
     assert collect_texts([source], ["en"], "train", 12) == {"en": ["0000", "0001", "0002"]}
     assert collect_texts([source], ["en"], "valid", 12) == {"en": []}
-    odd = collect_texts([source], ["en"], "train", 8, keep=lambda text: int(text) % 2 == 1)
+    odd = collect_texts([source], ["en"], "train", 8, keep=lambda document: int(document.text) % 2 == 1)
     assert odd == {"en": ["0001", "0003"]}
 
 
@@ -148,6 +148,9 @@ def test_collect_texts_stops_at_its_limit_and_keeps_what_is_asked_for(tmp_path: 
         ("a.jsonl", b'{"lang": "en", "text": "\xff"}\n', r"a\.jsonl:1: not UTF-8"),
         ("a.jsonl", b'{"lang": "English", "text": "x"}\n', r"a\.jsonl:1: 'English' .* is not a language code"),
         ("a.jsonl", b'{"lang": "en", "text": "x", "split": "dev2"}\n', r"a\.jsonl:1: split 'dev2' is none of"),
+        ("a.jsonl", b'{"lang": "en", "text": "x", "split": ["train"]}\n', r"a\.jsonl:1: split \['train'\] is none of"),
+        ("a.jsonl", b'{"lang": "en", "text": "x \\ud800"}\n', r"'text': character 2 is half a"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", r"a\.jsonl:1: brackets are nested too deep"),
         ("a.jsonl", b'{"text": "x"}\n', r"no column of languages .*files_by_language"),
         ("a.jsonl", b"\n\n", r"a\.jsonl: no record in this file"),
         ("a.jsonl", b"", r"a\.jsonl: the file is empty"),
@@ -192,6 +195,12 @@ def test_missing_files_and_unknown_languages_say_what_there_is(tmp_path: Path) -
         LocalText()
     with pytest.raises(ValueError, match="valid_share"):
         LocalText("x.jsonl", valid_share=0.6, test_share=0.6)
+    with pytest.raises(ValueError, match="valid_share nan"):
+        LocalText("x.jsonl", valid_share=float("nan"))
+    with pytest.raises(ValueError, match=r"'\.\./\.\./evil' in files_by_language is not a language code"):
+        LocalText(files_by_language={"../../evil": "x.jsonl"})
+    with pytest.raises(ValueError, match=r"data\.languages names en twice"):
+        resolve_languages([source], ["en", "de", "en"])
 
 
 def test_settings_ignore_where_files_lie_and_notice_how_they_are_read(tmp_path: Path) -> None:
