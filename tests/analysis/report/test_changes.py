@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.base import Analysis, Attachment, Row
+from analysis.base import Row
+from analysis.measures.heldout import HeldOutLoss
+from analysis.measures.overlap import ConceptOverlap
 from analysis.report.changes import DECISIVE, changes_by_stratum, find_change, smallest_visible
 from analysis.report.report import verdicts
 from analysis.report.run import RunRecord, read_run
 from analysis.results import ResultTable
-from analysis.snapshots import Snapshot, SnapshotId
+from analysis.snapshots import SnapshotId
 
 CONCEPTS = [f"c{i}" for i in range(20)]
 NOISE = np.random.default_rng(1).normal(0, 0.01, (3, len(CONCEPTS)))
 
 
-class Planted(Analysis):
-    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
-        raise AssertionError("the rows of these tests are written by hand")
-
-
-@dataclass(kw_only=True)
-class ConceptOverlap(Planted):
-    default_name: ClassVar[str] = "overlap"
-
-
-@dataclass(kw_only=True)
-class HeldOutLoss(Planted):
-    default_name: ClassVar[str] = "held_out"
+OVERLAP = ConceptOverlap(concepts="none.parquet")
+LOSS = HeldOutLoss(texts="none.parquet")
 
 
 def write(folder: Path, levels: dict[int, float], metric: str = DECISIVE, condition: str | None = None) -> RunRecord:
@@ -47,7 +35,7 @@ def write(folder: Path, levels: dict[int, float], metric: str = DECISIVE, condit
             Row(metric=metric, value=level + extra, concept=concept, condition=condition)
             for concept, extra in zip(CONCEPTS, noise, strict=True)
         ]
-        table.write(SnapshotId("planted", step, step * 10), ConceptOverlap(), rows, seconds=1.0)
+        table.write(SnapshotId("planted", step, step * 10), OVERLAP, rows, seconds=1.0)
     return read_run(folder)
 
 
@@ -112,7 +100,7 @@ def test_strata_are_changes_of_their_own(tmp_path: Path) -> None:
             Row(metric=DECISIVE, value=level + extra, concept=concept, condition="disjoint_scripts")
             for concept, extra in zip(CONCEPTS, NOISE[step // 8], strict=True)
         ]
-        table.write(SnapshotId("planted", step, step * 10), ConceptOverlap(), rows, seconds=1.0)
+        table.write(SnapshotId("planted", step, step * 10), OVERLAP, rows, seconds=1.0)
     everything, disjoint = changes_by_stratum(read_run(tmp_path), "overlap", DECISIVE)
     assert (everything.condition, disjoint.condition) == (None, "disjoint_scripts")
     assert everything.verdict.startswith("above")
@@ -138,9 +126,9 @@ def test_copies_and_broken_checkpoints_feed_no_verdict(tmp_path: Path) -> None:
     for step, level, bits in ((0, 0.05, 8.0), (8, 0.05, 3.0), (16, 0.3, 3.0), (24, 0.3, 9.5)):
         here = SnapshotId("planted", step, step)
         rows = [Row(metric=DECISIVE, value=level + 0.001 * i, concept=name) for i, name in enumerate(CONCEPTS)]
-        table.write(here, ConceptOverlap(), rows, seconds=1.0)
+        table.write(here, OVERLAP, rows, seconds=1.0)
         losses = [Row(metric="bits_per_byte", value=bits), Row(metric="bits_per_byte_uniform", value=8.5)]
-        table.write(here, HeldOutLoss(), losses, seconds=1.0)
+        table.write(here, LOSS, losses, seconds=1.0)
     (tmp_path / "results" / "identity.json").write_text(json.dumps({"duplicates": [[8, 16]]}))
     record = read_run(tmp_path)
     assert record.usable_steps == [0, 8]

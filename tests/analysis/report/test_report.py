@@ -14,6 +14,9 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.base import Analysis, Attachment, Row
+from analysis.measures.heldout import HeldOutLoss
+from analysis.measures.language_probe import LanguageProbe
+from analysis.measures.overlap import ConceptOverlap
 from analysis.report.closing import closing_tables
 from analysis.report.figures import select
 from analysis.report.pair_figures import dendrogram, is_directed, pair_table
@@ -26,34 +29,22 @@ LANGUAGES = ("de", "en", "es")
 PAIRS = [("de", "en"), ("de", "es"), ("en", "es")]
 
 
-class Planted(Analysis):
-    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
-        raise AssertionError("the rows of these tests are written by hand")
+OVERLAP = ConceptOverlap(concepts="none.parquet")
+LOSS = HeldOutLoss(texts="none.parquet")
+PROBE = LanguageProbe(texts="none.parquet")
 
 
 @dataclass(kw_only=True)
-class ConceptOverlap(Planted):
-    default_name: ClassVar[str] = "overlap"
-
-
-@dataclass(kw_only=True)
-class LanguageProbe(Planted):
-    default_name: ClassVar[str] = "language_probe"
-
-
-@dataclass(kw_only=True)
-class HeldOutLoss(Planted):
-    default_name: ClassVar[str] = "held_out"
-
-
-@dataclass(kw_only=True)
-class SomethingNew(Planted):
+class SomethingNew(Analysis):
     """A measure that the report has never heard of.
 
     Its rows have layers and pairs.
     """
 
     default_name: ClassVar[str] = "something_new"
+
+    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
+        raise AssertionError("the rows of these tests are written by hand")
 
 
 def write(folder: Path, steps: dict[int, float], name: str = "planted", chance: float = 0.01) -> Path:
@@ -69,10 +60,10 @@ def write(folder: Path, steps: dict[int, float], name: str = "planted", chance: 
             Row(metric="shared", value=level, language=a, other_language=b, chance=0.01, p=0.001) for a, b in PAIRS
         ]
         rows += [Row(metric="shared_units", value=5.0 + layer, layer=layer, chance=1.0) for layer in range(3)]
-        table.write(here, ConceptOverlap(), rows, seconds=1.0)
+        table.write(here, OVERLAP, rows, seconds=1.0)
         probe = [Row(metric="accuracy", value=0.5 + 0.1 * layer, layer=layer, chance=1 / 3) for layer in (-1, 0, 1)]
         probe += [Row(metric="accuracy_majority", value=1 / 3), Row(metric="recall", value=0.4, language="de")]
-        table.write(here, LanguageProbe(), probe, seconds=0.5)
+        table.write(here, PROBE, probe, seconds=0.5)
         new = [Row(metric="cka", value=0.3, layer=0, language=a, other_language=b) for a, b in PAIRS]
         table.write(here, SomethingNew(), new, seconds=0.1)
     return folder
@@ -136,7 +127,7 @@ def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_closing_tables_show_loss_against_unigram_and_the_cost(tmp_path: Path) -> None:
     run = write(tmp_path / "planted", {0: 0.05, 16: 0.09})
     bits = [Row(metric="bits_per_byte", value=2.0, chance=3.5, language="de")]
-    ResultTable(run / "results").write(SnapshotId("planted", 16, 16000), HeldOutLoss(), bits, seconds=0.1)
+    ResultTable(run / "results").write(SnapshotId("planted", 16, 16000), LOSS, bits, seconds=0.1)
     rows = [{"kind": "analysis", "step": 16, "tokens": 1, "time": 0.0, "values": {"analysis_cost/share": 0.25}}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tables = {table.title.split(",")[0].split(" (")[0]: table for table in closing_tables(read_run(run))}
@@ -144,7 +135,7 @@ def test_closing_tables_show_loss_against_unigram_and_the_cost(tmp_path: Path) -
     assert "25.0 %" in tables["Cost of the analyses"].note
     assert tables["Language probe"].rows[1][1] == "0.6000 (L01)"
     [paper] = tables["Concept neurons across languages"].rows
-    assert paper[:4] == ("overlap: shared, all pairs", "0.0519", "0.0919", "+0.0400 [+0.0400, +0.0400]")
+    assert paper[:4] == ("overlap: shared, all pairs", "0.0518", "0.0918", "+0.0400 [+0.0400, +0.0400]")
 
 
 def test_a_folder_without_results_is_one_clear_line(tmp_path: Path) -> None:
