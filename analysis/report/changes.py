@@ -68,6 +68,12 @@ class Change:
         )
 
     @property
+    def in_a_word(self) -> str:
+        if self.contrast.low > 0:
+            return "above"
+        return "below" if self.contrast.high < 0 else f"not shown (visible from {self.detectable:.4f})"
+
+    @property
     def interval(self) -> str:
         return f"{self.contrast.difference:+.4f} [{self.contrast.low:+.4f}, {self.contrast.high:+.4f}]"
 

@@ -75,9 +75,11 @@ def _probe_table(record: RunRecord) -> Table | None:
 def _overlap_table(record: RunRecord) -> Table | None:
     """One line a stratum of language pairs for the statistic that decides, one for the study's number beside it."""
     rows = []
+    networks = 1
     for name in analyses_of_class(record, "ConceptOverlap"):
         decisive = changes_by_stratum(record, name, DECISIVE)
         for change in (*decisive, *changes_by_stratum(record, name, PAPER)[:1]):
+            networks = change.num_networks
             pairs = "all pairs" if change.condition is None else STRATA[change.condition]
             rows.append(
                 (
@@ -85,15 +87,14 @@ def _overlap_table(record: RunRecord) -> Table | None:
                     f"{change.first:.4f}",
                     f"{change.last:.4f}",
                     change.interval,
-                    f"{change.detectable:.4f}",
-                    change.verdict.partition(";")[0],
+                    change.in_a_word,
                 )
             )
     if not rows:
         return None
     return Table(
-        title="Concept neurons across languages, last usable snapshot against random networks (paired over concepts)",
-        header=("", "random", "last", "difference [95 %]", "visible from", ""),
+        title="Concept neurons across languages, last usable snapshot, paired over concepts",
+        header=("", "untrained" if networks == 1 else f"{networks} random", "last", "difference [95 %]", ""),
         rows=tuple(rows),
         note="Visible from: the smallest difference seen with 80 % power. rank_transfer decides; shared is the number "
         "of the study, which likeness of translations alone raises.",

@@ -27,6 +27,7 @@ function themed(layout) {
   const ink = colour("--ink"), grid = colour("--grid");
   layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
   layout.font = {...layout.font, color: ink};
+  layout.modebar = {orientation: "h", bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--accent")};
   for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key)))
     Object.assign(layout[name], {gridcolor: grid, linecolor: colour("--soft"), zerolinecolor: grid});
   return layout;
@@ -103,7 +104,7 @@ function draw(place) {
     figure.layout.margin = {...figure.layout.margin, l: 48, r: 12};
   }
   return Plotly.react(place, figure.data, themed(figure.layout),
-    {responsive: true, displaylogo: false, displayModeBar: "hover"});
+    {responsive: true, displaylogo: false, displayModeBar: printing ? false : "hover"});
 }
 
 const all = () => [...document.querySelectorAll(".figure")];
@@ -156,8 +157,16 @@ if (Object.values(TOKENS).some(value => value === null)) axis.querySelector("[va
 if (steps.length > 3 && steps[steps.length - 1] / steps[0] > 30) axis.value = "log";
 axis.addEventListener("change", redraw);
 dark.addEventListener("change", redraw);
-addEventListener("beforeprint", () => all().filter(place => place.clientWidth).forEach(draw));
-if (location.hash === "#all") {
+addEventListener("beforeprint", () => {
+  printing = true;
+  all().filter(place => place.clientWidth).forEach(draw);
+});
+addEventListener("afterprint", () => {
+  printing = false;
+  redraw();
+});
+if (location.hash === "#all") { // a picture or a PDF is made of the page
+  printing = true;
   document.querySelectorAll("details").forEach(fold => { if (fold.querySelector(".figure")) fold.open = true; });
   all().forEach(draw);
 } else all().forEach(place => seen.observe(place));

@@ -13,6 +13,7 @@ from pathlib import Path
 from analysis.report.chapters import alignment, any_measure, heldout, language_probe, overlap, steering, training
 from analysis.report.closing import closing_tables
 from analysis.report.comparison import add_comparison
+from analysis.report.methods import methods
 from analysis.report.page import Page
 from analysis.report.run import RunRecord, analyses_of_class, read_run
 
@@ -63,6 +64,11 @@ def add_run(page: Page, record: RunRecord) -> None:
         page.verdict(sentence)
     if record.frame.empty:
         page.paragraph("No analysis was measured yet: `python -m analysis run` does it for the snapshots of a run.")
+    for name in analyses_of_class(record, "ConceptOverlap")[:1]:
+        page.grid([overlap.headline(record, name)])
+    with page.fold("Methods"):
+        for paragraph in methods(record):
+            page.paragraph(paragraph)
     page.grid(closing_tables(record))
     if not record.history.empty:
         training.add_chapter(page, record)

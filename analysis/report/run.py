@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from safetensors import safe_open
 
 from analysis.base import class_name
 from analysis.results import FRAME_COLUMNS, ResultTable
@@ -35,6 +36,8 @@ class RunRecord:
     history: pd.DataFrame
     """Training record in long form: kind, step, tokens, time, key, value. Empty for public models."""
     config: dict
+    about: dict
+    """What the trainer noted of the run (`run.json`), or {}."""
     identity: dict
     """Weights hashes, duplicates and drift as `analysis.checkpoints.audit` stored them, or {}."""
 
@@ -79,6 +82,20 @@ class RunRecord:
         """Rows of random networks of the same configuration: columns of `frame` and `network`; empty without any."""
         return pd.DataFrame(columns=[*FRAME_COLUMNS, "network"])
 
+    @cached_property
+    def classes(self) -> dict[str, str]:
+        """Name of every analysis to its class."""
+        return {analysis: class_name(stamp["settings"]) for _, analysis, stamp in self.stamps()}
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Number of parameters, from the header of the last snapshot; None without one."""
+        files = sorted((self.folder / "snapshots").glob("step_*/model.safetensors"))
+        if not files:
+            return None
+        with safe_open(files[-1], framework="np") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
     def stamps(self) -> Iterator[tuple[int, str, dict]]:
         for step, analysis in self.table.entries():
             stamp = self.table.stamp(step, analysis)
@@ -111,6 +128,7 @@ def read_run(folder: str | Path) -> RunRecord:
         frame=frame,
         history=history,
         config=_read_yaml(folder / "config.yaml"),
+        about=_read_json(folder / "run.json"),
         identity=_read_json(root / "identity.json"),
     )
 
@@ -156,5 +174,4 @@ def _read_json(path: Path) -> dict:
 
 def analyses_of_class(record: RunRecord, *classes: str) -> list[str]:
     """Names under which analyses of these classes (`ConceptOverlap`, ...) stored results in the run."""
-    found = {analysis for _, analysis, stamp in record.stamps() if class_name(stamp["settings"]) in classes}
-    return sorted(found)
+    return sorted(name for name, class_of in record.classes.items() if class_of in classes)
