@@ -35,13 +35,13 @@ def render(page: Path, out: Path) -> Path:
     browser = find_browser()
     if browser is None:
         raise FileNotFoundError(f"{out.suffix[1:]} needs Chromium or Chrome, of which none is installed")
-    kind = [f"--print-to-pdf={out.resolve()}", "--no-pdf-header-footer"]
+    kind, view = [f"--print-to-pdf={out.resolve()}", "--no-pdf-header-footer"], "#paper"
     if out.suffix == ".png":
-        kind = [f"--screenshot={out.resolve()}", f"--window-size={PNG_SIZE[0]},{PNG_SIZE[1]}"]
+        kind, view = [f"--screenshot={out.resolve()}", f"--window-size={PNG_SIZE[0]},{PNG_SIZE[1]}"], "#all"
     with tempfile.TemporaryDirectory() as folder:
         command = [browser, *FLAGS, f"--user-data-dir={folder}", "--virtual-time-budget=30000", *kind]
         try:
-            done = subprocess.run([*command, f"{page.resolve().as_uri()}#all"], capture_output=True, timeout=SECONDS)
+            done = subprocess.run([*command, f"{page.resolve().as_uri()}{view}"], capture_output=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:
             raise OSError(f"{browser}: no {out.name} within {SECONDS} s") from None
     if not out.is_file():
