@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--format", type=Literal["html", "pdf", "png"], default="html", help="pdf and png beside the page, by Chromium"
     )
-    parser.add_argument("--watch", action="store_true", help="go on and renew the page when results are added")
+    parser.add_argument(
+        "--watch", action=ActionYesNo, default=False, help="go on and renew the page when results are added"
+    )
+    parser.add_argument(
+        "--capacity", action=ActionYesNo, default=False, help="compare finished runs of several widths and seeds"
+    )
 
 
 def run(options: Namespace) -> int:
@@ -32,8 +37,8 @@ def run(options: Namespace) -> int:
     from rich.console import Console
 
     console = Console(soft_wrap=True)
-    path = _write(options)
-    if len(options.runs) == 1:
+    path = _write(options, console)
+    if len(options.runs) == 1 and not options.capacity:
         _print_closing(options.runs[0], console)
     console.print(f"report:   {path}", markup=False)
     seen = _newest(options.runs)
@@ -41,19 +46,27 @@ def run(options: Namespace) -> int:
         time.sleep(WATCH_SECONDS)
         if (newest := _newest(options.runs)) != seen:
             seen = newest
-            console.print(f"renewed:  {_write(options)}", markup=False)
+            console.print(f"renewed:  {_write(options, console)}", markup=False)
     return 0
 
 
-def _write(options: Namespace) -> Path:
+def _write(options: Namespace, console: Console) -> Path:
     from analysis.report.browser import find_browser, render
+    from analysis.report.capacity.page import write_capacity_report
     from analysis.report.report import write_report
+    from analysis.report.tables import console_table
 
     if options.format != "html" and find_browser() is None:
         raise FileNotFoundError(
             f"--format {options.format} needs Chromium or Chrome, of which none is installed; leave it out for html"
         )
-    path = write_report(options.runs, options.out)
+    if options.capacity:
+        path = options.out or options.runs[0].parent / "capacity.html"
+        said, sizes, _ = write_capacity_report(options.runs, path)
+        console.print(console_table(sizes))
+        console.print(said, markup=False)
+    else:
+        path = write_report(options.runs, options.out)
     return path if options.format == "html" else render(path, path.with_suffix(f".{options.format}"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from train import commands
+from train.__main__ import make_parser
 from train.data.streams import PreparedText
 from train.data.tokenizer import load_tokenizer, save_tokenizer
 
@@ -17,10 +17,9 @@ DATA = Path(__file__).parents[2] / "data"
 
 
 def test_command_trains_saves_and_prints_fertility(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    commands.add_tokenizer_arguments(parser)
+    parser = make_parser("tokenizer")
     text = str(DATA / "embedded_udhr18.parquet")
-    arguments = ["--text", text, "--languages", "en", "ja", "--vocab-size", "500", "--output", str(tmp_path / "tok")]
+    arguments = ["--text", text, "--languages", "en", "ja", "--vocab_size", "500", "--output", str(tmp_path / "tok")]
     commands.run_tokenizer(parser.parse_args(arguments))
     assert len(load_tokenizer(tmp_path / "tok")) == 500
     lines = capsys.readouterr().out.splitlines()
@@ -50,8 +49,7 @@ def test_command_prepares_from_a_config(
         "block_size": 16,
     }
     config.write_text(json.dumps({"data": section, "model": {"d_model": 1}}))  # JSON is YAML
-    parser = argparse.ArgumentParser()
-    commands.add_prepare_arguments(parser)
+    parser = make_parser("prepare")
     commands.run_prepare(parser.parse_args(["--config", str(config), "--languages", "de", "en", "--verify"]))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 2 * 3 + 1
@@ -76,8 +74,7 @@ def test_command_audits_held_out_splits_or_a_given_file(tmp_path: Path, capsys: 
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (tmp_path / "eval.jsonl").write_text(json.dumps({"lang": "en", "text": fresh}) + "\n")
-    parser = argparse.ArgumentParser()
-    commands.add_audit_arguments(parser)
+    parser = make_parser("audit")
     commands.run_audit(parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--examples", "1"]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:4] == ["en", "2", "1", "50.00%"]

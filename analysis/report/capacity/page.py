@@ -32,18 +32,16 @@ ABOUT = (
 )
 
 
-def write_capacity_report(
-    members: Sequence[tuple[str, int, str | Path]], out: str | Path, title: str
-) -> tuple[str, Table, Table]:
+def write_capacity_report(folders: Sequence[str | Path], out: str | Path) -> tuple[str, Table, Table]:
     """Write the page to `out`; returns the verdict, the table of sizes and the table of trends.
 
     Args:
-        members: (size, seed, run folder) of every finished run.
+        folders: run folders; those whose training has not ended are named and left out.
 
     Raises:
         FileNotFoundError, ValueError: see `read_family`; or no run was measured against its untrained network.
     """
-    runs = read_family(members)
+    runs = read_family(folders)
     measured = [run for run in runs if run.rise is not None]
     if not measured:
         raise ValueError(
@@ -51,7 +49,7 @@ def write_capacity_report(
             "analyses"
         )
     trends = find_trends(measured)
-    page = Page(title)
+    page = Page(f"Capacity: {Path(out).stem}")
     page.chapter("Sharing against capacity", ABOUT)
     said, sizes, tests = verdict(trends["rise"][1], measured), _size_table(runs), _trend_table(trends)
     page.verdict(said)

@@ -10,6 +10,7 @@ same held-out loss.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,15 +26,29 @@ from analysis.report.figures import select
 from analysis.report.run import RunRecord, analyses_of_class, read_run
 from analysis.snapshots import step_name
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class CapacityRun:
     """One size trained with one seed."""
 
-    size: str
-    """Name of the size, e.g. `d128`."""
-    seed: int
     record: RunRecord
+
+    @property
+    def size(self) -> str:
+        """Name of the size, e.g. `d128`."""
+        return f"d{self.width}"
+
+    @property
+    def seed(self) -> int:
+        return int(self.record.config.get("seed_everything") or 0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether both the untrained network and the last one of the training were measured."""
+        last = (self.record.config.get("trainer") or {}).get("max_steps")
+        return {0, last} <= set(self.record.steps)
 
     @cached_property
     def width(self) -> int:
@@ -152,21 +167,27 @@ class CapacityRun:
         return float(rises[after - 1] + share * (rises[after] - rises[after - 1]))
 
 
-def read_family(members: Sequence[tuple[str, int, str | Path]]) -> list[CapacityRun]:
-    """Runs by (size, seed, run folder), smallest first.
+def read_family(folders: Sequence[str | Path]) -> list[CapacityRun]:
+    """The finished ones of these runs, smallest first.
 
     Raises:
-        FileNotFoundError: a folder without results.
-        ValueError: no run, a run without hidden size, or two sizes of one width.
+        ValueError: no finished run, a run without hidden size, or two runs of one width and seed.
     """
-    if not members:
+    runs = []
+    for folder in map(Path, folders):
+        run = CapacityRun(read_run(folder)) if (folder / "results").is_dir() else None
+        if run is not None and run.finished:
+            runs.append(run)
+        else:
+            logger.warning("%s: not finished, left out", folder)
+    if not runs:
         raise ValueError("no finished run: nothing can be compared yet")
-    runs = [CapacityRun(size, seed, read_run(folder)) for size, seed, folder in members]
-    names: dict[int, str] = {}
+    seen: dict[tuple[int, int], CapacityRun] = {}
     for run in runs:
-        if names.setdefault(run.width, run.size) != run.size:
+        if (twin := seen.setdefault((run.width, run.seed), run)) is not run:
             raise ValueError(
-                f"sizes {names[run.width]} and {run.size} both have d_model {run.width}; capacity must differ"
+                f"{twin.record.folder} and {run.record.folder} both have d_model {run.width} and seed {run.seed}; "
+                "two equal runs tell nothing about chance, leave one out"
             )
     return sorted(runs, key=lambda run: (run.width, run.seed))
 
