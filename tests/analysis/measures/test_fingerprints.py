@@ -24,7 +24,7 @@ GOLDEN: list[tuple[Analysis, str]] = [
     (Alignment(texts="none.parquet"), "7ffbd973956fabaf"),
     (Compression(texts="none.parquet"), "c942368a79aa5206"),
     (Lape(texts="none.parquet"), "bfba58845089a222"),
-    (Steering(concepts="none.parquet"), "bb00ac983eaf8164"),
+    (Steering(concepts="none.parquet"), "a5ce7342ff73022d"),
 ]
 
 
