@@ -33,9 +33,8 @@ def test_command_trains_saves_and_prints_fertility(tmp_path: Path, capsys: pytes
 def test_a_taken_folder_is_refused_before_any_text_is_read(tmp_path: Path) -> None:
     (tmp_path / "tok").mkdir()
     (tmp_path / "tok" / "tokenizer.json").touch()
-    parser = argparse.ArgumentParser()
-    commands.add_tokenizer_arguments(parser)
-    arguments = ["--text", f"en={tmp_path / 'not_there.txt'}", "--vocab-size", "300", "--output", str(tmp_path / "tok")]
+    parser = make_parser("tokenizer")
+    arguments = ["--text", f"en={tmp_path / 'not_there.txt'}", "--vocab_size", "300", "--output", str(tmp_path / "tok")]
     with pytest.raises(ValueError, match=r"tok: something is there already; look at it with --measure"):
         commands.run_tokenizer(parser.parse_args(arguments))
     with pytest.raises(ValueError, match="alpha must lie"):
@@ -113,8 +112,7 @@ def test_the_audit_looks_at_what_is_trained_on(tmp_path: Path, capsys: pytest.Ca
         ],
         "tokenizer": "none",
     }
-    parser = argparse.ArgumentParser()
-    commands.add_audit_arguments(parser)
+    parser = make_parser("audit")
     found = {}
     for name, options in (
         ("as it is", {}),
