@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import false_discovery_control, norm, t
 
+WIDEST = 2.0
+"""A studentised bound is at most this many times Student's: wider ones cover no better and hang on one outlier."""
+
 
 def bootstrap_interval(
     values: np.ndarray,
@@ -26,7 +29,7 @@ def bootstrap_interval(
     """Interval of the mean over the first axis that covers for few and for skewed values.
 
     On each side the wider of Student's t and the studentised bootstrap (Efron 1979, Hall 1988): the first is right for
-    few normal values, the second for skewed ones, where percentiles of 6 values cover 81 to 85 % in place of 95.
+    few normal values, the second for skewed ones, where percentiles of 6 values cover 80 to 85 % in place of 95.
 
     Args:
         values: (S,) or (S, M); all M quantities are resampled together.
@@ -59,7 +62,9 @@ def bootstrap_interval(
     ratios = np.divide(means, spread, out=np.zeros_like(means), where=spread > 1e-9 * error)
     below, above = np.quantile(ratios, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)
     student = t.ppf((1.0 + level) / 2.0, size - 1)
-    return mean - np.maximum(above, student) * error, mean - np.minimum(below, -student) * error
+    upper = np.clip(above, student, WIDEST * student)
+    lower = np.clip(below, -WIDEST * student, -student)
+    return mean - upper * error, mean - lower * error
 
 
 def merge_clusters(values: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
@@ -155,7 +160,7 @@ def two_way_interval(values: np.ndarray, clusters: np.ndarray | None = None) -> 
 
 
 def mean_above_zero(values: np.ndarray, clusters: np.ndarray | None = None) -> float:
-    """One-sided p of Student's t: a mean (S,) at least this large if the truth is 0. 1 for one cluster."""
+    """One-sided p of Student's t: mean over concepts (S,) at least this large if the truth is 0; 1 for one cluster."""
     merged = merge_clusters(np.asarray(values, dtype=np.float64), clusters)
     if len(merged) == 1:
         return 1.0

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 from analysis.base import Analysis, Attachment, Row
-from analysis.concepts.dataset import ConceptSet
+from analysis.concepts.concept_set import ConceptSet
 from analysis.experts.table import find_experts, resolve_k
 from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites

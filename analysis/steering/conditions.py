@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.concepts.dataset import ConceptPool
+from analysis.concepts.concept_set import ConceptPool
 from analysis.experts.table import ExpertTable, forcing_of
 from analysis.extraction.encoding import Batch
 from analysis.extraction.options import Extraction

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from analysis.concepts.dataset import ConceptPool, ConceptSet
+from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.experts.table import ExpertTable, find_experts
 from analysis.extraction.encoding import encode_texts
 from analysis.extraction.hooks import read_sites
