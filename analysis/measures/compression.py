@@ -77,6 +77,7 @@ class Compression(StateAnalysis):
     """Chooses the tokens, the groups and the rotations."""
 
     default_name: ClassVar[str] = "compression"
+    headlines: ClassVar[tuple[str, ...]] = ("sharing",)
     positive: ClassVar[tuple[str, ...]] = (
         "tokens_per_language",
         "tokens_per_text",

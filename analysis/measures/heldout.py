@@ -38,6 +38,7 @@ class HeldOutLoss(Analysis):
     """
 
     default_name: ClassVar[str] = "held_out"
+    headlines: ClassVar[tuple[str, ...]] = ("bits_per_byte",)
 
     texts: Path
     """Parquet or JSONL file, see `analysis.texts`."""

@@ -61,6 +61,7 @@ class LanguageProbe(TokenProbe):
     """Layers for which the confusion matrix is given; None means embeddings, middle and last."""
 
     default_name: ClassVar[str] = "language_probe"
+    headlines: ClassVar[tuple[str, ...]] = ("accuracy", "middle_dip", "accuracy_shared")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -104,6 +104,7 @@ class Lape(TextAnalysis):
     """Tokens per forward pass, padding included."""
 
     default_name: ClassVar[str] = "lape"
+    headlines: ClassVar[tuple[str, ...]] = ("entropy",)
     positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "max_length", "shuffles", "damage_tokens")
 
     def __post_init__(self) -> None:

@@ -53,6 +53,7 @@ class ProbeSuite(TokenProbe):
     """Optimizer steps of the MLP, 256 tokens each."""
 
     default_name: ClassVar[str] = "probe_suite"
+    headlines: ClassVar[tuple[str, ...]] = ("accuracy_mlp",)
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
