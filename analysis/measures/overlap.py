@@ -69,6 +69,7 @@ class ConceptOverlap(Analysis):
     """
 
     default_name: ClassVar[str] = "overlap"
+    headlines: ClassVar[tuple[str, ...]] = ("rank_transfer", "heldout_shared", "shared", "normalized", "shared_units")
     version: ClassVar[int] = 2
 
     concepts: str

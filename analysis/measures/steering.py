@@ -67,6 +67,7 @@ class Steering(Analysis):
     """
 
     default_name: ClassVar[str] = "steering"
+    headlines: ClassVar[tuple[str, ...]] = ("concept_hit_effect", "concept_hit")
     version: ClassVar[int] = 2
 
     concepts: str

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from analysis.report.chapters import alignment, any_measure, heldout, language_probe, overlap, steering, training
+from analysis.report.chapters.methods import methods
 from analysis.report.closing import closing_tables
 from analysis.report.comparison import add_comparison
-from analysis.report.methods import methods
 from analysis.report.page import Page
 from analysis.report.run import RunRecord, analyses_of_class, read_run
 
