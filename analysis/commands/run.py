@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def sweep(
     split: Split = "checkpoint",
 ) -> list[Outcome]:
     """Run all missing tasks with a progress bar, then write identity.json."""
+    lock_bars_by_thread()
     tasks = plan(source, analyses, results, steps, force=force, split=split)
     outcomes: list[Outcome] = []
     planned = {task.checkpoint.id.step: len(task.analyses) for task in tasks}
@@ -91,6 +93,18 @@ def sweep(
     for line in write_summary(results, source.ids()[0].run, every, failed):
         logger.warning("%s", line)
     return outcomes
+
+
+def lock_bars_by_thread() -> None:
+    """Give all bars, those of libraries too, a lock that forked processes do not share.
+
+    tqdm's own is shared with every forked process, and one that is killed while it draws would stop all others.
+    """
+    lock, waiting = threading.RLock(), [tqdm]
+    while waiting:
+        bar = waiting.pop()
+        bar.set_lock(lock)
+        waiting += bar.__subclasses__()
 
 
 def read_analyses(given: list[dict] | str) -> list[Analysis]:
