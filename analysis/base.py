@@ -1,7 +1,7 @@
 """What an analysis is: settings in, tidy rows out.
 
 An `Analysis` decides *what* is measured on a `Snapshot`; when that happens is decided by its two consumers, the live
-callback and the post-hoc runner. Both read the same YAML list through `load_analyses`.
+callback and the post-hoc runner. Both read the same YAML list through `analysis.measures.load_analyses`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from analysis.files import file_sha256
 from analysis.snapshots import Snapshot
@@ -38,6 +36,10 @@ class Row:
     """Block index from 0, as in module names; -1 is the embedding output."""
     kind: str | None = None
     """Kind of site (`attn.q`, `mlp.in`, ...), see `analysis.extraction.sites`."""
+    condition: str | None = None
+    """Under which condition of an experiment (`experts`, `random`, `none`), or for which stratum of language pairs."""
+    k: int | None = None
+    """How many units were chosen or held, where an analysis compares several numbers."""
     concept: str | None = None
     language: str | None = None
     """ISO 639-1 code. For pairs, `language` < `other_language` unless the measure is directed (from -> to)."""
@@ -135,38 +137,3 @@ def find_class(name: str) -> type[Analysis] | None:
             return found
         waiting += found.__subclasses__()
     return None
-
-
-def load_analyses(path: str | Path) -> list[Analysis]:
-    """Instantiate the list under `analyses:` of a YAML file (entries with `class_path` and `init_args`).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: malformed YAML, an unknown class or option, or a name used twice.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; an analysis list is a YAML file with a key 'analyses'")
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict) or not isinstance(document.get("analyses"), list):
-        raise ValueError(f"{path}: expected a key 'analyses' with a list of entries (class_path, init_args)")
-    return build_analyses(document["analyses"], where=str(path))
-
-
-def build_analyses(entries: list[dict], where: str = "analyses") -> list[Analysis]:
-    """Instantiate analyses from `class_path`/`init_args` entries, checked and typed by jsonargparse."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--analyses", type=list[Analysis])
-    try:
-        parsed = parser.parse_object({"analyses": entries})
-        analyses: list[Analysis] = parser.instantiate(parsed).analyses
-    except ArgumentError as error:
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
-    names = [analysis.name for analysis in analyses]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{where}: two analyses are called {name!r}; give one of them another 'name'")
-    return analyses

@@ -33,6 +33,8 @@ ROW_SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("layer", pa.int32()),
         ("kind", pa.string()),
+        ("condition", pa.string()),
+        ("k", pa.int32()),
         ("concept", pa.string()),
         ("language", pa.string()),
         ("other_language", pa.string()),
@@ -127,7 +129,7 @@ class ResultTable:
         path = self.path(step, analysis)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such result; steps with results: {self.steps()}")
-        return [Row(**record) for record in pq.read_table(path, schema=ROW_SCHEMA).to_pylist()]
+        return [Row(**record) for record in _read_rows(path).to_pylist()]
 
     def attachment(self, step: int, analysis: str, name: str) -> pa.Table:
         path = self.path(step, analysis, name)
@@ -146,7 +148,7 @@ class ResultTable:
             stamp = self.stamp(step, analysis)
             if stamp is None:
                 continue
-            frame = pq.read_table(self.path(step, analysis), schema=ROW_SCHEMA).to_pandas()
+            frame = _read_rows(self.path(step, analysis)).to_pandas()
             frame.insert(0, "run", stamp["run"])
             frame.insert(1, "step", step)
             frame.insert(2, "tokens", stamp["tokens"])
@@ -162,6 +164,24 @@ class ResultTable:
             for path in sorted(self.folder(step).glob("*.parquet")):
                 if "." not in path.stem:
                     yield step, path.stem
+
+
+def _read_rows(path: Path) -> pa.Table:
+    """The rows of a file. Before 2026-11-25 condition and K stood in `kind`, as `experts@500`; they are moved here."""
+    table = pq.read_table(path, schema=ROW_SCHEMA)
+    if "condition" in pq.read_schema(path).names:
+        return table
+    parts = [(kind or "").partition("@") for kind in table["kind"].to_pylist()]
+    moved = [bool(k) or kind == "none" for kind, _, k in parts]
+    columns = {
+        "kind": [None if move else kind or None for (kind, _, _), move in zip(parts, moved, strict=True)],
+        "condition": [kind if move else None for (kind, _, _), move in zip(parts, moved, strict=True)],
+        "k": [int(k) if k else None for _, _, k in parts],
+    }
+    for name, values in columns.items():
+        field = ROW_SCHEMA.field(name)
+        table = table.set_column(ROW_SCHEMA.names.index(name), field, pa.array(values, field.type))
+    return table
 
 
 def _write_stamped(path: Path, table: pa.Table, stamp: dict) -> None:

@@ -6,12 +6,16 @@ knows which. This file holds the types; the sources live in `analysis.checkpoint
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from analysis.texts import Clone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,6 +52,8 @@ class Snapshot:
     tokenizer: PreTrainedTokenizerBase
     replicas: tuple[PreTrainedModel, ...] = ()
     """Copies of the model on further devices, which take a share of the texts; see `analysis.extraction.replicas`."""
+    clones: Mapping[str, Clone] = field(default_factory=dict)
+    """Cloned languages that the model was trained on, by name."""
     shared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
     """What one analysis computed from this snapshot and another may use again; gone with the snapshot."""
 
@@ -55,6 +61,33 @@ class Snapshot:
     def models(self) -> tuple[PreTrainedModel, ...]:
         """The model and its copies."""
         return self.model, *self.replicas
+
+
+CLONES_FILE = "clones.json"
+"""Beside the tokenizer of a snapshot: {"en2": {"of": "en", "shift": 8192}}; not there without clones."""
+
+
+def read_clones(folder: Path, vocab_size: int) -> dict[str, Clone]:
+    """Cloned languages of the snapshot in `folder`.
+
+    Args:
+        vocab_size: ids that the model knows.
+
+    Raises:
+        ValueError: not such a file, or one that shifts ids out of the model's vocabulary.
+    """
+    path = folder / CLONES_FILE
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        clones = {name: Clone(of=str(entry["of"]), shift=int(entry["shift"])) for name, entry in content.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a file of cloned languages ({error!r})") from None
+    for name, clone in clones.items():
+        if not 0 < clone.shift < vocab_size:
+            raise ValueError(f"{path}: {name} is shifted by {clone.shift}, but the model knows {vocab_size} tokens")
+    return clones
 
 
 class SnapshotSource(ABC):

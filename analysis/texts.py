@@ -2,7 +2,7 @@
 
 Two layouts, told apart by their columns:
 
-    long   (parquet or JSONL)   lang | language, text, and optionally uid (or doc with sent_id), split
+    long   (parquet or JSONL)   lang (else language), text, and optionally uid (or doc with sent_id), split
     wide   (parquet)            uid, one column per language (null = no translation), and optionally split
 
 The same key in two languages marks translations of each other.
@@ -11,18 +11,56 @@ The same key in two languages marks translations of each other.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 SPLITS = ("train", "valid", "test")
-LANGUAGE_COLUMNS = ("language", "lang")
+LANGUAGE_COLUMNS = ("lang", "language")
+"""The first that is there counts, here and in `train.data.sources`, so that a file means one thing to both."""
 RECORDED = frozenset({"uid", "doc", "sent_id", "split", "source", "text", "n_langs", *LANGUAGE_COLUMNS})
 """Columns that are never languages of a wide table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A language that a model knows as another one in shifted token ids; what it reads is text of its original."""
+
+    of: str
+    shift: int
+    """Added to the id of every token that is not special."""
+
+
+class ClonedText(str):
+    """A text in a cloned language. It equals no plain text, so nothing kept by text confuses the two."""
+
+    shift: int
+
+    def __new__(cls, text: str, shift: int) -> ClonedText:
+        made = super().__new__(cls, text)
+        made.shift = shift
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClonedText) and other.shift == self.shift and str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((str.__hash__(self), self.shift))
+
+    def __getnewargs__(self) -> tuple[str, int]:  # type: ignore[override]
+        return str(self), self.shift
+
+
+def cloned(languages: Sequence[str], clones: Mapping[str, Clone]) -> dict[str, Clone]:
+    """The clones to be read when `languages` are asked for (none: all)."""
+    return {name: clone for name, clone in clones.items() if not languages or name in languages}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +72,19 @@ class Text:
     text: str
 
 
-def read_texts(path: str | Path, *, languages: Sequence[str] = (), splits: Sequence[str] = ()) -> dict[str, list[Text]]:
+def read_texts(
+    path: str | Path,
+    *,
+    languages: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    clones: Mapping[str, Clone] = MappingProxyType({}),
+) -> dict[str, list[Text]]:
     """Texts of each language, in the order of the file.
 
     Args:
-        languages: ISO 639-1 codes; none means all that the file has, sorted.
+        languages: ISO 639-1 codes; none means all that the file has, sorted, and their clones.
         splits: of `train`, `valid`, `test`; none means all.
+        clones: of the model that will read the texts (`Snapshot.clones`): their texts are those of the originals.
 
     Raises:
         FileNotFoundError: no such file.
@@ -64,6 +109,9 @@ def read_texts(path: str | Path, *, languages: Sequence[str] = (), splits: Seque
     absent = [split for split in splits if split not in seen_splits]
     if absent:
         raise ValueError(f"{path}: no split {absent[0]!r}; it has {', '.join(sorted(seen_splits)) or 'none'}")
+    for name, clone in cloned(languages, clones).items():
+        if clone.of in found:
+            found[name] = [Text(text.key, ClonedText(text.text, clone.shift)) for text in found[clone.of]]
     for language in languages:
         if language not in found:
             raise ValueError(f"{path}: no language {language!r}; it has {', '.join(sorted(found)) or 'none'}")
@@ -74,28 +122,6 @@ def read_texts(path: str | Path, *, languages: Sequence[str] = (), splits: Seque
     if not chosen:
         raise ValueError(f"{path}: the file holds no texts")
     return chosen
-
-
-def parallel_texts(
-    path: str | Path, *, languages: Sequence[str] = (), splits: Sequence[str] = ()
-) -> dict[str, list[str]]:
-    """Texts whose key all languages have: lists of one length, entry i of all languages being translations.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_texts`; or a key twice in one language, or no key in all languages.
-    """
-    by_key: dict[str, dict[str, str]] = {}
-    for language, texts in read_texts(path, languages=languages, splits=splits).items():
-        keyed = {text.key: text.text for text in texts}
-        if len(keyed) != len(texts):
-            double = Counter(text.key for text in texts).most_common(1)[0][0]
-            raise ValueError(f"{path}: the key {double!r} occurs twice in {language!r}")
-        by_key[language] = keyed
-    first = next(iter(by_key.values()))
-    common = [key for key in first if all(key in keyed for keyed in by_key.values())]
-    if not common:
-        raise ValueError(f"{path}: no text is there in all of {', '.join(by_key)}; keys (uid) must agree")
-    return {language: [keyed[key] for key in common] for language, keyed in by_key.items()}
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -134,6 +160,8 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Mapping[str, object]:
         record = json.loads(raw)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path}, line {number}: brackets are nested too deep for a record") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}, line {number}: expected a JSON object, got {type(record).__name__}")
     return record
@@ -142,8 +170,9 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Mapping[str, object]:
 def _languages_of(path: Path, line: str, record: Mapping[str, object]) -> list[tuple[str, Text]]:
     """The (language, text) pairs of one record: one of a long table, several of a wide one."""
     key = record_key(record) or line
-    language = next((record[column] for column in LANGUAGE_COLUMNS if column in record), None)
-    if language is not None:
+    column = language_column(record)
+    if column is not None and record[column] is not None:
+        language = record[column]
         if not isinstance(language, str) or not language:
             raise ValueError(f"{path}, {line}: language is {language!r}, expected an ISO 639-1 code")
         return [(language, Text(key, _checked(path, line, "text", record.get("text"))))]
@@ -160,6 +189,11 @@ def _languages_of(path: Path, line: str, record: Mapping[str, object]) -> list[t
     ]
 
 
+def language_column(record: Mapping[str, object]) -> str | None:
+    """The column that names a record's language: `lang`, else `language`; None for a wide table."""
+    return next((column for column in LANGUAGE_COLUMNS if column in record), None)
+
+
 def record_key(record: Mapping[str, object]) -> str | None:
     """`uid`, else `doc` and `sent_id` together, else None."""
     if record.get("uid") is not None:
@@ -173,4 +207,10 @@ def _checked(path: Path, line: str, column: str, text: object) -> str:
         raise ValueError(f"{path}, {line}: {column!r} must be a text, got {type(text).__name__}")
     if not text.strip():
         raise ValueError(f"{path}, {line}: {column!r} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{path}, {line}: {column!r}: character {error.start} is half a surrogate pair, which is no text"
+        ) from None
     return text

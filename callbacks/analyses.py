@@ -24,10 +24,12 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from analysis.base import Analysis, Row, load_analyses
+from analysis.base import Analysis, Row
+from analysis.measures import load_analyses
 from analysis.report.headlines import scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
+from analysis.texts import Clone
 from callbacks.schedule import Schedule
 from callbacks.step import StepCallback
 from callbacks.tracking import Tracker
@@ -50,7 +52,9 @@ def live_snapshot(trainer: pl.Trainer, module: pl.LightningModule) -> Snapshot:
     tokens = getattr(module, "tokens_seen", None)
     run = Path(trainer.default_root_dir).name
     identity = SnapshotId(run, trainer.global_step, None if tokens is None else int(tokens))
-    return Snapshot(identity, module.model, module.tokenizer)  # type: ignore[arg-type]
+    known = getattr(trainer.datamodule, "clones", None) or {}  # type: ignore[attr-defined]
+    clones = {name: Clone(**entry) for name, entry in known.items()}
+    return Snapshot(identity, module.model, module.tokenizer, clones=clones)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     runs/<name>/                         trainer.default_root_dir; its last part is the run's name
       snapshots/step_00000016/
         model.safetensors config.json generation_config.json and the tokenizer's files
+        clones.json                          of which language in which token ids a cloned one is, if there are any
         snapshot.json                    run, step, tokens, data_fingerprint, weights_sha256, versions: the done marker
       checkpoints/step_00000016.ckpt     all that training needs to go on, see `callbacks.resume`
       checkpoints/step_00000016.json     its size and SHA-256, written after it
@@ -29,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from analysis.files import file_sha256, new_folder, remove_leftovers, write_json
-from analysis.snapshots import step_name
+from analysis.snapshots import CLONES_FILE, step_name
 from callbacks.schedule import Schedule
 from callbacks.step import StepCallback
 
@@ -90,10 +91,12 @@ def write_snapshot(
     tokens: int | None = None,
     data_fingerprint: str | None = None,
     dtype: str = "float32",
+    clones: dict[str, Any] | None = None,
 ) -> SnapshotInfo:
     """Write `model` and `tokenizer` as a folder that is there whole or not at all; a torn one is replaced.
 
-    The live model is left as it is. `dtype` is that of the stored weights.
+    The live model is left as it is. `dtype` is that of the stored weights, `clones` the cloned languages of its
+    training, see `analysis.snapshots.read_clones`.
 
     Raises:
         FileExistsError: `folder` holds a finished snapshot.
@@ -105,6 +108,8 @@ def write_snapshot(
     with new_folder(folder) as unfinished:
         _save_model(unfinished, model, dtype)
         tokenizer.save_pretrained(unfinished)
+        if clones:
+            write_json(unfinished / CLONES_FILE, clones)
         info = SnapshotInfo(
             run=run,
             step=step,
@@ -179,6 +184,7 @@ class SnapshotWriter(StepCallback):
                 step=step,
                 tokens=getattr(module, "tokens_seen", None),
                 data_fingerprint=getattr(trainer.datamodule, "fingerprint", None),  # type: ignore[attr-defined]
+                clones=getattr(trainer.datamodule, "clones", None),  # type: ignore[attr-defined]
                 dtype=self.dtype,
             )
         except (OSError, SafetensorError) as error:

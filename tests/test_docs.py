@@ -11,10 +11,15 @@ import pkgutil
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel
+
+from analysis.base import Row
+from analysis.measures import load_analyses
+from analysis.snapshots import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("train", "analysis", "callbacks", "data/corpus")
@@ -60,19 +65,17 @@ def check_command(command: str) -> None:
     for word in arguments:
         if word.endswith((".yaml", ".yml")) and not word.startswith("runs/"):
             assert (ROOT / word).is_file(), f"{word} does not exist: {command}"
-    {"train": _train, "analysis": _analysis, "data.corpus": _corpus, "callbacks.capacity": _capacity}[module](arguments)
+    {"train": _train, "analysis": _analysis, "data.corpus": _corpus}[module](arguments)
 
 
 def _train(arguments: list[str]) -> None:
-    from train.__main__ import COMMANDS, MODULES, OneLineParser
+    from train.__main__ import COMMANDS, TEXT_COMMANDS, make_parser
     from train.cli import ParsedRun
 
     command, rest = arguments[0], arguments[1:]
     assert command in COMMANDS, command
-    if command in MODULES:
-        parser = OneLineParser(prog=command)
-        importlib.import_module(MODULES[command]).add_arguments(parser)
-        parser.parse_args(rest)
+    if command in TEXT_COMMANDS:
+        make_parser(command).parse_args(rest)
         return
     if command == "describe":
         describe = importlib.import_module("train.describe")
@@ -89,10 +92,6 @@ def _analysis(arguments: list[str]) -> None:
 
 def _corpus(arguments: list[str]) -> None:
     importlib.import_module("data.corpus.__main__")._parser().parse_args(arguments)
-
-
-def _capacity(arguments: list[str]) -> None:
-    importlib.import_module("callbacks.capacity").make_parser().parse_args(arguments)
 
 
 @pytest.mark.parametrize(("document", "command"), sorted(set(quoted_commands())))
@@ -197,6 +196,34 @@ def test_similarities_are_explained_with_their_calibrated_form() -> None:
     from analysis.geometry.similarity import SYMMETRIC
 
     assert {name for measure in SYMMETRIC for name in (measure, f"{measure}_calibrated")} <= _explained()
+
+
+# worked example -------------------------------------------------------------------------------------------------------
+
+
+def test_the_worked_example_of_a_measure_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_snapshot: Callable[..., Snapshot],
+    tiny_xglm: PreTrainedModel,
+) -> None:
+    """The class in docs/extending.md is found by the name that the page gives, measures, and sees a planted scale."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    code, listed = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml"))
+    assert code is not None
+    assert listed is not None
+    assert len(code[1].splitlines()) <= 45
+    (tmp_path / "state_norm.py").write_text(code[1], encoding="utf-8")
+    (tmp_path / "list.yaml").write_text(listed[1].replace("data/", f"{ROOT}/data/"), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    (analysis,) = load_analyses(tmp_path / "list.yaml")
+    rows = [row for row in analysis.measure(tiny_snapshot(tiny_xglm)) if isinstance(row, Row)]
+    languages = {row.language for row in rows}
+    assert len(languages) == 10
+    assert len(rows) == 10 * len({row.layer for row in rows})
+    for row in rows:
+        assert row.chance is not None
+        assert 0.5 < row.value / row.chance < 2
 
 
 # tree ----------------------------------------------------------------------------------------------------------------

@@ -50,8 +50,12 @@ def check_data(data: Any, config: XGLMConfig) -> None:
         ValueError: sizes differ, or blocks are longer than the context.
     """
     if data.vocab_size != config.vocab_size:
+        clones = len(getattr(data, "clone_names", ()))
+        given = f"the tokenizer has {data.vocab_size // (1 + clones):,} tokens"
+        if clones:
+            given += f" (with {', '.join(data.clone_names)}: {data.vocab_size:,})"
         raise ValueError(
-            f"the tokenizer has {data.vocab_size:,} tokens but model.vocab_size is {config.vocab_size:,}; "
+            f"{given} but model.vocab_size is {config.vocab_size:,}; "
             f"set model.vocab_size to {data.vocab_size} or give another tokenizer"
         )
     if data.block_size > config.max_position_embeddings:

@@ -1,9 +1,9 @@
 """The data module: text in many languages to batches, by configuration.
 
-    sources --prepare--> token streams --schedule(seed, step)--> batches
+    sources --prepare--> token streams --order(seed, step)--> batches
 
 It makes the tokenizer and the prepared text when they are missing (first process only), mixes the languages, and gives
-training batches that are a pure function of seed and step (`train.data.sampling`), so that a resumed run needs to know
+training batches that are a pure function of seed and step (`train.data.mixing`), so that a resumed run needs to know
 its step and nothing else. What must not change in between, it stores in the checkpoint and compares. A checkpoint must
 fall between optimizer steps, not between the micro-batches of one. Named in configs as `data:`; called by `train.cli`.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,23 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from train.data.batches import StepLoader, TrainBatches, ValidationBatches
-from train.data.decontamination import read_excluded, text_digest
-from train.data.identity import tokenizer_hash
-from train.data.mixing import Mixture, expected_epochs, format_mixture
-from train.data.prepare import find_prepared, prepare
-from train.data.sampling import Schedule
-from train.data.sources import TextSource, collect_texts, resolve_languages
+import train.data.sources  # noqa: F401  YAML names its classes by their names alone once they are imported
+from train.data.batches import StepLoader, TrainBatches, ValidationBatches, unigram_bits_per_byte
+from train.data.clones import as_json, make_clones
+from train.data.decontamination import NGRAM, Exclusion, read_exclusion
+from train.data.documents import TextSource, collect_texts, resolve_languages
+from train.data.mixing import ORDER_VERSION, Mixture, SampleOrder, expected_epochs, format_mixture
+from train.data.packing import tokenizer_hash
+from train.data.prepare import Recipe, find_prepared, prepare
 from train.data.streams import PreparedText
-from train.data.tokenizer import MAX_BYTES, ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
-from train.data.unigram import unigram_bits_per_byte
+from train.data.tokenizer import (
+    MAX_BYTES,
+    ensure_tokenizer,
+    format_fertility,
+    is_taken,
+    load_tokenizer,
+    measure_fertility,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +47,28 @@ class MultilingualDataModule(LightningDataModule):
 
     Args:
         sources: where text comes from (`train.data.sources.LocalText`, `train.data.sources.HubText`); may overlap in
-        languages. tokenizer: folder or hub name. A folder that does not exist is made by training one of `vocab_size`
-        tokens. cache: folder for prepared text; each set of inputs gets a folder of its own in it. prepared: read this
-        folder, written by `python -m train prepare`, instead of preparing `sources`. languages: codes to train on;
-        default: all that the sources offer. vocab_size: tokens of the tokenizer to train; unused when it exists.
-        mixing: shares of the languages. block_size: tokens of a training sequence. batch_size: sequences per optimizer
-        step, over all devices and accumulated micro-batches. seed: of the order of text and languages. exclude: files
-        (parquet, JSONL) with a `text` column whose texts are never trained on, such as concept files. num_workers:
-        processes that read batches; 0 reads in the main process. prepare_workers: processes that tokenise; 0 uses
-        threads of the main process. document_masks: add `segment_ids` and `position_ids`, so that documents of one
-        block do not see each other. validation_blocks: blocks per language that are validated on at most; null: all.
-        validation_batch_size: sequences per device. allow_changes: go on from a checkpoint although data, mixture,
-        seed, batch or number of devices differ.
+            languages.
+        tokenizer: folder or hub name. A folder that does not exist is made by training one of `vocab_size` tokens.
+        cache: folder for prepared text; each set of inputs gets a folder of its own in it.
+        prepared: read this folder, written by `python -m train prepare`, instead of preparing `sources`.
+        languages: codes to train on; null: all that the sources offer.
+        vocab_size: tokens of the tokenizer to train; unused when it exists.
+        mixing: shares of the languages.
+        block_size: tokens of a training sequence.
+        batch_size: sequences per optimizer step, over all devices and accumulated micro-batches.
+        seed: of the order of text and languages.
+        exclude: files (parquet, JSONL) with a `text` column that is never trained on, such as concept files: neither
+            these texts, nor documents with the same `uid` (their translations), nor near copies.
+        exclude_ngrams: near copies are documents that share so many words in a row with an excluded text (25 characters
+            for 13 words, in proportion, where words are not spaced); 0: none are looked for.
+        clones: cloned languages, such as {en2: en}: text of `en` in token ids of its own. Every training document of
+            `en` is read in one of the two, held-out text in both; `model.vocab_size` must be the tokenizer's size times
+            one more than there are clones.
+        num_workers: processes that read batches; 0 reads in the main process.
+        prepare_workers: processes that tokenise; 0 uses threads of the main process.
+        document_masks: add `segment_ids` and `position_ids`, so that documents of one block do not see each other.
+        validation_blocks: blocks per language that are validated on at most; null: all.
+        validation_batch_size: sequences per device.
     """
 
     def __init__(
@@ -68,12 +84,13 @@ class MultilingualDataModule(LightningDataModule):
         batch_size: int = 64,
         seed: int = 0,
         exclude: list[str] | None = None,
+        exclude_ngrams: int = NGRAM,
+        clones: dict[str, str] | None = None,
         num_workers: int = 0,
         prepare_workers: int = 0,
         document_masks: bool = False,
         validation_blocks: int | None = 64,
         validation_batch_size: int = 8,
-        allow_changes: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -83,6 +100,7 @@ class MultilingualDataModule(LightningDataModule):
             ("validation_blocks", validation_blocks, 1),
             ("num_workers", num_workers, 0),
             ("prepare_workers", prepare_workers, 0),
+            ("exclude_ngrams", exclude_ngrams, 0),
         ):
             if value is not None and value < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {value}")
@@ -95,12 +113,15 @@ class MultilingualDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.exclude = list(exclude or ())
+        self.exclude_ngrams = exclude_ngrams
+        self.clone_names = dict(sorted((clones or {}).items()))
         self.num_workers = num_workers
         self.prepare_workers = prepare_workers
         self.document_masks = document_masks
         self.validation_blocks = validation_blocks
         self.validation_batch_size = validation_batch_size
-        self.allow_changes = allow_changes
+        self.allow_changes = False
+        """Go on from a checkpoint although what `state_dict` holds differs: `--allow_changes true`."""
         self.requested_vocab_size = vocab_size
         self._requested_languages = languages
         self._languages: tuple[str, ...] | None = None
@@ -110,19 +131,34 @@ class MultilingualDataModule(LightningDataModule):
     # -- what is known before any text is read ------------------------------------------------------------------------
 
     @property
-    def languages(self) -> tuple[str, ...]:
-        """Languages of training, sorted."""
+    def text_languages(self) -> tuple[str, ...]:
+        """Languages of training that have text of their own, sorted: all but the cloned ones."""
         if self._languages is None:
-            if self.prepared_folder is not None:
-                offered = PreparedText(self.prepared_folder).languages
-                if unknown := sorted(set(self._requested_languages or ()) - set(offered)):
+            asked = self._requested_languages
+            if asked is not None:
+                asked = [language for language in asked if language not in self.clone_names]
+            if self.prepared_folder is None:
+                self._languages = resolve_languages(self.sources, asked)
+            else:
+                prepared = PreparedText(self.prepared_folder)
+                offered = [language for language in prepared.languages if language not in prepared.clones]
+                if unknown := sorted(set(asked or ()) - set(offered)):
                     raise ValueError(
                         f"unknown language {', '.join(unknown)}: {self.prepared_folder} has {', '.join(offered)}"
                     )
-                self._languages = tuple(sorted(self._requested_languages or offered))
-            else:
-                self._languages = resolve_languages(self.sources, self._requested_languages)
+                self._languages = tuple(sorted(asked or offered))
+            make_clones(self.clone_names, self._languages, 0)
         return self._languages
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages of training, clones among them, sorted."""
+        return tuple(sorted([*self.text_languages, *self.clone_names]))
+
+    @property
+    def clones(self) -> dict[str, dict[str, str | int]]:
+        """Original (`of`) and `shift` of the token ids of each cloned language: what a snapshot must say of them."""
+        return as_json(make_clones(self.clone_names, self.text_languages, len(self.tokenizer)))
 
     @property
     def tokens_per_step(self) -> int:
@@ -138,17 +174,29 @@ class MultilingualDataModule(LightningDataModule):
 
     @property
     def vocab_size(self) -> int:
-        """Tokens of the tokenizer; what it will have if it is still to be trained."""
+        """Token ids of the text: the tokenizer's size (or what it will be), and as many again for every clone."""
         if self._must_train_tokenizer():
             assert self.requested_vocab_size is not None
-            return self.requested_vocab_size
-        return len(self.tokenizer)
+            size = self.requested_vocab_size
+        else:
+            size = len(self.tokenizer)
+        return size * (1 + len(self.clone_names))
 
     def texts(self, split: str, max_bytes: int = MAX_BYTES) -> dict[str, list[str]]:
-        """Raw texts of a split in memory, by language, excluded ones left out of the training split."""
-        excluded = read_excluded(self.exclude) if split == "train" else frozenset()
-        keep: Callable[[str], bool] = lambda text: not excluded or text_digest(text) not in excluded  # noqa: E731
-        return collect_texts(self.sources, self.languages, split, max_bytes, keep=keep)
+        """Raw texts of a split in memory, by language (no clones), excluded ones left out of the training split."""
+        exclusion = self.exclusion() if split == "train" else Exclusion()
+        return collect_texts(
+            self.sources, self.text_languages, split, max_bytes, keep=lambda document: exclusion.rule(document) is None
+        )
+
+    def exclusion(self) -> Exclusion:
+        """What is never trained on."""
+        return read_exclusion(self.exclude, self.exclude_ngrams)
+
+    def _recipe(self) -> Recipe:
+        return Recipe(
+            self.sources, self.tokenizer, self.text_languages, self.exclude, self.exclude_ngrams, self.clone_names
+        )
 
     # -- preparation --------------------------------------------------------------------------------------------------
 
@@ -164,14 +212,7 @@ class MultilingualDataModule(LightningDataModule):
                 self.tokenizer_name, lambda: self.texts("train"), self.requested_vocab_size, seed=self.seed
             ):
                 self._log_fertility()
-        prepare(
-            self.sources,
-            self.tokenizer,
-            self.cache,
-            languages=self.languages,
-            exclude=self.exclude,
-            workers=self.prepare_workers,
-        )
+        prepare(self._recipe(), self.cache, workers=self.prepare_workers)
 
     def _log_fertility(self) -> None:
         held_out = {language: texts for language, texts in self.texts("valid", max_bytes=2**21).items() if texts}
@@ -179,9 +220,7 @@ class MultilingualDataModule(LightningDataModule):
             logger.info(line)
 
     def _must_train_tokenizer(self) -> bool:
-        return (
-            self._tokenizer is None and self.requested_vocab_size is not None and not Path(self.tokenizer_name).exists()
-        )
+        return self._tokenizer is None and self.requested_vocab_size is not None and not is_taken(self.tokenizer_name)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the prepared text and check it against the settings; every process does this."""
@@ -191,9 +230,7 @@ class MultilingualDataModule(LightningDataModule):
             prepared = PreparedText(self.prepared_folder)
             self._check_prepared(prepared)
         else:
-            found = find_prepared(
-                self.sources, self.tokenizer, self.cache, languages=self.languages, exclude=self.exclude
-            )
+            found = find_prepared(self._recipe(), self.cache)
             if found is None:
                 raise FileNotFoundError(
                     f"{self.cache}: the text is not prepared; call prepare_data() or run `python -m train prepare`"
@@ -213,6 +250,11 @@ class MultilingualDataModule(LightningDataModule):
     def _check_prepared(self, prepared: PreparedText) -> None:
         if prepared.manifest["tokenizer_sha256"] != tokenizer_hash(self.tokenizer):
             raise ValueError(f"{prepared.folder}: was prepared with another tokenizer than {self.tokenizer_name}")
+        if prepared.clones != self.clones:
+            raise ValueError(
+                f"{prepared.folder}: was prepared with the clones {prepared.clones or 'none'}, but data.clones gives "
+                f"{self.clones or 'none'}"
+            )
 
     def _check_mixture_names(self) -> None:
         """Names of languages in the mixture are checked before hours of tokenising, not after."""
@@ -260,6 +302,8 @@ class MultilingualDataModule(LightningDataModule):
             "tokens_per_step": self.tokens_per_step,
             "seed": self.seed,
             "exclude": self.exclude,
+            "exclude_ngrams": self.exclude_ngrams,
+            "clones": self.clone_names,
             "document_masks": self.document_masks,
         }
         if self._prepared is not None:
@@ -303,7 +347,7 @@ class MultilingualDataModule(LightningDataModule):
         num_blocks = {language: tokens // self.block_size for language, tokens in self.train_tokens.items()}
         return TrainBatches(
             {language: self.prepared_text.tokens(language, "train") for language in self.languages},
-            Schedule(self.probabilities, num_blocks, self.seed),
+            SampleOrder(self.probabilities, num_blocks, self.seed, num_steps * self.batch_size),
             block_size=self.block_size,
             batch_size=self.batch_size,
             separator_id=self.prepared_text.separator_id,
@@ -348,7 +392,7 @@ class MultilingualDataModule(LightningDataModule):
             batches.language: unigram_bits_per_byte(
                 self.prepared_text.tokens(batches.language, "train"),
                 batches,
-                vocab_size=len(self.tokenizer),
+                vocab_size=self.prepared_text.vocab_size,
                 separator_id=self.prepared_text.separator_id,
             )
             for batches in self._validation_batches()
@@ -371,13 +415,15 @@ class MultilingualDataModule(LightningDataModule):
     # -- resuming -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must share with this one for its batches to be the same."""
+        """What a resumed run must share with this one for its steps to be the same: the one list of conditions."""
         return {
             "fingerprint": self.fingerprint,
             "languages": list(self.languages),
             "mixing": self.mixing.as_dict(),
             "seed": self.seed,
+            "sample_order": ORDER_VERSION,
             "world_size": self.trainer.world_size if self.trainer is not None else 1,
+            "accumulate_grad_batches": self.trainer.accumulate_grad_batches if self.trainer is not None else 1,
             "batch_size": self.batch_size,
             "block_size": self.block_size,
             "document_masks": self.document_masks,
@@ -398,6 +444,6 @@ class MultilingualDataModule(LightningDataModule):
         if not self.allow_changes:
             raise ValueError(
                 f"the checkpoint was trained on other batches: {'; '.join(changes)}; "
-                "restore the settings, or set data.allow_changes: true to go on with the new ones"
+                "restore the settings, or go on with the new ones by --allow_changes true"
             )
         logger.warning("resuming with changed data settings: %s", "; ".join(changes))

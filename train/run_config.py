@@ -7,14 +7,14 @@ Options that cannot change the numbers (logging, callbacks, worker counts) may d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import yaml
+
+from train.files import write_text
 
 CONFIG_FILE = "config.yaml"
 
@@ -32,7 +32,7 @@ HARMLESS = (
     "model.gradient_checkpointing",
     "model.max_skipped_steps",
     "model.throughput_window",
-    "data.allow_changes",
+    "data.allow_changes",  # of run folders before 2026-11-25
     "data.cache",
     "data.num_workers",
     "data.prepare_workers",
@@ -88,16 +88,7 @@ def save_config(folder: Path, text: str) -> None:
     path = folder / CONFIG_FILE
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, text)
 
 
 def _short(value: Any, width: int = 100) -> str:

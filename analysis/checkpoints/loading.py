@@ -246,8 +246,10 @@ def _serialised_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, *, strict: bool) -> None:
-    """Refuse a tokenizer that cannot belong to the model.
+def check_fit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, *, strict: bool, shift: int = 0
+) -> None:
+    """Refuse a tokenizer that cannot belong to the model, whose cloned languages are shifted by up to `shift` ids.
 
     Raises:
         ValueError: ids beyond the embedding matrix, or (`strict`) a vocabulary much smaller than it.
@@ -259,7 +261,7 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: 
             f"{name}: the tokenizer has ids up to {largest} but the model only {rows} embeddings; "
             "it is another model's tokenizer: set 'tokenizer'"
         )
-    if strict and largest + 1 < PADDED_VOCABULARY * rows:
+    if strict and largest + 1 + shift < PADDED_VOCABULARY * rows:
         raise ValueError(
             f"{name}: the tokenizer has {largest + 1} tokens but the model {rows} embeddings; it looks like another "
             "model's tokenizer: set 'tokenizer', or loading.check_tokenizer: false"

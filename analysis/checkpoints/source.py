@@ -20,7 +20,7 @@ from analysis.checkpoints.hub_cache import Hub, looks_like_hub_id
 from analysis.checkpoints.names import Naming, summarize_steps
 from analysis.checkpoints.options import Loading
 from analysis.checkpoints.weights import find_weight_files, iter_tensors
-from analysis.snapshots import Snapshot, SnapshotId, SnapshotSource
+from analysis.snapshots import Snapshot, SnapshotId, SnapshotSource, read_clones
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,9 +179,13 @@ class CheckpointSource(SnapshotSource):
             tokenizer = self.load_tokenizer(checkpoint, folder)
             model = self.load(checkpoint, folder)
         try:
-            check_fit(model, tokenizer, name, strict=self.loading.check_tokenizer)
+            clones = read_clones(
+                folder if folder.is_dir() else folder.parent, model.config.get_text_config().vocab_size
+            )
+            shift = max((clone.shift for clone in clones.values()), default=0)
+            check_fit(model, tokenizer, name, strict=self.loading.check_tokenizer, shift=shift)
             copies = [replicate(model, device) for device in self.loading.devices[1:]]
-            yield Snapshot(snapshot_id, model, tokenizer, tuple(copies))
+            yield Snapshot(snapshot_id, model, tokenizer, tuple(copies), clones)
         finally:
             del model
             copies = []

@@ -14,12 +14,13 @@ from pathlib import Path
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from tqdm import tqdm
 
-from analysis.base import Analysis, build_analyses, load_analyses
+from analysis.base import Analysis
 from analysis.checkpoints import CheckpointSource, RunFolder
 from analysis.checkpoints.audit import write_summary
 from analysis.checkpoints.executors import Executor, Inline
 from analysis.checkpoints.names import select_steps
 from analysis.checkpoints.sweep import Outcome, Split, Task, plan
+from analysis.measures import build_analyses, load_analyses
 
 logger = logging.getLogger(__name__)
 

@@ -21,15 +21,13 @@ def run(options: Namespace) -> int:
     from rich.console import Console
 
     from analysis.measures.steering import Steering
-    from analysis.report.chapters.steering_summary import effects
+    from analysis.report.chapters.steering import effects
     from analysis.report.tables import console_table
 
     analyses = sweeps.read_analyses(options.analyses)
     names = [analysis.name for analysis in analyses if isinstance(analysis, Steering)]
     if not names:
-        raise ValueError(
-            "steer: the list of analyses has no analysis.measures.steering.Steering; add one, or use `run`"
-        )
+        raise ValueError("steer: the list of analyses has no Steering; add one, or use `run`")
     if not options.dry_run:
         for analysis in analyses:
             if isinstance(analysis, Steering):

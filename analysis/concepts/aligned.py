@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.texts import LANGUAGE_COLUMNS, RECORDED, read_records, record_key
+from analysis.texts import RECORDED, language_column, read_records, record_key
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _collect(place: str, record: object, segments: dict[str, _Segment]) -> None:
     """Adds one row (long) or one segment (wide) to `segments`."""
     assert isinstance(record, dict)
     key = record_key(record)
-    column = next((name for name in LANGUAGE_COLUMNS if name in record), None)
+    column = language_column(record)
     languages = [name for name in record if name not in RECORDED]
     if key is None or (column is None and not languages) or (column is not None and "text" not in record):
         raise ValueError(

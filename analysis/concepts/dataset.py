@@ -1,101 +1,39 @@
-"""Concepts as labelled sentences: for each language one pool of texts that all concepts share.
+"""Reading labelled sentences of concepts from files.
 
     concept file (parquet or JSONL, long)   concept, language, uid, text, label (1 or 0); optional split, weak, match
     ml-selfcond folder or file              see analysis/concepts/selfcond.py
 
 `uid` is the same for translations of each other; `match` names the positive that a negative was chosen for; `weak`
-marks a positive whose translation may have lost the concept. Sharing one pool means one forward pass and one sort per
-unit for all concepts. The split-half partition is a function of the uid, so every measure holds out the same sentences,
-in every language. Written by `python -m analysis label`, called by every measure of concept units.
+marks a positive whose translation may have lost the concept. Such files are written by `python -m analysis label`,
+which puts the word forms of every concept beside them (`<file>.lexicon.json`): concepts that share a form or many
+positives depend on each other and count as one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
+from analysis.concepts.concept_set import ConceptPool, ConceptSet, group_concepts, hash_order
+from analysis.concepts.file import lexicon_path
 from analysis.concepts.selfcond import LabelledText, read_selfcond
-from analysis.texts import LANGUAGE_COLUMNS, read_records, record_key
+from analysis.texts import LANGUAGE_COLUMNS, Clone, ClonedText, cloned, read_records, record_key
 
 log = logging.getLogger(__name__)
 
 NEGATIVES = ("matched", "all")
 FEW_POSITIVES = 50
 """Below this many positives an AP is mostly noise: loading warns."""
-
-
-def half_of(key: str) -> int:
-    """0 or 1: the half to which a sentence belongs, in every language, file and measure."""
-    return hashlib.sha256(f"half:{key}".encode()).digest()[0] & 1
-
-
-def hash_order(key: str) -> bytes:
-    """Sort key of a fixed random order of sentences, the same in every language."""
-    return hashlib.sha256(f"order:{key}".encode()).digest()
-
-
-@dataclass(frozen=True)
-class ConceptPool:
-    """The texts of one language and which of them carry each concept."""
-
-    language: str
-    texts: tuple[str, ...]
-    keys: tuple[str, ...]
-    """One per text; translations share it."""
-    positives: Mapping[str, Tensor]
-    """Concept to (P,) int64 indices into `texts`."""
-    negatives: Mapping[str, Tensor]
-
-    def labels(self, concepts: Sequence[str]) -> tuple[list[Tensor], list[Tensor] | None]:
-        """Positives and negatives in the order of `concepts`, as `analysis.experts.average_precision` takes them."""
-        yes = [self.positives[concept] for concept in concepts]
-        no = [self.negatives[concept] for concept in concepts]
-        if all(len(p) + len(n) == len(self.texts) for p, n in zip(yes, no, strict=True)):
-            return yes, None
-        return yes, no
-
-    def prevalence(self, concept: str) -> float:
-        """Share of positives among the concept's labelled texts: the AP of a unit that knows nothing."""
-        count = len(self.positives[concept])
-        return count / (count + len(self.negatives[concept]))
-
-
-@dataclass(frozen=True)
-class ConceptSet:
-    """The same concepts in several languages."""
-
-    languages: tuple[str, ...]
-    concepts: tuple[str, ...]
-    pools: Mapping[str, ConceptPool]
-    """Language to pool."""
-
-    def half(self, which: int) -> ConceptSet:
-        """Only the sentences of one half (`half_of`) stay labelled; the pools' texts stay as they are.
-
-        Raises:
-            ValueError: a concept has no positive or no negative in this half.
-        """
-        pools = {}
-        for language, pool in self.pools.items():
-            member = torch.tensor([half_of(key) == which for key in pool.keys])
-            kept = [
-                {concept: indices[member[indices]] for concept, indices in side.items()}
-                for side in (pool.positives, pool.negatives)
-            ]
-            for concept in self.concepts:
-                if not all(len(side[concept]) for side in kept):
-                    raise ValueError(
-                        f"concept {concept!r} in {language!r} has no positives or no negatives in one half: "
-                        "it needs more sentences for split-half measures"
-                    )
-            pools[language] = replace(pool, positives=kept[0], negatives=kept[1])
-        return replace(self, pools=pools)
+SAME_SENTENCES = 1 / 3
+"""Share of the positives from which two concepts count as dependent."""
 
 
 def load_concepts(
@@ -110,6 +48,7 @@ def load_concepts(
     max_negatives: int | None = None,
     strict: bool = False,
     drop_scarce: bool = False,
+    clones: Mapping[str, Clone] = MappingProxyType({}),
 ) -> ConceptSet:
     """Read a concept file, or a folder or file of ml-selfcond.
 
@@ -122,6 +61,7 @@ def load_concepts(
         max_negatives: keep this many negatives per positive, of those chosen for it where the file says so.
         strict: leave out positives marked `weak`.
         drop_scarce: leave out concepts that are short of positives in some language instead of raising.
+        clones: of the model that will read the texts (`Snapshot.clones`): their sentences are those of the originals.
 
     Raises:
         FileNotFoundError: no such file.
@@ -136,7 +76,7 @@ def load_concepts(
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such concept file; `python -m analysis label` makes one")
     records = read_selfcond(path) if path.is_dir() or path.suffix == ".json" else _read_long(path)
-    cells = _collect(path, records, splits)
+    cells = _collect(path, _with_clones(records, cloned(languages, clones)), splits)
     found_languages = sorted({language for language, _ in cells})
     found_concepts = list(dict.fromkeys(concept for _, concept in cells))
     for name, asked, found in (("language", languages, found_languages), ("concept", concepts, found_concepts)):
@@ -149,7 +89,27 @@ def load_concepts(
         cell.limit(max_positives, max_negatives, strict)
     chosen = _enough(path, cells, chosen_languages, chosen, min_positives, negatives == "matched", drop_scarce)
     pools = {language: _pool(cells, language, chosen, negatives) for language in chosen_languages}
-    return ConceptSet(chosen_languages, chosen, pools)
+    return ConceptSet(chosen_languages, chosen, pools, _groups(path, pools, chosen))
+
+
+def _groups(path: Path, pools: Mapping[str, ConceptPool], concepts: Sequence[str]) -> tuple[int, ...]:
+    """Groups of concepts that share a word form in some language, or a third of the positives of the rarer one."""
+    forms: dict[str, set[tuple[str, str]]] = {}
+    if lexicon_path(path).is_file():
+        lexicon = json.loads(lexicon_path(path).read_text(encoding="utf-8"))["lexicon"]
+        forms = {
+            concept: {(language, form.rstrip("*")) for language, entries in by_language.items() for form in entries}
+            for concept, by_language in lexicon.items()
+        }
+    ties = []
+    for (one, first), (other, second) in combinations(enumerate(concepts), 2):
+        common = any(
+            SAME_SENTENCES * min(len(yes), len(no)) <= len(set(yes.tolist()) & set(no.tolist()))
+            for yes, no in ((pool.positives[first], pool.positives[second]) for pool in pools.values())
+        )
+        if common or forms.get(first, set()) & forms.get(second, set()):
+            ties.append((one, other))
+    return group_concepts(ties, len(concepts))
 
 
 @dataclass
@@ -207,6 +167,14 @@ def _read_long(path: Path) -> Iterator[LabelledText]:
             weak=bool(record.get("weak")),
             where=line,
         )
+
+
+def _with_clones(records: Iterable[LabelledText], clones: Mapping[str, Clone]) -> Iterator[LabelledText]:
+    for record in records:
+        yield record
+        for name, clone in clones.items():
+            if clone.of == record.language:
+                yield replace(record, language=name, text=ClonedText(record.text, clone.shift))
 
 
 def _collect(path: Path, records: Iterable[LabelledText], splits: Sequence[str]) -> dict[tuple[str, str], _Cell]:
@@ -303,4 +271,8 @@ def _pool(
         if not listed:
             raise ValueError(f"concept {concept!r} has no negatives in {language!r}: the pool holds its positives only")
         no[concept] = torch.tensor(sorted(place[key] for key in listed))
-    return ConceptPool(language, tuple(entries[key] for key in keys), keys, yes, no)
+    matches = {
+        concept: {key: entry.match for key, entry in cells[language, concept].negatives.items() if entry.match}
+        for concept in concepts
+    }
+    return ConceptPool(language, tuple(entries[key] for key in keys), keys, yes, no, matches)

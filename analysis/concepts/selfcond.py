@@ -1,4 +1,4 @@
-"""Concept files of ml-selfcond (Suau et al., ICML 2022), read and written.
+"""Concept files of ml-selfcond (Suau et al., ICML 2022), read.
 
     <folder>/<language>/<group>/<concept>.json
         {"concept": ..., "group": ..., "source": ..., "language": ...,
@@ -16,12 +16,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from analysis.files import write_text_atomic
-
-if TYPE_CHECKING:
-    from analysis.concepts.dataset import ConceptSet
 
 SIDES = ("positive", "negative")
 
@@ -94,26 +88,3 @@ def _read_file(path: Path, folder: str | None) -> Iterator[LabelledText]:
                 positive=side == "positive",
                 where=path.name,
             )
-
-
-def write_selfcond(concept_set: ConceptSet, folder: str | Path, group: str = "babelscope") -> list[Path]:
-    """Write one file per concept and language; returns their paths. Existing files are replaced whole."""
-    written = []
-    for language in concept_set.languages:
-        pool = concept_set.pools[language]
-        for concept in concept_set.concepts:
-            if Path(concept).name != concept:
-                raise ValueError(f"concept {concept!r} cannot be a file name: rename it")
-            indices = {"positive": pool.positives[concept].tolist(), "negative": pool.negatives[concept].tolist()}
-            content = {
-                "concept": concept,
-                "group": group,
-                "source": "babelscope",
-                "language": language,
-                "sentences": {side: [pool.texts[index] for index in indices[side]] for side in SIDES},
-                "uids": {side: [pool.keys[index] for index in indices[side]] for side in SIDES},
-            }
-            path = Path(folder) / language / group / f"{concept}.json"
-            write_text_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
-            written.append(path)
-    return written

@@ -88,13 +88,6 @@ def _add_labelled_text(row: np.ndarray, seen: np.ndarray, hits: np.ndarray, prec
 
 
 @_compiled
-def _add_pairs(row: np.ndarray, seen: np.ndarray, hits: np.ndarray, pairs: np.ndarray) -> None:
-    """Negatives above an untied text if it is a positive; `seen` and `hits` count the text already."""
-    for concept in range(hits.shape[0]):
-        pairs[concept] += np.float32(row[concept] >> 1) * (seen[concept] - hits[concept])
-
-
-@_compiled
 def _count(row: np.ndarray, more: np.ndarray, members: np.ndarray) -> None:
     """One text of a tie group: positives and labelled texts of each concept."""
     for concept in range(more.shape[0]):
@@ -105,14 +98,9 @@ def _count(row: np.ndarray, more: np.ndarray, members: np.ndarray) -> None:
 
 @_compiled
 def _add_group(
-    more: np.ndarray,
-    members: np.ndarray,
-    seen: np.ndarray,
-    hits: np.ndarray,
-    precision: np.ndarray,
-    pairs: np.ndarray,
+    more: np.ndarray, members: np.ndarray, seen: np.ndarray, hits: np.ndarray, precision: np.ndarray
 ) -> None:
-    """A whole tie group: its texts share the precision at its end, and negatives in it count half."""
+    """A whole tie group: its texts share the precision at its end."""
     for concept in range(hits.shape[0]):
         yes = more[concept]
         rank = seen[concept] + members[concept]
@@ -120,7 +108,6 @@ def _add_group(
         seen[concept] = rank
         hits[concept] = total
         precision[concept] += yes * total / max(rank, np.float32(1.0))
-        pairs[concept] += yes * (rank - total - np.float32(0.5) * (members[concept] - yes))
 
 
 @_compiled
@@ -131,27 +118,23 @@ def _flush(sums: np.ndarray, totals: np.ndarray) -> None:
 
 
 @_compiled
-def _scan(keys: np.ndarray, labels: np.ndarray, others: bool, ap: np.ndarray, above: np.ndarray) -> None:
+def _scan(keys: np.ndarray, labels: np.ndarray, fully_labelled: bool, ap: np.ndarray) -> None:
     """Walk down every unit's ranking, tie group by tie group.
 
     Args:
         keys: (units, N) sorted keys of `_pack`.
         labels: (N, C) uint8 codes of labels.
-        others: every text is labelled for every concept.
+        fully_labelled: every text is labelled for every concept.
         ap: (units, C) float64 zeros, receives the sum of precisions at positives.
-        above: the same shape, receives the number of (positive, negative) pairs with the negative above, ties half; of
-            size 0 if not wanted.
     """
     num_units, num_texts = keys.shape
     num_concepts = labels.shape[1]
-    count_above = above.size > 0
     low = np.uint64(0xFFFFFFFF)
     hits = np.zeros(num_concepts, dtype=np.float32)  # positives so far
     seen = np.zeros(num_concepts, dtype=np.float32)  # labelled texts so far
     more = np.zeros(num_concepts, dtype=np.float32)  # positives in the tie group
     members = np.zeros(num_concepts, dtype=np.float32)  # labelled texts in the tie group
     precision = np.zeros(num_concepts, dtype=np.float32)
-    pairs = np.zeros(num_concepts, dtype=np.float32)
     for unit in range(num_units):
         hits[:] = 0
         seen[:] = 0
@@ -167,61 +150,44 @@ def _scan(keys: np.ndarray, labels: np.ndarray, others: bool, ap: np.ndarray, ab
                 members[:] = 0
                 for place in range(first, end):
                     _count(labels[keys[unit, place] & low], more, members)
-                if others:
+                if fully_labelled:
                     seen[:] = np.float32(first)
-                _add_group(more, members, seen, hits, precision, pairs)
+                _add_group(more, members, seen, hits, precision)
+            elif fully_labelled:
+                _add_text(labels[keys[unit, first] & low], np.float32(end), hits, precision)
             else:
-                row = labels[keys[unit, first] & low]
-                if others:
-                    _add_text(row, np.float32(end), hits, precision)
-                    if count_above:
-                        seen[:] = np.float32(end)
-                else:
-                    _add_labelled_text(row, seen, hits, precision)
-                if count_above:
-                    _add_pairs(row, seen, hits, pairs)
+                _add_labelled_text(labels[keys[unit, first] & low], seen, hits, precision)
             first = end
             groups += 1
             if groups == FLUSH or first == num_texts:
                 groups = 0
                 _flush(precision, ap[unit])
-                if count_above:
-                    _flush(pairs, above[unit])
 
 
 def scan(
-    values: np.ndarray,
-    columns: np.ndarray,
-    labels: np.ndarray,
-    *,
-    others: bool,
-    count_above: bool,
-    num_threads: int,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Sums of precisions at positives and counts of negatives above positives (ties half), both (U, C) float64.
+    values: np.ndarray, columns: np.ndarray, labels: np.ndarray, *, fully_labelled: bool, num_threads: int
+) -> np.ndarray:
+    """Sums of precisions at positives (U, C) float64.
 
     Args:
         values: (U, N) float32 responses.
         columns: the texts that are labelled for any concept.
         labels: (len(columns), C) uint8, 0, NEGATIVE or POSITIVE.
-        others: every one of these texts is labelled for every concept.
-        count_above: whether the second result is wanted, else it is None.
+        fully_labelled: every one of these texts is labelled for every concept.
     """
-    num_units, num_concepts = len(values), labels.shape[1]
-    ap = np.zeros((num_units, num_concepts))
-    above = np.zeros((num_units if count_above else 0, num_concepts))
+    ap = np.zeros((len(values), labels.shape[1]))
 
     def run(first: int) -> None:
         block = values[first : first + BLOCK]
         keys = np.empty((len(block), len(columns)), dtype=np.uint64)
         _pack(block, columns, keys)
         keys.sort(axis=1)
-        _scan(keys, labels, others, ap[first : first + BLOCK], above[first : first + BLOCK])
+        _scan(keys, labels, fully_labelled, ap[first : first + BLOCK])
 
-    blocks = range(0, num_units, BLOCK)
+    blocks = range(0, len(values), BLOCK)
     if num_threads == 1 or len(blocks) == 1:
         for first in blocks:
             run(first)
     else:
         list(_threads(num_threads, os.getpid()).map(run, blocks))
-    return ap, above if count_above else None
+    return ap

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.stats import hypergeom
+from scipy.stats import binom, hypergeom
 
 
 def intersections(units: np.ndarray, others: np.ndarray, num_units: int) -> np.ndarray:
@@ -27,27 +27,32 @@ def intersections(units: np.ndarray, others: np.ndarray, num_units: int) -> np.n
         starts = np.arange(0, rows.size + 1, rows.shape[1])
         return csr_matrix((np.ones(rows.size, dtype=np.int32), rows.reshape(-1), starts), (len(rows), num_units))
 
-    counts = (membership(units) @ membership(others).T).toarray()
+    counts: np.ndarray = (membership(units) @ membership(others).T).toarray()
     return counts.reshape(*units.shape[:2], *others.shape[:2])
 
 
 def matched(counts: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Same concept, two languages: (L, C, L, C) to (C, P); `pairs` is (P, 2) places of languages."""
     concepts = np.arange(counts.shape[1])
-    return counts[pairs[:, 0][None], concepts[:, None], pairs[:, 1][None], concepts[:, None]]
+    same: np.ndarray = counts[pairs[:, 0][None], concepts[:, None], pairs[:, 1][None], concepts[:, None]]
+    return same
 
 
-def mismatched(counts: np.ndarray, pairs: np.ndarray) -> np.ndarray | None:
-    """Mean over all other concepts, both ways round: (C, P). None if there is only one concept."""
-    num_concepts = counts.shape[1]
-    if num_concepts < 2:
+def mismatched(counts: np.ndarray, pairs: np.ndarray, clusters: np.ndarray) -> np.ndarray | None:
+    """Mean over all concepts of other clusters, both ways round: (C, P). None if there is only one cluster."""
+    apart = clusters[:, None] != clusters[None, :]
+    if not apart.any():
         return None
-    means = np.empty((num_concepts, len(pairs)))
+    means = np.empty((counts.shape[1], len(pairs)))
     for place, (one, other) in enumerate(pairs):
-        table = counts[one, :, other, :].astype(np.float64)
-        total = table.sum(0) + table.sum(1) - 2 * np.diag(table)
-        means[:, place] = total / (2 * (num_concepts - 1))
+        table = counts[one, :, other, :] * apart
+        means[:, place] = (table.sum(0) + table.sum(1)) / (2 * apart.sum(0))
     return means
+
+
+def both_ways(table: np.ndarray) -> np.ndarray:
+    """(L, C, L, C) from one half to the other: the mean of both directions, float64."""
+    return (table + np.moveaxis(table, (0, 1), (2, 3))) / 2.0
 
 
 def stratified(units: np.ndarray, pairs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -90,12 +95,4 @@ def _trim(distribution: np.ndarray) -> np.ndarray:
 
 def at_least(num_languages: int, threshold: int, num_units: int, k: int) -> float:
     """Expected units, as a share of K, in the expert sets of at least `threshold` of L languages, for random sets."""
-    inside = k / num_units
-    counts = np.arange(num_languages + 1)
-    binomial = np.array([_choose(num_languages, int(m)) for m in counts]) * inside**counts
-    binomial *= (1.0 - inside) ** (num_languages - counts)
-    return float(binomial[threshold:].sum() * num_units / k)
-
-
-def _choose(n: int, m: int) -> float:
-    return float(np.prod([(n - index) / (index + 1) for index in range(m)]))
+    return float(binom.sf(threshold - 1, num_languages, k / num_units) * num_units / k)

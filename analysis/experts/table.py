@@ -19,9 +19,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from analysis.concepts.dataset import ConceptSet
-from analysis.experts.correlation import RankCorrelation
-from analysis.experts.search import Experts, Scorer, Search, shuffle_labels
+from analysis.concepts.concept_set import ConceptSet
+from analysis.experts.search import Experts, Halves, top_units
+from analysis.extraction.options import DEFAULTS, Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import Site, UnitSpace, find_sites, unit_kinds
 from analysis.snapshots import Snapshot
@@ -47,16 +47,17 @@ class ExpertTable:
     """(L, C, K) float32: mean response to the negatives."""
     unit_kind: np.ndarray
     """(A,) kind of every unit, a fused query-key-value output told apart."""
-    halves: tuple[Experts, Experts] | None
-    """Experts by the sentences of each half, with AP measured on the *other* half."""
+    halves: Halves | None
     shuffled: tuple[np.ndarray, ...]
     """(L, C, K) flat ids by shuffled labels, one for each shuffle."""
-    ap_correlation: np.ndarray | None
-    """(L, C, L, C) Spearman correlation of AP over units, within sites."""
+    shuffled_ap: np.ndarray
+    """(shuffles, L, C, K) float32: AP of those units for the shuffled labels, descending."""
+    clusters: np.ndarray
+    """(C,) concepts of one cluster depend on each other."""
 
     @property
     def k(self) -> int:
-        return self.experts.units.shape[2]
+        return int(self.experts.units.shape[2])
 
     def to_arrow(self) -> pa.Table:
         """One row per expert: concept, language, rank, unit, layer, kind, module, index, ap, auroc, ap_<language> ...,
@@ -111,26 +112,21 @@ def find_experts(
     site_set: str | Sequence[str] = "linear",
     k: int = 500,
     share: float | None = None,
-    pool: str = "max",
     halves: bool = False,
+    deepest: int = 0,
     shuffles: int = 0,
-    correlate: bool = False,
     seed: int = 0,
-    batch_tokens: int | None = None,
-    max_bytes: int = 2**31,
-    max_length: int = 512,
-    storage: str = "float32",
+    extraction: Extraction = DEFAULTS,
 ) -> ExpertTable:
     """Find the `k` best units of every concept in every language.
 
     Args:
         k, share: number of experts per concept and language, or share of all units (takes precedence).
-        halves: also by each half of the sentences (`analysis.concepts.dataset.half_of`), with held-out AP.
+        halves: also by each half of the sentences (`ConceptSet.half`): held-out AP, rank correlation.
+        deepest: with halves, the ids of this many units of each half are kept.
         shuffles: also by labels shuffled among a concept's sentences, this many times. A sentence and its translations
             keep one label, so what survives is not the concept.
-        correlate: also correlate the AP of all units between languages and concepts.
         seed: of the shuffles.
-        pool, batch_tokens, max_bytes, max_length, storage: see `analysis.extraction.responses.iter_responses`.
 
     Raises:
         ValueError: more experts asked for than units; and what `iter_responses` and `find_sites` raise.
@@ -139,59 +135,26 @@ def find_experts(
     space = UnitSpace(sites)
     count = resolve_k(k, share, space.num_units)
     pools = [concept_set.pools[language] for language in concept_set.languages]
-    texts = [text for entry in pools for text in entry.texts]
-    ends = np.cumsum([len(entry.texts) for entry in pools]).tolist()
-    parts = [slice(end - len(entry.texts), end) for entry, end in zip(pools, ends, strict=True)]
-
-    labellings = [concept_set]
-    if halves:
-        labellings += [concept_set.half(0), concept_set.half(1)]
-    labellings += [shuffle_labels(concept_set, seed + number) for number in range(shuffles)]
-    scorer = Scorer(labellings)
-    main, *rest = (Search(labelling, count) for labelling in labellings)
-    half_searches, shuffle_searches = (rest[:2], rest[2:]) if halves else ([], rest)
-    correlation = RankCorrelation(main.num_groups) if correlate else None
+    sizes = [len(pool.texts) for pool in pools]
     offsets = dict(zip(sites, space.offsets[:-1].tolist(), strict=True))
-    stream = iter_responses(
-        snapshot,
-        texts,
-        sites,
-        pool=pool,
-        batch_tokens=batch_tokens,
-        max_bytes=max_bytes,
-        max_length=max_length,
-        storage=storage,
-        split_sites=True,
+    texts = [text for pool in pools for text in pool.texts]
+    stream = (
+        (offsets[responses.site] + responses.first_unit, torch.split(responses.values, sizes, dim=1))
+        for responses in iter_responses(snapshot, texts, sites, extraction)
     )
-    for responses in stream:
-        values = [responses.values[:, part] for part in parts]
-        first = offsets[responses.site] + responses.first_unit
-        ap, auroc = scorer.score(values)
-        main.update(ap[0], ap[0], first, describe=(values, auroc))
-        if correlation is not None:
-            correlation.update(ap[0])
-        for place, search in enumerate(half_searches):
-            search.update(ap[1 + place], ap[2 - place], first)
-        for search, by_chance in zip(shuffle_searches, ap[1 + len(half_searches) :], strict=True):
-            search.update(by_chance, None, first)
-
-    shape = (len(pools), len(concept_set.concepts))
-    details = main.top.payload
+    found = top_units(stream, concept_set, count, deepest=deepest, halves=halves, shuffles=shuffles, seed=seed)
     return ExpertTable(
         space=space,
         languages=concept_set.languages,
         concepts=concept_set.concepts,
-        experts=main.experts(),
-        prevalence=np.array([[entry.prevalence(name) for name in concept_set.concepts] for entry in pools]),
-        auroc=details["auroc"].reshape(*shape, count),
-        on_p50=details["on_p50"].reshape(*shape, count),
-        on_mean=details["on_mean"].reshape(*shape, count),
-        on_p90=details["on_p90"].reshape(*shape, count),
-        off_mean=details["off_mean"].reshape(*shape, count),
+        experts=found.experts,
+        prevalence=np.array([[pool.prevalence(name) for name in concept_set.concepts] for pool in pools]),
         unit_kind=np.concatenate([unit_kinds(snapshot.model, site) for site in sites]),
-        halves=(half_searches[0].experts(), half_searches[1].experts()) if halves else None,
-        shuffled=tuple(search.top.units.reshape(*shape, count) for search in shuffle_searches),
-        ap_correlation=None if correlation is None else correlation.result().reshape(*shape, *shape),
+        halves=found.halves,
+        shuffled=found.shuffled,
+        shuffled_ap=found.shuffled_ap,
+        clusters=concept_set.clusters,
+        **found.described,
     )
 
 

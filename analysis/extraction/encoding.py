@@ -10,12 +10,14 @@ Shapes:  B texts of a batch   T tokens of its longest text
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from analysis.texts import ClonedText
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,11 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_l
         None
     }
     ids: list[list[int]] = encoded["input_ids"]
+    unshifted = frozenset(tokenizer.all_special_ids)
+    ids = [
+        shifted(row, text.shift, unshifted) if isinstance(text, ClonedText) else row
+        for row, text in zip(ids, texts, strict=True)
+    ]
     content = [
         [not flag and token not in special for token, flag in zip(row, flags, strict=True)]
         for row, flags in zip(ids, encoded["special_tokens_mask"], strict=True)
@@ -78,6 +85,11 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_l
     if cut:
         log.debug("%d of %d texts have %d tokens or more and were cut there", cut, len(ids), max_length)
     return Encoded(ids, content)
+
+
+def shifted(ids: Sequence[int], shift: int, special_ids: Collection[int]) -> list[int]:
+    """Ids of a text in a cloned language: those of its original plus `shift`, special tokens aside."""
+    return [token if token in special_ids else token + shift for token in ids]
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

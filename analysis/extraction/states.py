@@ -17,13 +17,15 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.extraction.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
-from analysis.extraction.passes import Place, collect
+from analysis.extraction.encoding import Batch, Encoded
+from analysis.extraction.options import DEFAULTS, Extraction
+from analysis.extraction.passes import Place, collect, make_packs
 from analysis.extraction.sites import Site
 from analysis.snapshots import Snapshot
 from analysis.texts import Text
@@ -42,7 +44,7 @@ def unit_hash(*parts: object) -> float:
 
 @dataclass(frozen=True)
 class TokenSample:
-    """Sampled tokens of several languages; all arrays are (N,) and sorted by language."""
+    """Sampled tokens of several languages; all arrays are (N,) and, but for merged samples, sorted by language."""
 
     languages: tuple[str, ...]
     encoded: Encoded
@@ -67,9 +69,9 @@ def sample_tokens(
     snapshot: Snapshot,
     texts: Mapping[str, Sequence[Text]],
     tokens_per_language: int,
+    extraction: Extraction = DEFAULTS,
     *,
     tokens_per_text: int = 16,
-    max_length: int = 128,
     seed: int = 0,
 ) -> TokenSample:
     """Draw up to `tokens_per_language` content tokens of each language, at most `tokens_per_text` of one text.
@@ -80,7 +82,6 @@ def sample_tokens(
     Raises:
         ValueError: no language, or a language without texts.
     """
-    limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or max_length
     ids: list[list[int]] = []
     content: list[list[bool]] = []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("text", "position", "token", "language", "key")}
@@ -94,7 +95,7 @@ def sample_tokens(
         missing = tokens_per_language
         for start in range(0, len(ordered), _CHUNK):
             chunk = ordered[start : start + _CHUNK]
-            encoded = encode_texts(snapshot.tokenizer, [entry.text for entry in chunk], min(max_length, limit))
+            encoded = extraction.encode(snapshot, [entry.text for entry in chunk])
             for entry, row, flags in zip(chunk, encoded.ids, encoded.content, strict=True):
                 places = np.flatnonzero(flags)
                 generator = np.random.default_rng(int(unit_hash(seed, language, entry.key) * 2**53))
@@ -116,13 +117,43 @@ def sample_tokens(
     return TokenSample(tuple(texts), Encoded(ids, content), **arrays, key_names=tuple(keys))
 
 
+def merge_samples(samples: Sequence[TokenSample]) -> tuple[TokenSample, list[slice]]:
+    """All samples as one, for a single pass over their texts, and the rows of each; their languages must be the same.
+
+    A text that several samples draw from is there once, as long as the longest needs it.
+    """
+    place: dict[tuple[int, str], int] = {}
+    names: dict[str, int] = {}
+    ids: list[list[int]] = []
+    content: list[list[bool]] = []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("text", "position", "token", "language", "key")}
+    ends = [0]
+    for sample in samples:
+        text = np.empty(len(sample.encoded), dtype=np.int64)
+        for index, first in zip(*np.unique(sample.text, return_index=True), strict=True):
+            row, owner = sample.encoded.ids[index], (int(sample.language[first]), sample.key_names[sample.key[first]])
+            number = place.get(owner, len(ids))
+            shared = min(len(row), len(ids[number])) if number < len(ids) else 0
+            if number == len(ids) or ids[number][:shared] != row[:shared]:  # a key that stands for several texts
+                number = place[owner] = len(ids)
+                ids.append([])
+                content.append([])
+            if len(row) > len(ids[number]):
+                ids[number], content[number] = row, sample.encoded.content[index]
+            text[index] = number
+        key = np.array([names.setdefault(name, len(names)) for name in sample.key_names])
+        for name in ("position", "token", "language"):
+            columns[name].append(getattr(sample, name))
+        columns["text"].append(text[sample.text])
+        columns["key"].append(key[sample.key])
+        ends.append(ends[-1] + len(sample))
+    arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+    merged = TokenSample(samples[0].languages, Encoded(ids, content), **arrays, key_names=tuple(names))
+    return merged, [slice(*pair) for pair in pairwise(ends)]
+
+
 def iter_token_states(
-    snapshot: Snapshot,
-    sample: TokenSample,
-    sites: Sequence[Site],
-    *,
-    batch_tokens: int = 4096,
-    max_bytes: int = 2**30,
+    snapshot: Snapshot, sample: TokenSample, sites: Sequence[Site], extraction: Extraction = DEFAULTS
 ) -> Iterator[tuple[Site, Tensor]]:
     """Yield (site, states (N, D) float32) for every site, in the order of `sites`.
 
@@ -142,38 +173,30 @@ def iter_token_states(
         column = position[rows]
         return (rows,), lambda _, states: states[row.to(states.device), column.to(states.device)].float()
 
-    yield from _iter_states(snapshot, sample.encoded, len(sample), sites, take, batch_tokens, max_bytes)
+    yield from _iter_states(snapshot, sample.encoded, len(sample), sites, take, extraction)
 
 
 def iter_sentence_states(
-    snapshot: Snapshot,
-    texts: Sequence[str],
-    sites: Sequence[Site],
-    *,
-    pool: str = "mean",
-    batch_tokens: int = 4096,
-    max_bytes: int = 2**30,
-    max_length: int = 128,
+    snapshot: Snapshot, texts: Sequence[str], sites: Sequence[Site], extraction: Extraction
 ) -> Iterator[tuple[Site, Tensor]]:
     """Yield (site, sentence vectors (N, D) float32) for every site.
 
-    Args:
-        pool: over content tokens: `mean`, `weighted` (weight t / sum t for the t-th token, which evens out that in a
-            causal model later tokens have seen more; Muennighoff 2022, SGPT, used by MEXA) or `last`.
+    Pooled over content tokens by `mean`, `weighted` (weight t / sum t for the t-th token, which evens out that in a
+    causal model later tokens have seen more; Muennighoff 2022, SGPT, used by MEXA) or `last`.
 
     Raises:
         ValueError: unknown pooling, no texts, a text without content, otherwise as `iter_token_states`.
     """
+    pool = extraction.pool
     if pool not in SENTENCE_POOLINGS:
         raise ValueError(f"pool={pool!r}: choose one of {', '.join(SENTENCE_POOLINGS)}")
-    limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or max_length
-    encoded = encode_texts(snapshot.tokenizer, texts, min(max_length, limit))
+    encoded = extraction.encode(snapshot, texts)
 
     def take(batch: Batch) -> tuple[Place, Callable[[Site, Tensor], Tensor]]:
         weights = _sentence_weights(batch.content, pool)
         return (batch.indices,), lambda _, states: torch.einsum("bt,btd->bd", weights.to(states.device), states.float())
 
-    yield from _iter_states(snapshot, encoded, len(encoded), sites, take, batch_tokens, max_bytes)
+    yield from _iter_states(snapshot, encoded, len(encoded), sites, take, extraction)
 
 
 def _sentence_weights(content: Tensor, pool: str) -> Tensor:
@@ -191,37 +214,15 @@ def _iter_states(
     num_rows: int,
     sites: Sequence[Site],
     take: Callable[[Batch], tuple[Place, Callable[[Site, Tensor], Tensor]]],
-    batch_tokens: int,
-    max_bytes: int,
+    extraction: Extraction,
 ) -> Iterator[tuple[Site, Tensor]]:
     """Run the body over all texts; `take` says which rows a batch fills and how they come from (B, T, D)."""
-    if snapshot.model.training:
-        raise ValueError("the model is in training mode, its dropout would enter the states: call model.eval()")
-    pad_id = padding_id(snapshot.tokenizer)
-    for pack in _packs(sites, num_rows, max_bytes):
-        shapes = {site: (num_rows, site.num_units) for site in pack}
-        held = collect(snapshot.models, iter_batches(encoded, batch_tokens, pad_id), shapes, take)
-        for site in pack:
-            states = held.pop(site)
+    unit_bytes = num_rows * torch.float32.itemsize
+    for pack in make_packs(sites, unit_bytes, extraction.max_bytes, split=False):
+        shapes = {part.site: (num_rows, part.count) for part in pack}
+        held = collect(snapshot.models, extraction.batches(snapshot, encoded), shapes, take)
+        for part in pack:
+            site, states = part.site, held.pop(part.site)
             if not bool(torch.isfinite(states).all()):
                 raise ValueError(f"states of {site.module} (layer {site.layer}) hold NaN or infinity: broken weights?")
             yield site, states
-
-
-def _packs(sites: Sequence[Site], num_rows: int, max_bytes: int) -> list[list[Site]]:
-    """Consecutive sites whose states fit `max_bytes` together."""
-    packs: list[list[Site]] = []
-    used = 0
-    for site in sites:
-        size = site.num_units * num_rows * torch.float32.itemsize
-        if size > max_bytes:
-            raise ValueError(
-                f"max_bytes={max_bytes}: the states of {site.module} for {num_rows} tokens or texts alone take {size} "
-                "bytes; raise max_bytes or sample less"
-            )
-        if not packs or used + size > max_bytes:
-            packs.append([])
-            used = 0
-        packs[-1].append(site)
-        used += size
-    return packs

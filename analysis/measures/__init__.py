@@ -1,1 +1,70 @@
-"""What is measured: one `Analysis` a file."""
+"""What is measured: one `Analysis` a file.
+
+A list of analyses is a YAML file that names these classes (`class_path: ConceptOverlap`); classes of your own are named
+with their module (`class_path: mymodule.MyMeasure`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from analysis.base import Analysis
+from analysis.measures.alignment import Alignment
+from analysis.measures.compression import Compression
+from analysis.measures.heldout import HeldOutLoss
+from analysis.measures.language_probe import LanguageProbe
+from analysis.measures.lape import Lape
+from analysis.measures.overlap import ConceptOverlap
+from analysis.measures.probe_suite import ProbeSuite
+from analysis.measures.steering import Steering
+
+__all__ = [
+    "Alignment",
+    "Compression",
+    "ConceptOverlap",
+    "HeldOutLoss",
+    "LanguageProbe",
+    "Lape",
+    "ProbeSuite",
+    "Steering",
+    "build_analyses",
+    "load_analyses",
+]
+
+
+def load_analyses(path: str | Path) -> list[Analysis]:
+    """Instantiate the list under `analyses:` of a YAML file (entries with `class_path` and `init_args`).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: malformed YAML, an unknown class or option, or a name used twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; an analysis list is a YAML file with a key 'analyses'")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("analyses"), list):
+        raise ValueError(f"{path}: expected a key 'analyses' with a list of entries (class_path, init_args)")
+    return build_analyses(document["analyses"], where=str(path))
+
+
+def build_analyses(entries: list[dict], where: str = "analyses") -> list[Analysis]:
+    """Instantiate analyses from `class_path`/`init_args` entries, checked and typed by jsonargparse."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--analyses", type=list[Analysis])
+    try:
+        parsed = parser.parse_object({"analyses": entries})
+        analyses: list[Analysis] = parser.instantiate(parsed).analyses
+    except ArgumentError as error:
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
+    names = [analysis.name for analysis in analyses]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{where}: two analyses are called {name!r}; give one of them another 'name'")
+    return analyses

@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from analysis.base import Analysis, Row
+from analysis.base import Row
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import SENTENCE_POOLINGS, iter_sentence_states, unit_hash
 from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs
 from analysis.geometry.similarity import SYMMETRIC, Similarity, compare_languages
+from analysis.measures.text_analysis import StateAnalysis
 from analysis.snapshots import Snapshot
 from analysis.statistics import bootstrap_interval
-from analysis.texts import Text, read_texts
+from analysis.texts import Text
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def choose_parallel(texts: Mapping[str, Sequence[Text]], count: int, seed: int =
 
 
 @dataclass(kw_only=True)
-class Alignment(Analysis):
+class Alignment(StateAnalysis):
     """Similarity of every pair of languages at every layer.
 
     Rows, for each measure m: per layer and pair, per layer (mean over pairs), per pair and overall (aggregated over
@@ -57,12 +58,6 @@ class Alignment(Analysis):
         FileNotFoundError, ValueError: see `read_texts`, `choose_parallel` and `compare_languages`.
     """
 
-    texts: str
-    """Parallel text by language, parquet or JSONL; translations share a key."""
-    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
-    """Splits to draw from: text that the model did not train on."""
-    languages: list[str] = field(default_factory=list)
-    """ISO 639-1 codes; empty means all languages of the file."""
     num_texts: int = 100
     """Sentences at most; all languages must have them."""
     measures: list[str] = field(default_factory=lambda: list(SYMMETRIC))
@@ -81,16 +76,12 @@ class Alignment(Analysis):
     """Over layers: mean, or max (the best layer, calibrated by the best layers of the nulls)."""
     layers: list[int] = field(default_factory=list)
     """Layers to measure, -1 for embeddings; empty means all."""
-    max_length: int = 128
-    """Tokens after which a text is cut."""
     seed: int = 0
     """Chooses the sentences and draws the permutations."""
-    batch_tokens: int = 4096
-    """Tokens per forward pass."""
-    max_bytes: int = 2**30
-    """Bound on the sentence vectors held at once."""
 
     default_name: ClassVar[str] = "alignment"
+    version: ClassVar[int] = 2
+    positive: ClassVar[tuple[str, ...]] = ("num_texts", "neighbours", "permutations", "max_length")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,37 +91,26 @@ class Alignment(Analysis):
         unknown = [measure for measure in self.measures if measure not in SYMMETRIC]
         if unknown or not self.measures:
             raise ValueError(f"{self.name}: unknown measure {unknown or '(none)'}: choose from {', '.join(SYMMETRIC)}")
-        if self.permutations < 1 or self.neighbours < 1 or self.num_texts < 1:
-            raise ValueError(f"{self.name}: permutations, neighbours and num_texts must be at least 1")
         if not 0 < self.alpha < 1:
             raise ValueError(f"{self.name}: alpha={self.alpha} must lie between 0 and 1")
-        if len(self.languages) == 1:
-            raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) has nothing to be aligned with")
-        self._loaded: dict[str, list[str]] | None = None
+        self._chosen: tuple[dict[str, list[Text]], dict[str, list[str]]] | None = None
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        if self._loaded is None:
-            texts = read_texts(self.texts, languages=self.languages, splits=self.splits)
-            self._loaded = choose_parallel(texts, self.num_texts, self.seed)
-        languages = sorted(self._loaded)
+        texts = self.read(snapshot)
+        if self._chosen is None or self._chosen[0] is not texts:
+            self._chosen = texts, choose_parallel(texts, self.num_texts, self.seed)
+        chosen = self._chosen[1]
+        languages = sorted(chosen)
         pairs = list(combinations(range(len(languages)), 2))
-        num_texts = len(self._loaded[languages[0]])
+        num_texts = len(chosen[languages[0]])
         if num_texts < self.num_texts:
             logger.info("%s: %d parallel sentences (%d wanted)", self.name, num_texts, self.num_texts)
         permutations = draw_permutations(num_texts, self.permutations, self.seed)
         signs = draw_signs(num_texts, self.permutations, self.seed)
         sites = self._sites(snapshot)
-        flat = [text for language in languages for text in self._loaded[language]]
+        flat = [text for language in languages for text in chosen[language]]
         by_layer: list[dict[str, Similarity]] = []
-        for _, vectors in iter_sentence_states(
-            snapshot,
-            flat,
-            sites,
-            pool=self.pool,
-            batch_tokens=self.batch_tokens,
-            max_bytes=self.max_bytes,
-            max_length=self.max_length,
-        ):
+        for _, vectors in iter_sentence_states(snapshot, flat, sites, replace(self.extraction, pool=self.pool)):
             states = vectors.view(len(languages), num_texts, -1)
             if self.centre:
                 states = states - states.mean(dim=1, keepdim=True)

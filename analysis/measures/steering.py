@@ -20,14 +20,15 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 from analysis.base import Analysis, Attachment, Row
-from analysis.concepts.dataset import ConceptSet
+from analysis.concepts.concept_set import ConceptSet
 from analysis.experts.table import find_experts, resolve_k
+from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.snapshots import Snapshot
 from analysis.steering.concept_check import judge_by_experts
 from analysis.steering.conditions import CONTROLS, VALUES, Conditions
 from analysis.steering.fluency import bits_per_text, bits_under, check_folder
-from analysis.steering.generated import Written, judge_language_and_words, texts_table
+from analysis.steering.generated import GeneratedText, Setting, find_words, texts_table
 from analysis.steering.generation import Decoding, Job, encode_prompt, generate
 from analysis.steering.inputs import Inputs, read_inputs
 from analysis.steering.judging import LanguageDetector, ScriptAndLangid
@@ -35,13 +36,16 @@ from analysis.steering.rows import rows_of
 
 log = logging.getLogger(__name__)
 
+Held = tuple[str, str | None, str | None, int | None]
+"""Condition, concept, source language and K of what is held; nothing but the condition without intervention."""
+
 
 @dataclass(kw_only=True)
 class Steering(Analysis):
     """Hold concept neurons of one language and judge the language and the concept of what the model writes.
 
-    Rows (`kind` is the condition and K, e.g. `experts@500`, `random@500`, `none`; `language` the source language whose
-    experts are held, or None for all of them). Chance is the same judgement on texts without intervention:
+    Rows (`condition` is `experts`, `random`, ... or `none`, `k` the number of held units, `language` the source
+    language whose experts are held, or None for all). Chance is the same judgement on texts without intervention:
         output_language             share of texts judged to be in `other_language` (`undetermined` is one)
         output_in_source_language   share judged to be in the source language
         concept_hit                 share with a word of the concept in any language; also per `concept`
@@ -53,13 +57,17 @@ class Steering(Analysis):
         language_entropy            entropy of the output languages, bits
         bits_per_byte               of the texts under the unforced model, and under `fluency_model` as
                                     bits_per_byte_judge
-        distinct_2, self_bleu, repetition           variety of the texts, and 4-gram repetition within a text
-    with 95 % bootstrap intervals over concepts (over seeds where there is one concept). `check_accuracy` (no kind) is
+        distinct_2, repetition      variety of the texts, and 4-gram repetition within a text
+    with 95 % intervals over concepts (over seeds where there is one concept), and
+        concept_hit_effect, concept_hit_other_effect, concept_in_other_language_effect, concept_hit_experts_effect
+                                    experts minus the control in `condition`, paired over concepts; chance 0, `p`.
+     `check_accuracy` is
     the balanced accuracy of those units on held-out sentences, overall and per language. Attachment `texts`: every text
     with its settings and judgements.
     """
 
     default_name: ClassVar[str] = "steering"
+    version: ClassVar[int] = 2
 
     concepts: str
     """Concept file."""
@@ -177,21 +185,26 @@ class Steering(Analysis):
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         inputs = self.read_inputs()
         prompts = [encode_prompt(snapshot.tokenizer, prompt, self.start_token) for prompt in self.prompts]
-        written = self._write(snapshot, inputs.held, prompts)
         concepts, sources = inputs.held.concepts, inputs.held.languages
-        judge_language_and_words(written, inputs.detector, inputs.outputs, inputs.lexicon, concepts, inputs.languages)
-        texts = [entry.text for entry in written]
+        settings, tokens = self._write(snapshot, inputs.held, prompts)
+        texts = [str(snapshot.tokenizer.decode(row, skip_special_tokens=True)) for row in tokens]
+        languages = inputs.detector.detect(texts, inputs.outputs)
+        words = [
+            find_words(text, setting.concept, inputs.lexicon, concepts, inputs.languages)
+            for text, setting in zip(texts, settings, strict=True)
+        ]
         bits = bits_per_text(snapshot.model, snapshot.tokenizer, texts, self.batch_tokens)
-        others: list[float | None] = [None] * len(texts)
+        others: Sequence[float | None] = [None] * len(texts)
         if self.fluency_model is not None:
             others = bits_under(self.fluency_model, texts, self.batch_tokens)
-        for entry, value, other in zip(written, bits, others, strict=True):
-            entry.bits_per_byte, entry.bits_per_byte_judge = value, other
+        hits: Sequence[dict[str, float] | None] = [None] * len(texts)
         if inputs.halves is not None:
             held_out, chosen_on = inputs.halves
-            yield from judge_by_experts(
+            hits, rows = judge_by_experts(
                 snapshot,
-                written,
+                texts,
+                settings,
+                languages,
                 chosen_on,
                 held_out,
                 sources,
@@ -200,13 +213,19 @@ class Steering(Analysis):
                 site_set=self.site_set,
                 **self._reading,
             )
-        yield from rows_of(written, concepts, sources, inputs.outputs, seed=self.seed)
-        yield Attachment("texts", texts_table(written, self.prompts))
+            yield from rows
+        columns = zip(settings, map(tuple, tokens), texts, languages, words, hits, bits, others, strict=True)
+        generated = [GeneratedText(*judged) for judged in columns]
+        yield from rows_of(generated, concepts, sources, inputs.outputs, seed=self.seed)
+        yield Attachment("texts", texts_table(generated, self.prompts))
 
-    def _write(self, snapshot: Snapshot, concept_set: ConceptSet, prompts: Sequence[tuple[int, ...]]) -> list[Written]:
-        """Find the experts, hold them, and let every seed write."""
+    def _write(
+        self, snapshot: Snapshot, concept_set: ConceptSet, prompts: Sequence[tuple[int, ...]]
+    ) -> tuple[list[Setting], list[list[int]]]:
+        """Find the experts, hold them, and let every seed write; the settings of every text and its tokens."""
         counts, deepest = self._counts(snapshot)
-        table = find_experts(snapshot, concept_set, site_set=self.site_set, k=deepest, **self._reading)
+        extraction = Extraction(**self._reading)
+        table = find_experts(snapshot, concept_set, site_set=self.site_set, k=deepest, extraction=extraction)
         band = None if self.first_layer is None or self.last_layer is None else (self.first_layer, self.last_layer)
         conditions = Conditions(
             snapshot, table, concept_set.pools, value=self.value, band=band, seed=self.seed, **self._reading
@@ -215,26 +234,24 @@ class Steering(Analysis):
         if "mismatched" in forced and len(concept_set.concepts) < 2:
             log.warning("%s: one concept only, so the mismatched control is left out", self.name)
             forced.remove("mismatched")
-        plan: list[tuple[str, str | None, str | None, int]] = [("none", None, None, 0)] * ("none" in self.controls)
+        plan: list[Held] = [("none", None, None, None)] * ("none" in self.controls)
         plan += list(itertools.product(forced, concept_set.concepts, concept_set.languages, counts))
-        written: list[Written] = []
+        settings: list[Setting] = []
         jobs: list[Job] = []
         job_of: list[int] = []
-        first_job: dict[tuple[str, str | None, str | None, int], int] = {}
+        first_job: dict[Held, int] = {}
         for condition, concept, source, k in plan:
-            held = condition, concept, source, k
+            held: Held = condition, concept, source, k
             if condition == "mismatched" and concept is not None:  # the texts of another concept, judged for this one
                 held = "experts", conditions.other_concept(concept), source, k
             if held not in first_job:
                 first_job[held] = len(jobs)
                 forcing = None
-                if held[1] is not None and held[2] is not None:
-                    forcing = conditions.forcing(held[0], held[1], held[2], k)
+                if held[1] is not None and held[2] is not None and held[3] is not None:
+                    forcing = conditions.forcing(held[0], held[1], held[2], held[3])
                 jobs += [Job(prompt, seed, forcing) for prompt, seed in itertools.product(prompts, self._seeds)]
             for offset, (number, seed) in enumerate(itertools.product(range(len(prompts)), self._seeds)):
-                written.append(
-                    Written(condition=condition, concept=concept, source=source, k=k, prompt=number, seed=seed)
-                )
+                settings.append(Setting(condition, concept, source, k, number, seed))
                 job_of.append(first_job[held] + offset)
         with tqdm(total=len(jobs), desc=self.name, unit="text", leave=False, disable=None) as bar:
             tokens = generate(
@@ -246,10 +263,7 @@ class Steering(Analysis):
                 positions=self.positions,  # type: ignore[arg-type]
                 on_batch=bar.update,
             )
-        for entry, job in zip(written, job_of, strict=True):
-            entry.tokens = tokens[job]
-            entry.text = str(snapshot.tokenizer.decode(tokens[job], skip_special_tokens=True))
-        return written
+        return settings, [tokens[job] for job in job_of]
 
     def _counts(self, snapshot: Snapshot) -> tuple[list[int], int]:
         """Numbers of held units, and how many experts are needed for them and their controls."""

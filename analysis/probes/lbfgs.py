@@ -115,7 +115,8 @@ def minimise(
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     """Inner product of each problem, (P,)."""
-    return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+    product: Tensor = torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+    return product
 
 
 def _softmax(logits: Tensor, hidden: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
 """Which of an analysis's rows are worth a live curve, and under which key.
 
 A run may have thousands of rows a step; a live page stays quick below a few hundred keys (300 by default). Numbers
-without concept and seed become scalars: overall first, then one per kind (a condition of steering), one per language,
-one per layer. Pairs of languages, concepts and seeds stay in the result table and in figures.
+without concept and seed become scalars: overall first, then one per condition and K of steering or kind of site, one
+per language, one per layer. Pairs of languages, concepts and seeds stay in the result table and in figures.
 
     overlap/shared            overlap/shared_chance     overlap/shared_step0
     language_probe/recall/es  language_probe/accuracy/L07  language_probe/accuracy/emb
@@ -46,9 +46,9 @@ def scalars(analysis: str, rows: Sequence[Row], first: Sequence[Row] = ()) -> di
                 overall[f"{key}_chance"] = row.chance
                 if row.metric in start:
                     overall[f"{key}_step0"] = start[row.metric]
-        elif row.kind is not None and _is_overall(replace(row, kind=None)):
-            by_kind[f"{key}/{row.kind.replace('@', '_')}"] = row.value
-        elif row.concept is None and row.seed is None and row.other_language is None and row.kind is None:
+        elif _is_overall(replace(row, kind=None, condition=None, k=None)):
+            by_kind["/".join((key, _label(row)))] = row.value
+        elif _is_overall(replace(row, layer=None, language=None)):
             if row.language is not None and row.layer is None:
                 by_language[f"{key}/{row.language}"] = row.value
             elif row.layer is not None and row.language is None:
@@ -83,7 +83,11 @@ def _say_once(message: str) -> None:
     log.warning(message)
 
 
+def _label(row: Row) -> str:
+    """`attn.q`, `none` or `experts_500`."""
+    return "_".join(str(part) for part in (row.kind, row.condition, row.k) if part is not None)
+
+
 def _is_overall(row: Row) -> bool:
-    return all(
-        field is None for field in (row.layer, row.kind, row.concept, row.language, row.other_language, row.seed)
-    )
+    belongs = (row.layer, row.kind, row.condition, row.k, row.concept, row.language, row.other_language, row.seed)
+    return all(field is None for field in belongs)

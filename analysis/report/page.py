@@ -1,111 +1,158 @@
-"""The HTML page of a report: chapters, a grid of cards, one plotting script inside, nothing fetched."""
+"""The HTML page of a report: chapters, a grid of cards, one plotting script inside, nothing fetched.
+
+A page is a list of blocks; `page.html` says how each of them looks, with every text escaped, `page.css` in which
+colours, and `page.js` draws a figure when it comes into view.
+"""
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from analysis.files import write_text_atomic
-from analysis.report.tables import Table, table_markup
+from analysis.report.tables import Table
 
-STYLE = """
-:root{--ink:#1d2733;--soft:#5d6b7a;--line:#dfe4ea;--ground:#f6f7f9;--accent:#2f6db3}
-*{box-sizing:border-box}body{margin:0;font:15px/1.55 system-ui,-apple-system,'Segoe UI',sans-serif;color:var(--ink);
-background:var(--ground)}
-nav{position:fixed;inset:0 auto 0 0;width:230px;padding:26px 18px;overflow:auto;background:#fff;
-border-right:1px solid var(--line)}
-nav b{display:block;font-size:17px;margin-bottom:14px}nav a{display:block;padding:4px 0;color:var(--soft);
-text-decoration:none;font-size:14px}nav a:hover{color:var(--accent)}
-main{margin-left:230px;padding:30px 36px 90px;max-width:1500px}h1{font-size:26px;margin:0 0 4px}
-h2{font-size:20px;margin:44px 0 6px;padding-top:10px;border-top:1px solid var(--line)}
-h3{font-size:15px;margin:22px 0 6px}
-p{max-width:80ch}.soft{color:var(--soft);font-size:13.5px}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:16px;margin:14px 0}
-.card{background:#fff;border:1px solid var(--line);border-radius:8px;padding:8px 10px 10px;min-width:0;
-overflow:auto hidden}
-.card p{margin:2px 8px 4px;font-size:12.5px;color:var(--soft)}
-table{border-collapse:collapse;font-size:13.5px;background:#fff;width:100%}
-th,td{padding:5px 10px;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
-th:first-child,td:first-child{text-align:left}th{font-weight:600;color:var(--soft)}
-.verdict{background:#fff;border-left:4px solid var(--accent);padding:10px 16px;margin:14px 0;max-width:90ch}
-details{margin:10px 0}summary{cursor:pointer;color:var(--accent)}pre{overflow:auto;background:#fff;
-border:1px solid var(--line);padding:12px;font-size:12.5px}
-td.text{text-align:left;max-width:760px;white-space:pre-wrap;overflow-wrap:anywhere}mark{background:#ffe08a}
-input.filter{padding:6px 10px;border:1px solid var(--line);border-radius:6px;width:320px;margin:8px 0}
-.scroll{max-height:560px;overflow:auto;border:1px solid var(--line)}
-@media(max-width:900px){nav{position:static;width:auto;border:0}main{margin:0;padding:20px}}
-"""
+
+@dataclass(frozen=True)
+class Captioned:
+    """A figure with the sentences that belong under it."""
+
+    figure: go.Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A table of generated texts that can be searched."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[tuple[str, bool], ...]], ...]
+    """Per text its plain cells, and the text in pieces, of which some are marked."""
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """A long table that can be searched."""
+
+    hint: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Card: TypeAlias = go.Figure | Captioned | Table
 
 
 class Page:
-    """Collects chapters and figures, then writes one file."""
+    """Collects blocks, then writes one file.
 
-    def __init__(self, title: str) -> None:
+    Args:
+        tokens: step to tokens seen, for the axis of all figures over steps.
+    """
+
+    def __init__(self, title: str, tokens: Mapping[int, int | None] | None = None) -> None:
         self.title = title
-        self._chapters: list[tuple[str, str]] = []
-        self._body: list[str] = []
+        self._tokens = dict(tokens or {})
+        self._blocks: list[dict] = []
         self._figures: list[str] = []
 
     def chapter(self, title: str, introduction: str = "") -> None:
-        anchor = f"c{len(self._chapters)}"
-        self._chapters.append((anchor, title))
-        self._body.append(f'<h2 id="{anchor}">{html.escape(title)}</h2>')
-        if introduction:
-            self._body.append(f'<p class="soft">{html.escape(introduction)}</p>')
+        self._blocks.append({"type": "chapter", "title": title, "text": introduction})
 
     def heading(self, title: str) -> None:
-        self._body.append(f"<h3>{html.escape(title)}</h3>")
-
-    def raw(self, markup: str) -> None:
-        self._body.append(markup)
+        self._blocks.append({"type": "heading", "title": title})
 
     def verdict(self, text: str) -> None:
-        self._body.append(f'<div class="verdict">{html.escape(text)}</div>')
+        self._blocks.append({"type": "verdict", "text": text})
 
-    def grid(self, items: Iterable[go.Figure | Table | tuple[go.Figure, str] | None]) -> None:
-        cells = [cell for cell in (self._cell(item) for item in items if item is not None) if cell]
-        if cells:
-            self._body.append(f'<div class="grid">{"".join(cells)}</div>')
+    def paragraph(self, text: str) -> None:
+        self._blocks.append({"type": "paragraph", "text": text})
 
-    def _cell(self, item: go.Figure | Table | tuple[go.Figure, str]) -> str:
-        if isinstance(item, Table):
-            return f'<div class="card"><h3>{html.escape(item.title)}</h3>{table_markup(item)}</div>'
-        figure, caption = item if isinstance(item, tuple) else (item, "")
-        anchor = f"f{len(self._figures)}"
-        # "</" would end the script element that holds the data
-        data = figure.to_json().replace("</", "<\\/")
-        self._figures.append(f'["{anchor}",{data}]')
-        note = f"<p>{html.escape(caption)}</p>" if caption else ""
-        return f'<div class="card"><div id="{anchor}"></div>{note}</div>'
+    def grid(self, items: Iterable[Card | None]) -> None:
+        cards = [self._card(item) for item in items if item is not None]
+        if cards:
+            self._blocks.append({"type": "grid", "cards": cards})
+
+    def texts(self, texts: Texts) -> None:
+        self._blocks.append({"type": "texts", "texts": texts})
+
+    def searchable(self, table: Searchable) -> None:
+        self._blocks.append({"type": "searchable", "table": table})
+
+    def data(self, title: str, content: object) -> None:
+        """JSON behind a disclosure triangle."""
+        text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+        self._blocks.append({"type": "data", "title": title, "text": text})
+
+    @contextmanager
+    def fold(self, title: str) -> Iterator[None]:
+        """What is added inside stands behind a disclosure triangle."""
+        outside, self._blocks = self._blocks, []
+        try:
+            yield
+        finally:
+            inside, self._blocks = self._blocks, outside
+        if inside:
+            self._blocks.append({"type": "fold", "title": title, "blocks": inside})
 
     def write(self, path: Path) -> None:
-        links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title in self._chapters)
-        made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        text = (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">'
-            f"<title>{html.escape(self.title)}</title><style>{STYLE}</style></head><body>"
-            f"<nav><b>Babelscope</b>{links}</nav><main><h1>{html.escape(self.title)}</h1>"
-            f'<p class="soft">Made {made} from the result tables.</p>{"".join(self._body)}</main>'
-            f"<script>{get_plotlyjs()}</script><script>const F=[{','.join(self._figures)}];"
-            "for(const [id,f] of F)Plotly.newPlot(id,f.data,f.layout,"
-            "{responsive:true,displaylogo:false,displayModeBar:'hover'});"
-            "for(const d of document.querySelectorAll('details'))d.addEventListener('toggle',()=>"  # drawn while hidden
-            "{for(const p of d.querySelectorAll('.js-plotly-plot'))Plotly.Plots.resize(p)});"
-            "for(const i of document.querySelectorAll('input.filter'))i.addEventListener('input',()=>{"
-            "const q=i.value.toLowerCase();for(const r of document.querySelectorAll('#'+i.dataset.table+' tbody tr'))"
-            "r.hidden=!r.textContent.toLowerCase().includes(q)});</script></body></html>"
+        chapters = [block for block in self._blocks if block["type"] == "chapter"]
+        for number, chapter in enumerate(chapters):
+            chapter["anchor"] = f"c{number}"
+        text = _ENVIRONMENT.get_template("page.html").render(
+            title=self.title,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            chapters=chapters,
+            blocks=self._blocks,
+            style=_inside("page.css"),
+            script=_inside("page.js"),
+            plotly=Markup(get_plotlyjs()),
+            figures=[Markup(figure) for figure in self._figures],
+            tokens=_script_data(self._tokens),
         )
         write_text_atomic(path, text)
 
+    def _card(self, item: Card) -> dict:
+        if isinstance(item, Table):
+            return {"table": item}
+        figure, caption = (item.figure, item.caption) if isinstance(item, Captioned) else (item, "")
+        # The default template of plotly is 7 kB a figure, and the page brings its own colours.
+        bare = go.Figure(figure).update_layout(template=go.layout.Template())
+        self._figures.append(_script_data(json.loads(bare.to_json())))
+        return {"figure": len(self._figures) - 1, "title": figure.layout.title.text or "", "caption": caption}
 
-def folded(title: str, content: dict) -> str:
-    """JSON behind a disclosure triangle."""
-    text = html.escape(json.dumps(content, indent=1, ensure_ascii=False, default=str))
-    return f"<details><summary>{html.escape(title)}</summary><pre>{text}</pre></details>"
+
+def _script_data(content: object) -> Markup:
+    """JSON that cannot end the script element which holds it."""
+    return Markup(json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/"))
+
+
+def _inside(name: str) -> Markup:
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+def marked_pieces(text: str, spans: Sequence[int]) -> tuple[tuple[str, bool], ...]:
+    """The text in pieces, each with whether it lies within one of the spans (start, end, start, end, ...)."""
+    pieces, at = [], 0
+    for start, end in zip(spans[::2], spans[1::2], strict=True):
+        pieces += [(text[at:start], False), (text[start:end], True)]
+        at = end
+    return tuple(piece for piece in (*pieces, (text[at:], False)) if piece[0])
+
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("analysis.report", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)

@@ -2,7 +2,7 @@
 
 Generated text is read by the unforced model, and the units that detect the concept best say whether it is there. So
 that this is not the forcing looking at itself, the sentences are split in two halves
-(`analysis.concepts.dataset.half_of`): the units that are forced come from one half, the units that read from the other.
+(`ConceptSet.half`): the units that are forced come from one half, the units that read from the other.
 
 A text's score is the mean standardised response of the reading units, (r - off_mean) / (on_mean - off_mean), 0 for an
 average negative and 1 for an average positive of the units' own half. Units were chosen for their success there, so on
@@ -22,13 +22,14 @@ import numpy as np
 import torch
 
 from analysis.base import Row
-from analysis.concepts.dataset import ConceptPool, ConceptSet
+from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.experts.table import ExpertTable, find_experts
+from analysis.extraction.options import Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.snapshots import Snapshot
 from analysis.statistics import bootstrap_interval
 from analysis.steering.fluency import with_content
-from analysis.steering.generated import Written
+from analysis.steering.generated import Setting
 
 CLIP = (-1.0, 2.0)
 """Standardised responses are cut here, so that one unit with hardly any contrast cannot decide alone."""
@@ -84,10 +85,10 @@ def read_concepts(
     Raises:
         ValueError: as `analysis.experts.table.find_experts`.
     """
-    options = {"pool": pool, "batch_tokens": batch_tokens, "max_bytes": max_bytes}
-    table = find_experts(snapshot, chosen_on, site_set=site_set, k=k, **options)  # type: ignore[arg-type]
+    extraction = Extraction(pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes)
+    table = find_experts(snapshot, chosen_on, site_set=site_set, k=k, extraction=extraction)
     lists = [[*held_out.pools[language].texts, *texts.get(language, ())] for language in chosen_on.languages]
-    scores = _scores(snapshot, table, lists, options)
+    scores = _scores(snapshot, table, lists, extraction)
     hits, accuracy = {}, {}
     for language, values in zip(chosen_on.languages, scores, strict=True):
         labelled = held_out.pools[language]
@@ -98,7 +99,9 @@ def read_concepts(
 
 def judge_by_experts(
     snapshot: Snapshot,
-    written: Sequence[Written],
+    texts: Sequence[str],
+    settings: Sequence[Setting],
+    written_in: Sequence[str],
     chosen_on: ConceptSet,
     held_out: ConceptSet,
     sources: Sequence[str],
@@ -106,42 +109,42 @@ def judge_by_experts(
     *,
     seed: int,
     **options: Any,
-) -> list[Row]:
-    """Fill in `expert_hits` of every text; returns `check_accuracy` per language and overall.
+) -> tuple[list[dict[str, float]], list[Row]]:
+    """For every text, which concepts their units find in it; and `check_accuracy` per language and overall.
 
     A text is read in the language it is judged to be in, if it is one of the concept set, else in its source language
     (without intervention: in all of `sources`). A text without content carries nothing. `options` as `read_concepts`.
     """
     concepts = chosen_on.concepts
     places: dict[str, list[int]] = {language: [] for language in chosen_on.languages}
-    readable = with_content(snapshot.tokenizer, [entry.text for entry in written])
-    for index, entry in enumerate(written):
-        entry.expert_hits = dict.fromkeys(concepts if entry.concept is None else (entry.concept,), 0.0)
-        if index in readable:
-            undetermined = sources if entry.source is None else (entry.source,)
-            for language in (entry.language,) if entry.language in places else undetermined:
-                places[language].append(index)
-    texts = {language: [written[index].text for index in indices] for language, indices in places.items()}
-    reading = read_concepts(snapshot, chosen_on, held_out, texts, k=k, **options)
+    readable = with_content(snapshot.tokenizer, texts)
+    for index in sorted(readable):
+        source = settings[index].source
+        undetermined = sources if source is None else (source,)
+        for language in (written_in[index],) if written_in[index] in places else undetermined:
+            places[language].append(index)
+    lists = {language: [texts[index] for index in indices] for language, indices in places.items()}
+    reading = read_concepts(snapshot, chosen_on, held_out, lists, k=k, **options)
     found: dict[int, list[np.ndarray]] = {}
     for language, indices in places.items():
         for column, index in enumerate(indices):
             found.setdefault(index, []).append(reading.hits[language][:, column])
-    for index, columns in found.items():
-        share = np.mean(columns, axis=0)
-        hits = written[index].expert_hits
-        hits.update((concept, float(share[concepts.index(concept)])) for concept in hits)
+    hits = []
+    for index, setting in enumerate(settings):
+        share = np.mean(found[index], axis=0) if index in found else np.zeros(len(concepts))
+        asked = concepts if setting.concept is None else (setting.concept,)
+        hits.append({concept: float(share[concepts.index(concept)]) for concept in asked})
     rows = []
     overall = np.mean([*reading.accuracy.values()], axis=0)
     for name, values in [*reading.accuracy.items(), (None, overall)]:
         low, high = (float(bound) for bound in bootstrap_interval(values, seed=seed))
         value = float(values.mean())
         rows.append(Row(metric="check_accuracy", value=value, language=name, chance=0.5, low=low, high=high))
-    return rows
+    return hits, rows
 
 
 def _scores(
-    snapshot: Snapshot, table: ExpertTable, lists: Sequence[Sequence[str]], options: Mapping[str, object]
+    snapshot: Snapshot, table: ExpertTable, lists: Sequence[Sequence[str]], extraction: Extraction
 ) -> list[np.ndarray]:
     """For every language (C, N): mean standardised response of its reading units to its texts."""
     num_concepts = len(table.concepts)
@@ -155,7 +158,7 @@ def _scores(
         return sums
     ends = np.cumsum([len(texts) for texts in lists]).tolist()
     everything = [text for texts in lists for text in texts]
-    for responses in iter_responses(snapshot, everything, sites, split_sites=True, **options):  # type: ignore[arg-type]
+    for responses in iter_responses(snapshot, everything, sites, extraction):
         number = index_of[responses.site]
         first = int(table.space.offsets[number]) + responses.first_unit
         for language, (texts, end) in enumerate(zip(lists, ends, strict=True)):

@@ -4,7 +4,7 @@
                 model then writes in that same language, they are the control of the others: a language's own experts
     next        the units on places K + 1 to 2K: as many, nearly as good
     random      as many units of the same sites, drawn at random, at *their* responses to the same positives
-    mismatched  the top K units of another concept in the same language
+    mismatched  the top K units, in the same language, of the concept with the fewest sentences and experts in common
     none        nothing held
 
 Suau et al. (ICML 2022) offer the random and the next units; the mismatched concept separates "any strong push" from
@@ -15,19 +15,20 @@ Shapes:  M held units of one site   P positives   T tokens of all positives
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from analysis.concepts.dataset import ConceptPool
+from analysis.concepts.concept_set import ConceptPool
 from analysis.experts.table import ExpertTable, forcing_of
-from analysis.extraction.encoding import encode_texts, iter_batches, padding_id
-from analysis.extraction.hooks import read_sites
-from analysis.extraction.passes import input_device
+from analysis.extraction.encoding import Batch
+from analysis.extraction.options import Extraction
+from analysis.extraction.passes import listen
 from analysis.extraction.responses import iter_responses
-from analysis.extraction.sites import Site, body
+from analysis.extraction.sites import Site
 from analysis.snapshots import Snapshot
 
 CONTROLS = ("none", "random", "next", "mismatched")
@@ -76,9 +77,8 @@ def pooled_values(
 ) -> Forced:
     """Hold `units` at a statistic (`on_p50`, `on_mean`, `on_p90`) of their pooled responses to `texts`."""
     values = {site: torch.empty(len(chosen)) for site, chosen in units.items()}
-    stream = iter_responses(
-        snapshot, texts, list(units), pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes, split_sites=True
-    )
+    extraction = Extraction(pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes)
+    stream = iter_responses(snapshot, texts, list(units), extraction)
     for responses in stream:
         wanted, first = units[responses.site], responses.first_unit
         here = (wanted >= first) & (wanted < first + len(responses.values))
@@ -98,22 +98,18 @@ def token_medians(
 
     The median of *max-pooled* responses, which the method uses, is higher than what a unit does at a typical token.
     """
-    limit = getattr(snapshot.model.config.get_text_config(), "max_position_embeddings", None) or max_length
-    encoded = encode_texts(snapshot.tokenizer, texts, min(limit, max_length))
+    extraction = Extraction(batch_tokens=batch_tokens, max_length=max_length)
+    encoded = extraction.encode(snapshot, texts)
     seen: dict[Site, list[Tensor]] = {site: [] for site in units}
-    content: Tensor
 
-    def keep(site: Site, activations: Tensor) -> None:
-        chosen = activations[..., units[site].to(activations.device)]
-        seen[site].append(chosen[content.to(activations.device)].float().cpu())
+    def reader(_: PreTrainedModel, batch: Batch) -> Callable[[Site, Tensor], None]:
+        def keep(site: Site, activations: Tensor) -> None:
+            chosen = activations[..., units[site].to(activations.device)]
+            seen[site].append(chosen[batch.content.to(activations.device)].float().cpu())
 
-    device = input_device(snapshot.model)
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), read_sites(snapshot.model, list(units), keep):
-        for batch in iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)):
-            content = batch.content
-            body(snapshot.model)(
-                input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-            )
+        return keep
+
+    listen(snapshot.models, extraction.batches(snapshot, encoded), list(units), reader)
     # numpy: torch.quantile refuses more than 16 million entries
     medians = {site: np.median(torch.cat(parts).numpy(), axis=0) for site, parts in seen.items()}  # of (T, M)
     return {site: (units[site], torch.from_numpy(medians[site])) for site in units}
@@ -166,9 +162,23 @@ class Conditions:
         return self._held_at_own_values(units, concept, language)
 
     def other_concept(self, concept: str) -> str:
-        """The next concept of the table, the first after the last."""
-        concepts = self.table.concepts
-        return concepts[(concepts.index(concept) + 1) % len(concepts)]
+        """The concept that has least to do with this one: fewest common positives, then fewest common experts.
+
+        A neighbour in the list would not do: lists are sorted by meaning (metal, steel), and its units would be a
+        weak form of the concept's own.
+        """
+        place = self.table.concepts.index(concept)
+        units = self.table.experts.units  # (languages, concepts, K)
+
+        def likeness(other: str) -> tuple[int, int]:
+            positives = (pool.positives for pool in self.pools.values())
+            experts = zip(units[:, place], units[:, self.table.concepts.index(other)], strict=True)
+            return (
+                sum(len(np.intersect1d(one[concept].numpy(), one[other].numpy())) for one in positives),
+                sum(len(np.intersect1d(mine, theirs)) for mine, theirs in experts),
+            )
+
+        return min((other for other in self.table.concepts if other != concept), key=likeness)
 
     def _held_at_own_values(self, units: Units, concept: str, language: str) -> Forced:
         pool = self.pools[language]

@@ -4,7 +4,6 @@ over UTF-8 bytes, so that texts of different scripts and models with different t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.checkpoints.loading import Loading, load_model, load_tokenizer
-from analysis.measures.heldout import content_tokens, text_losses
+from analysis.extraction.losses import BITS, content_tokens, text_losses
 
 
 def bits_per_text(
@@ -27,16 +26,15 @@ def bits_per_text(
     result: list[float | None] = [None] * len(texts)
     if not scored:
         return result
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
     losses = text_losses(
         [model],
         tokenizer,
         content_tokens(tokenizer, [texts[index] for index in scored]),
-        max_length=min(limit, max_length),
+        max_length=max_length,
         batch_tokens=batch_tokens,
     )
     for index, loss in zip(scored, losses.tolist(), strict=True):
-        result[index] = loss / math.log(2.0) / len(texts[index].encode())
+        result[index] = loss * BITS / len(texts[index].encode())
     return result
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.extraction.hooks import Forcing, force_units
-from analysis.extraction.passes import input_device
+from analysis.extraction.options import input_device
 from analysis.extraction.sites import Site
 
 SUM_BLOCK = 256

@@ -1,6 +1,7 @@
 """Rows of a steering experiment: shares and means of judged texts, each beside the level without intervention.
 
-Intervals come from a bootstrap over concepts, the units of generalisation; where there is one concept only, over seeds.
+Intervals are over concepts, the units of generalisation; where there is one concept only, over seeds. An effect is the
+difference of the experts to one control, paired: every concept and seed was written under both.
 """
 
 from __future__ import annotations
@@ -12,35 +13,42 @@ from functools import partial
 import numpy as np
 
 from analysis.base import Row
-from analysis.statistics import bootstrap_interval
-from analysis.steering.generated import Written
-from analysis.steering.judging import UNDETERMINED, distinct_n, entropy_bits, self_bleu
+from analysis.statistics import bootstrap_interval, paired_contrast, wilson_interval
+from analysis.steering.generated import GeneratedText
+from analysis.steering.judging import UNDETERMINED, distinct_n, entropy_bits
 
-Judged = Callable[[Written, str, str], float]
+Judged = Callable[[GeneratedText, str, str], float]
 """What a text is worth for a concept and a source language. Without intervention a text has neither, so it is judged
 for all of them: the mean is the level to compare with."""
 
-SetMeasure = Callable[[Sequence[Written]], float | None]
+Under = tuple[str, int | None]
+"""Condition and K."""
+NOTHING_HELD: Under = ("none", None)
+
+SetMeasure = Callable[[Sequence[GeneratedText]], float | None]
+
+EFFECTS = ("concept_hit", "concept_hit_other", "concept_in_other_language", "concept_hit_experts")
+"""Judgements of which the difference to every control is a row of its own, `<name>_effect`."""
 
 OF_A_SET = ("language_entropy", "distinct_2")
 """Measures of a set of texts, which have no value for a single one."""
 
 IN_ANY_CASE: dict[str, Judged] = {
     "output_in_source_language": lambda text, concept, source: text.language == source,
-    "concept_hit": lambda text, concept, source: bool(text.hit_languages[concept]),
-    "concept_hit_source": lambda text, concept, source: source in text.hit_languages[concept],
-    "concept_hit_other": lambda text, concept, source: bool(text.hit_languages[concept] - {source}),
+    "concept_hit": lambda text, concept, source: bool(text.words.languages[concept]),
+    "concept_hit_source": lambda text, concept, source: source in text.words.languages[concept],
+    "concept_hit_other": lambda text, concept, source: bool(text.words.languages[concept] - {source}),
     "concept_in_source_language": lambda text, concept, source: (
-        text.language == source and source in text.hit_languages[concept]
+        text.language == source and source in text.words.languages[concept]
     ),
     "concept_in_other_language": lambda text, concept, source: (
-        text.language != source and text.language in text.hit_languages[concept]
+        text.language != source and text.language in text.words.languages[concept]
     ),
 }
 
 
 def rows_of(
-    written: Sequence[Written],
+    generated: Sequence[GeneratedText],
     concepts: Sequence[str],
     sources: Sequence[str],
     outputs: Sequence[str],
@@ -48,96 +56,176 @@ def rows_of(
     seed: int,
 ) -> Iterator[Row]:
     """All rows of the experiment."""
-    plain = [entry for entry in written if entry.condition == "none"]
+    groups: dict[Under, list[GeneratedText]] = {}
+    for entry in generated:
+        groups.setdefault((entry.setting.condition, entry.setting.k), []).append(entry)
+    plain = groups.get(NOTHING_HELD, [])
     measures = dict(IN_ANY_CASE)
-    if all(entry.expert_hits for entry in written):
-        measures["concept_hit_experts"] = lambda text, concept, source: text.expert_hits[concept]
-    for kind in dict.fromkeys(entry.kind for entry in written):
-        group = [entry for entry in written if entry.kind == kind]
-        for metric, judged in measures.items():
-            yield _judged_row(metric, judged, group, plain, concepts, sources, kind, seed)
-        for metric, measure in SET_MEASURES.items():
-            # the entropy over all source languages would mix the question with the answer
-            if metric not in OF_A_SET or kind == "none":
-                yield from _set_row(metric, measure, group, kind, None, seed)
-        if kind == "none":
-            for output in (*outputs, UNDETERMINED):
-                row = _judged_row("output_language", partial(_writes, output), group, [], concepts, sources, kind, seed)
-                yield replace(row, other_language=output)
+    if all(entry.expert_hits is not None for entry in generated):
+        measures["concept_hit_experts"] = lambda text, concept, source: (text.expert_hits or {})[concept]
+    for (condition, k), group in groups.items():
+        for row in _rows_of_group(group, [] if group is plain else plain, measures, concepts, sources, outputs, seed):
+            yield replace(row, condition=condition, k=k)
+    for (condition, k), group in groups.items():
+        if condition == "experts":
+            for (control, places), others in groups.items():
+                if control != "experts" and places in (k, None):
+                    for row in _effect_rows(group, others, measures, concepts, sources):
+                        yield replace(row, condition=control, k=k)
+
+
+def _effect_rows(
+    experts: Sequence[GeneratedText],
+    control: Sequence[GeneratedText],
+    measures: dict[str, Judged],
+    concepts: Sequence[str],
+    sources: Sequence[str],
+) -> Iterator[Row]:
+    """Experts minus one control, overall and by source language: paired over concepts, over seeds for one concept."""
+    for metric in EFFECTS:
+        if metric not in measures:
             continue
-        for source in sources:
-            mine = [entry for entry in group if entry.source == source]
-            yield from _source_rows(mine, plain, measures, kind, source, concepts, outputs, seed)
-        for concept in concepts:
-            texts = [entry for entry in group if entry.concept == concept]
-            row = _judged_row("concept_hit", measures["concept_hit"], texts, plain, [concept], sources, kind, seed)
-            yield replace(row, concept=concept)
+        for source in (None, *sources):
+            mine = [entry for entry in experts if source in (None, entry.setting.source)]
+            theirs = [entry for entry in control if source in (None, entry.setting.source) or not entry.setting.source]
+            asked = sources if source is None else [source]
+            pairs = [
+                (_paired(measures[metric], mine, concept, asked), _paired(measures[metric], theirs, concept, asked))
+                for concept in concepts
+            ]
+            if len(concepts) > 1:
+                differences = [_mean([*one.values()]) - _mean([*other.values()]) for one, other in pairs]
+            else:
+                [(one, other)] = pairs
+                differences = [one[seed] - other[seed] for seed in one if seed in other]
+            contrast = paired_contrast(np.array(differences))
+            yield Row(
+                metric=f"{metric}_effect",
+                value=contrast.difference,
+                language=source,
+                chance=0.0,
+                low=contrast.low,
+                high=contrast.high,
+                p=contrast.p,
+            )
+
+
+def _paired(judged: Judged, texts: Sequence[GeneratedText], concept: str, sources: Sequence[str]) -> dict[int, float]:
+    """Seed to the mean judgement of its texts for a concept."""
+    values: dict[int, list[float]] = {}
+    for text in texts:
+        if text.setting.concept in (concept, None):
+            found = _judge(judged, [text], [concept], sources)[concept]
+            values.setdefault(text.setting.seed, []).extend(found)
+    return {seed: _mean(found) for seed, found in values.items()}
+
+
+def _rows_of_group(
+    group: Sequence[GeneratedText],
+    plain: Sequence[GeneratedText],
+    measures: dict[str, Judged],
+    concepts: Sequence[str],
+    sources: Sequence[str],
+    outputs: Sequence[str],
+    seed: int,
+) -> Iterator[Row]:
+    """The rows of one condition and K; `plain` are the texts without intervention, none where these are they."""
+    held = group[0].setting.concept is not None
+    for metric, judged in measures.items():
+        yield _judged_row(metric, judged, group, plain, concepts, sources, seed)
+    for metric, measure in SET_MEASURES.items():
+        # the entropy over all source languages would mix the question with the answer
+        if metric not in OF_A_SET or not held:
+            yield from _set_row(metric, measure, group, None, seed)
+    if not held:
+        for output in (*outputs, UNDETERMINED):
+            row = _judged_row("output_language", partial(_writes, output), group, [], concepts, sources, seed)
+            yield replace(row, other_language=output)
+        return
+    for source in sources:
+        mine = [entry for entry in group if entry.setting.source == source]
+        yield from _source_rows(mine, plain, measures, source, concepts, outputs, seed)
+    for concept in concepts:
+        texts = [entry for entry in group if entry.setting.concept == concept]
+        row = _judged_row("concept_hit", measures["concept_hit"], texts, plain, [concept], sources, seed)
+        yield replace(row, concept=concept)
 
 
 def _source_rows(
-    texts: Sequence[Written],
-    plain: Sequence[Written],
+    texts: Sequence[GeneratedText],
+    plain: Sequence[GeneratedText],
     measures: dict[str, Judged],
-    kind: str,
     source: str,
     concepts: Sequence[str],
     outputs: Sequence[str],
     seed: int,
 ) -> Iterator[Row]:
     for metric, judged in measures.items():
-        row = _judged_row(metric, judged, texts, plain, concepts, [source], kind, seed)
+        row = _judged_row(metric, judged, texts, plain, concepts, [source], seed)
         yield replace(row, language=source)
     for output in (*outputs, UNDETERMINED):
-        row = _judged_row("output_language", partial(_writes, output), texts, plain, concepts, [source], kind, seed)
+        row = _judged_row("output_language", partial(_writes, output), texts, plain, concepts, [source], seed)
         yield replace(row, language=source, other_language=output)
     for output in outputs:
         named = partial(_writes_and_names, output)
-        row = _judged_row("concept_in_language", named, texts, plain, concepts, [source], kind, seed)
+        row = _judged_row("concept_in_language", named, texts, plain, concepts, [source], seed)
         yield replace(row, language=source, other_language=output)
     for metric, measure in SET_MEASURES.items():
-        yield from _set_row(metric, measure, texts, kind, source, seed)
+        yield from _set_row(metric, measure, texts, source, seed)
 
 
 def _judged_row(
     metric: str,
     judged: Judged,
-    texts: Sequence[Written],
-    plain: Sequence[Written],
+    texts: Sequence[GeneratedText],
+    plain: Sequence[GeneratedText],
     concepts: Sequence[str],
     sources: Sequence[str],
-    kind: str,
     seed: int,
 ) -> Row:
     """The mean over concepts, its interval, and as chance the same judgement on the texts of no intervention."""
     by_concept = _judge(judged, texts, concepts, sources)
     values = [_mean(values) for values in by_concept.values()] if len(concepts) > 1 else by_concept[concepts[0]]
-    low, high = bootstrap_interval(np.array(values), seed=seed)
+    low, high = _share_interval(values, len(texts), seed)
     chance = None
-    if plain and kind != "none":
+    if plain:
         chance = _mean([_mean(values) for values in _judge(judged, plain, concepts, sources).values()])
-    return Row(metric=metric, value=_mean(values), kind=kind, chance=chance, low=float(low), high=float(high))
+    return Row(metric=metric, value=_mean(values), chance=chance, low=low, high=high)
+
+
+def _share_interval(values: Sequence[float], num_texts: int, seed: int) -> tuple[float, float]:
+    """Interval of a share of texts over concepts (or texts), at least as wide as Wilson's for that many texts.
+
+    So a rate without a single hit does not pretend to be exactly 0.
+    """
+    low, high = bootstrap_interval(np.array(values), seed=seed)
+    hits = min(num_texts, round(_mean(values) * num_texts))
+    below, above = wilson_interval(hits, num_texts)
+    share = _mean(values)
+    return max(0.0, min(float(low), below, share)), min(1.0, max(float(high), above, share))
 
 
 def _judge(
-    judged: Judged, texts: Sequence[Written], concepts: Sequence[str], sources: Sequence[str]
+    judged: Judged, texts: Sequence[GeneratedText], concepts: Sequence[str], sources: Sequence[str]
 ) -> dict[str, list[float]]:
     """Concept to one value a text; a text of no intervention has one for every concept, its mean over `sources`."""
     values: dict[str, list[float]] = {concept: [] for concept in concepts}
     for text in texts:
-        if text.concept is not None and text.source is not None:
-            values[text.concept].append(float(judged(text, text.concept, text.source)))
+        own, language = text.setting.concept, text.setting.source
+        if own is not None and language is not None:
+            values[own].append(float(judged(text, own, language)))
             continue
         for concept in concepts:
             values[concept].append(_mean([float(judged(text, concept, source)) for source in sources]))
     return values
 
 
-def _writes(output: str, text: Written, concept: str, source: str) -> float:
+def _writes(output: str, text: GeneratedText, concept: str, source: str) -> float:
     return text.language == output
 
 
-def _writes_and_names(output: str, text: Written, concept: str, source: str) -> float:
-    return text.language == output and output in text.hit_languages[concept]
+def _writes_and_names(output: str, text: GeneratedText, concept: str, source: str) -> float:
+    return text.language == output and output in text.words.languages[concept]
 
 
 SET_MEASURES: dict[str, SetMeasure] = {
@@ -145,36 +233,31 @@ SET_MEASURES: dict[str, SetMeasure] = {
     "bits_per_byte": lambda texts: _optional_mean(entry.bits_per_byte for entry in texts),
     "bits_per_byte_judge": lambda texts: _optional_mean(entry.bits_per_byte_judge for entry in texts),
     "distinct_2": lambda texts: distinct_n([entry.tokens for entry in texts], 2),
-    "self_bleu": lambda texts: self_bleu([entry.text for entry in texts]),
     "repetition": lambda texts: _mean([entry.repetition for entry in texts]),
 }
 
 
 def _set_row(
-    metric: str, measure: SetMeasure, texts: Sequence[Written], kind: str, source: str | None, seed: int
+    metric: str, measure: SetMeasure, texts: Sequence[GeneratedText], source: str | None, seed: int
 ) -> Iterator[Row]:
     """The measure's mean over concepts with its interval over concepts, or over seeds where there is one concept.
 
     Nothing where no text has a value (bits per byte of empty texts).
     """
-    if metric == "self_bleu":  # compares texts with each other, whatever their concept
-        if source is not None or kind == "none":
-            yield Row(metric=metric, value=self_bleu([entry.text for entry in texts]), kind=kind, language=source)
-        return
-    by_concept = len({entry.concept for entry in texts}) > 1
-    groups: dict[object, list[Written]] = {}
+    by_concept = len({entry.setting.concept for entry in texts}) > 1
+    groups: dict[object, list[GeneratedText]] = {}
     for entry in texts:
-        groups.setdefault(entry.concept if by_concept else entry.seed, []).append(entry)
+        groups.setdefault(entry.setting.concept if by_concept else entry.setting.seed, []).append(entry)
     values = [value for part in groups.values() if (value := measure(part)) is not None]
     # An entropy or a share of n-grams belongs to a set of texts, so with one concept all texts count together.
     value = _mean(values) if by_concept else measure(texts)
     if value is None or not values:
         return
     if not by_concept and metric in OF_A_SET:
-        yield Row(metric=metric, value=value, kind=kind, language=source)
+        yield Row(metric=metric, value=value, language=source)
         return
     low, high = bootstrap_interval(np.array(values), seed=seed)
-    yield Row(metric=metric, value=value, kind=kind, language=source, low=float(low), high=float(high))
+    yield Row(metric=metric, value=value, language=source, low=float(low), high=float(high))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import pytest
 
-from analysis.base import Analysis, Attachment, Row, build_analyses, load_analyses
+from analysis.base import Analysis, Attachment, Row
+from analysis.measures import build_analyses, load_analyses
 from analysis.snapshots import Snapshot
 
 

@@ -114,3 +114,22 @@ def test_results_stamped_with_a_module_path_still_count(table: ResultTable) -> N
     assert table.has(HERE, Fixed())
     restamp(analysis="analysis.elsewhere.Fixed", k=6)
     assert not table.has(HERE, Fixed())
+
+
+def test_a_file_written_before_a_column_was_added_is_read_with_that_column_empty(table: ResultTable) -> None:
+    table.write(HERE, Fixed(), measured(Fixed()), seconds=0.5)
+    path = table.path(16, "fixed")
+    pq.write_table(pq.read_table(path).drop_columns(["condition", "k"]), path)
+    assert table.rows(16, "fixed") == [item for item in measured(Fixed()) if isinstance(item, Row)]
+    assert list(table.frame().columns) == FRAME_COLUMNS
+    assert table.frame()[["condition", "k"]].isna().all().all()
+
+
+def test_conditions_that_an_old_file_holds_in_its_kind_are_moved_to_their_columns(table: ResultTable) -> None:
+    kinds = ["experts@500", "none", "attn.q", None]
+    rows = [Row(metric="concept_hit", value=0.5, kind=kind) for kind in kinds]
+    table.write(HERE, Fixed(), rows, seconds=0.5)
+    path = table.path(16, "fixed")
+    pq.write_table(pq.read_table(path).drop_columns(["condition", "k"]), path)
+    found = [(row.kind, row.condition, row.k) for row in table.rows(16, "fixed")]
+    assert found == [(None, "experts", 500), (None, "none", None), ("attn.q", None, None), (None, None, None)]

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.texts import Text, parallel_texts, read_texts
+from analysis.concepts.aligned import read_aligned
+from analysis.texts import Text, read_texts
 
 LONG = [
     {"lang": "en", "doc": "d", "sent_id": "1", "split": "train", "text": "one"},
@@ -33,8 +34,13 @@ def test_long_layout(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, LONG)
     assert read_texts(path)["de"] == [Text("d/1", "eins"), Text("d/2", "zwei")]
     assert read_texts(path, languages=["en"], splits=["train"]) == {"en": [Text("d/1", "one")]}
-    assert parallel_texts(path) == {"de": ["eins", "zwei"], "en": ["one", "two"]}
-    assert parallel_texts(path, languages=["en", "de"], splits=["test"]) == {"en": ["two"], "de": ["zwei"]}
+
+
+def test_lang_counts_before_language(tmp_path: Path) -> None:
+    record = {"language": "German", "lang": "de", "uid": "1", "text": "Hallo"}
+    path = write(tmp_path / "a.jsonl", [record])
+    assert read_texts(path) == {"de": [Text("1", "Hallo")]}
+    assert read_aligned(path, pivot="de").texts == {"de": ("Hallo",)}
 
 
 def test_wide_layout_skips_missing_translations(tmp_path: Path) -> None:
@@ -46,7 +52,6 @@ def test_wide_layout_skips_missing_translations(tmp_path: Path) -> None:
         ],
     )
     assert read_texts(path) == {"en": [Text("1", "one"), Text("2", "two")], "id": [Text("1", "satu")]}
-    assert parallel_texts(path) == {"en": ["one"], "id": ["satu"]}
 
 
 def test_unknown_language_and_split_are_named(tmp_path: Path) -> None:
@@ -69,6 +74,8 @@ def test_unknown_language_and_split_are_named(tmp_path: Path) -> None:
         ('{"lang": "en", "text": "  "}\n', "line 1: 'text' is empty"),
         ('{"lang": 3, "text": "a"}\n', "line 1: language is 3"),
         ('{"txt": "a"}\n', "line 1: expected the columns language and text"),
+        ('{"lang": "en", "text": "a \\ud800"}\n', "line 1: 'text': character 2 is half a surrogate pair"),
+        ("[" * 100_000 + "\n", "line 1: brackets are nested too deep"),
         ("", "holds no texts"),
     ],
 )
@@ -91,12 +98,3 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         read_texts(tmp_path / "texts.csv")
     with pytest.raises(ValueError, match="row 1: expected the columns .* got number"):
         read_texts(write(tmp_path / "typed.parquet", [{"number": 1}]))
-
-
-def test_double_and_disjoint_keys_are_refused(tmp_path: Path) -> None:
-    twice = write(tmp_path / "twice.jsonl", [*LONG, LONG[0]])
-    with pytest.raises(ValueError, match="'d/1' occurs twice in 'en'"):
-        parallel_texts(twice)
-    disjoint = write(tmp_path / "disjoint.jsonl", [LONG[0], LONG[3]])
-    with pytest.raises(ValueError, match="no text is there in all of"):
-        parallel_texts(disjoint)

@@ -32,6 +32,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 from analysis.results import ResultTable  # noqa: E402
+from tests.benchmarks.rows import row  # noqa: E402
 
 VOCABULARY = 250_880
 STEPS = (1000, 10_000)
@@ -133,10 +134,12 @@ def measure(options: argparse.Namespace) -> list[dict]:
     seconds: dict[str, list[float]] = {}
     for step, name in table.entries():
         seconds.setdefault(name, []).append((table.stamp(step, name) or {})["seconds"])
-    rows = [_row(name, sum(values) / len(values), "s a checkpoint", what) for name, values in seconds.items()]
-    rows.append(_row("whole sweep", wall / len(STEPS), "s a checkpoint", f"{cpu / len(STEPS):.0f} s CPU each; {what}"))
+    rows = [row(name, None, sum(values) / len(values), "s a checkpoint", what) for name, values in seconds.items()]
+    rows.append(
+        row("whole sweep", None, wall / len(STEPS), "s a checkpoint", f"{cpu / len(STEPS):.0f} s CPU each; {what}")
+    )
     # Linux gives ru_maxrss in KiB. It is the largest child, and the sweep is.
-    rows.append(_row("peak memory", after.ru_maxrss / 2**20, "GiB", "of the whole process, weights included"))
+    rows.append(row("peak memory", None, after.ru_maxrss / 2**20, "GiB", "of the whole process, weights included"))
     return rows
 
 
@@ -146,10 +149,6 @@ def run(quick: bool) -> list[dict]:
     return measure(parse(small if quick else []))
 
 
-def _row(name: str, ours: float, unit: str, note: str) -> dict:
-    return {"name": name, "baseline": None, "ours": ours, "ratio": None, "unit": unit, "note": note}
-
-
 if __name__ == "__main__":
-    for row in measure(parse()):
-        print(f"{row['name']:16} {row['ours']:8.1f} {row['unit']:16} {row['note']}")
+    for one in measure(parse()):
+        print(f"{one['name']:16} {one['ours']:8.1f} {one['unit']:16} {one['note']}")

@@ -34,8 +34,9 @@ if str(ROOT) not in sys.path:
 
 from sklearn.metrics import average_precision_score  # noqa: E402
 
-from analysis.experts.average_precision import Labels, score  # noqa: E402
-from tests.benchmarks.peak import memory_row, peak_above  # noqa: E402
+from analysis.experts.average_precision import Labels, average_precision  # noqa: E402
+from tests.benchmarks.peak import peak_above  # noqa: E402
+from tests.benchmarks.rows import row  # noqa: E402
 
 NUM_TEXTS, NUM_CONCEPTS, NUM_POSITIVES = 1500, 200, 100
 
@@ -107,7 +108,7 @@ def run(quick: bool, layers: int = 0) -> list[dict[str, Any]]:
         f"{measured['units']:,} units x 64 concepts x 11 languages, {measured['texts']} texts, peak of the process "
         f"without the weights, {measured['seconds']:.0f} s; baseline: the bound that was set"
     )
-    rows.append(_row("experts, BLOOM-7B1 shape", 12.0, measured["peak_gb"], 12.0 / measured["peak_gb"], "GB", note))
+    rows.append(row("experts, BLOOM-7B1 shape", 12.0, measured["peak_gb"], "GB", note))
     return rows
 
 
@@ -121,10 +122,9 @@ def _speed(rounds: int) -> list[dict[str, Any]]:
     variants: dict[str, tuple[Callable[[], Any], int]] = {
         "scikit-learn": (lambda: scikit_learn(many[:few], two), few * 2),
         "selfcond": (lambda: selfcond(many[:256], two[:1]), 256),
-        "numba": (lambda: score(many, others, backend="numba"), 1024 * NUM_CONCEPTS),
-        "numba, matched": (lambda: score(many, matched, backend="numba"), 1024 * NUM_CONCEPTS),
-        "numba, with null": (lambda: score(many, with_null, backend="numba"), 1024 * NUM_CONCEPTS),
-        "numpy": (lambda: score(many[:256], others, backend="numpy"), 256 * NUM_CONCEPTS),
+        "numba": (lambda: average_precision(many, others), 1024 * NUM_CONCEPTS),
+        "numba, matched": (lambda: average_precision(many, matched), 1024 * NUM_CONCEPTS),
+        "numba, with null": (lambda: average_precision(many, with_null), 1024 * NUM_CONCEPTS),
     }
     times: dict[str, list[float]] = {name: [] for name in variants}
     results: dict[str, Any] = {}
@@ -136,40 +136,37 @@ def _speed(rounds: int) -> list[dict[str, Any]]:
                 times[name].append(1e6 * (cpu_seconds() - started) / pairs)
     cost = {name: statistics.median(measured) for name, measured in times.items()}
     exact = results["scikit-learn"]
-    error = max(np.abs(results[name][:2, :few].numpy() - exact).max() for name in ("numba", "numpy"))
+    error = np.abs(results["numba"][:2, :few].numpy() - exact).max()
     shape = f"{NUM_CONCEPTS} concepts, {NUM_TEXTS} texts, 1 thread, CPU time; largest difference {error:.0e}"
     base = cost["scikit-learn"]
     rows = [
-        _row("AP, numba vs scikit-learn loop", base, cost["numba"], base / cost["numba"], "us/pair", shape),
-        _row(
+        row("AP, numba vs scikit-learn loop", base, cost["numba"], "us/pair", shape),
+        row(
             "AP, numba vs ml-selfcond",
             cost["selfcond"],
             cost["numba"],
-            cost["selfcond"] / cost["numba"],
             "us/pair",
             "one process per pool, responses as lists",
         ),
-        _row(
+        row(
             "AP, matched negatives",
             base,
             cost["numba, matched"],
-            base / cost["numba, matched"],
             "us/pair",
             "5 listed negatives per positive; the baseline ranks all texts",
         ),
-        _row("AP, NumPy vs scikit-learn loop", base, cost["numpy"], base / cost["numpy"], "us/pair", shape),
     ]
     memory = {
         "scikit-learn loop": peak_above(lambda: scikit_learn(many[:256], two)),
         "ml-selfcond": peak_above(lambda: selfcond(many, two[:1])),
     }
-    ours = peak_above(lambda: score(many, others, backend="numba"))
+    ours = peak_above(lambda: average_precision(many, others))
     for name, theirs in memory.items():
         note = f"1,024 units, all {NUM_CONCEPTS} concepts at once; the baseline's does not depend on the concepts"
-        rows.append(memory_row(f"AP, memory vs {name}", theirs, ours, f"{note}; above the responses"))
+        rows.append(row(f"AP, memory vs {name}", theirs, ours, "GB", f"{note}; above the responses"))
     twice, null = 2 * cost["numba"], cost["numba, with null"]
     note = "200 concepts and 200 permutations; baseline: 400 concepts at the price of 200"
-    rows.append(_row("null by label permutation", twice, null, twice / null, "us/pair", note))
+    rows.append(row("null by label permutation", twice, null, "us/pair", note))
     return rows
 
 
@@ -184,7 +181,7 @@ def measure_experts(num_layers: int) -> dict[str, Any]:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
-    from analysis.concepts.dataset import ConceptPool, ConceptSet
+    from analysis.concepts.concept_set import ConceptPool, ConceptSet
     from analysis.experts.table import find_experts
     from analysis.extraction.sites import UnitSpace, find_sites
     from analysis.snapshots import Snapshot, SnapshotId
@@ -228,10 +225,6 @@ def measure_experts(num_layers: int) -> dict[str, Any]:
     }
 
 
-def _row(name: str, baseline: float, ours: float, ratio: float, unit: str, note: str) -> dict[str, Any]:
-    return {"name": name, "baseline": baseline, "ours": ours, "ratio": ratio, "unit": unit, "note": note}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="AP of all units: scikit-learn and ml-selfcond against one sort")
     parser.add_argument("--quick", action="store_true", help="two rounds, one layer of BLOOM-7B1")
@@ -242,10 +235,10 @@ def main() -> None:
         torch.set_num_threads(min(2, os.cpu_count() or 1))
         print(json.dumps(measure_experts(options.experts)))
         return
-    for row in run(options.quick, options.layers):
+    for one in run(options.quick, options.layers):
         print(
-            f"{row['name']:32} {row['baseline']:10.3f} {row['ours']:10.3f} {row['unit']:8} "
-            f"{row['ratio']:8.2f}x  {row['note']}"
+            f"{one['name']:32} {one['baseline']:10.3f} {one['ours']:10.3f} {one['unit']:8} "
+            f"{one['ratio']:8.2f}x  {one['note']}"
         )
 
 

@@ -37,6 +37,7 @@ if str(ROOT) not in sys.path:
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import PreTrainedTokenizerFast, XGLMConfig, XGLMForCausalLM  # noqa: E402
 
+from analysis.extraction.options import Extraction  # noqa: E402
 from analysis.extraction.sites import find_sites  # noqa: E402
 from analysis.extraction.states import iter_token_states, sample_tokens  # noqa: E402
 from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs  # noqa: E402
@@ -45,7 +46,8 @@ from analysis.probes.folds import make_folds  # noqa: E402
 from analysis.probes.logistic import fit_logistic  # noqa: E402
 from analysis.snapshots import Snapshot, SnapshotId  # noqa: E402
 from analysis.texts import read_texts  # noqa: E402
-from tests.benchmarks.peak import memory_row, peak_above  # noqa: E402
+from tests.benchmarks.peak import peak_above  # noqa: E402
+from tests.benchmarks.rows import row  # noqa: E402
 
 TEXTS = ROOT / "data" / "embedded_cdda10.parquet"
 SEEDS = (0, 1, 2)
@@ -95,7 +97,7 @@ def model_states(width: int, layers: int, steps: int) -> tuple[list[np.ndarray],
     model = XGLMForCausalLM(config)
     train_briefly(model, tokenizer, steps)
     snapshot = Snapshot(SnapshotId("benchmark", steps), model.eval(), tokenizer)
-    sample = sample_tokens(snapshot, texts, 1650, tokens_per_text=20)
+    sample = sample_tokens(snapshot, texts, 1650, Extraction(max_length=128), tokens_per_text=20)
     folds = make_folds(sample, SEEDS, 1000, 500)
     states = [values.numpy() for _, values in iter_token_states(snapshot, sample, find_sites(snapshot.model, "hidden"))]
     return states, sample.language, np.stack([fold.train for fold in folds])
@@ -184,11 +186,6 @@ def interleaved(rounds: int, baseline: Callable[[], Any], ours: Callable[[], Any
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def _row(name: str, seconds: tuple[float, float], note: str) -> dict[str, Any]:
-    baseline, ours = seconds
-    return {"name": name, "baseline": baseline, "ours": ours, "ratio": baseline / ours, "unit": "CPU s", "note": note}
-
-
 def probe_rows(quick: bool) -> Iterator[dict[str, Any]]:
     shapes = [(4000, 128, 0.5)] if quick else [(16_000, 512, 0.5), (16_000, 128, 1.0)]
     rounds = 1 if quick else 3
@@ -199,12 +196,12 @@ def probe_rows(quick: bool) -> Iterator[dict[str, Any]]:
         work = [partial(fit, states, labels, train) for fit in (fit_scikit_learn, fit_ours)]
         name = f"probe, synthetic d={width}, spectrum k^-{decay}"
         note = f"one layer x 3 seeds, {count} tokens, 16 classes; {quality(states, labels, train)}"
-        yield _row(name, interleaved(rounds, *work), note)
+        yield row(name, *interleaved(rounds, *work), "CPU s", note)
         theirs, ours = (peak_above(side) for side in work)
-        yield memory_row(f"{name}, memory", theirs, ours, "three seeds: in turn for scikit-learn, at once for ours")
+        yield row(f"{name}, memory", theirs, ours, "GB", "three seeds: in turn for scikit-learn, at once for ours")
         if not quick:
             exact = partial(fit_scikit_learn, states.astype(np.float64), labels, train, tolerance=EQUAL)
-            yield _row(f"{name}, equal gap", interleaved(1, exact, work[1]), EQUAL_NOTE)
+            yield row(f"{name}, equal gap", *interleaved(1, exact, work[1]), "CPU s", EQUAL_NOTE)
     steps = 30 if quick else 240
     layers, labels, train = model_states(128, 2 if quick else 6, steps)
 
@@ -217,10 +214,10 @@ def probe_rows(quick: bool) -> Iterator[dict[str, Any]]:
         f"{len(layers)} layers x 3 seeds, {steps} steps of training, {len(labels)} tokens, 10 languages; last layer: "
         f"{quality(layers[-1], labels, train)}"
     )
-    yield _row("probe, XGLM d=128 on the sample", seconds, note)
+    yield row("probe, XGLM d=128 on the sample", *seconds, "CPU s", note)
     exact = partial(fit_scikit_learn, layers[-1].astype(np.float64), labels, train, tolerance=EQUAL)
     seconds = interleaved(rounds, exact, partial(fit_ours, layers[-1], labels, train))
-    yield _row("probe, XGLM d=128, last layer, equal gap", seconds, EQUAL_NOTE)
+    yield row("probe, XGLM d=128, last layer, equal gap", *seconds, "CPU s", EQUAL_NOTE)
 
 
 def alignment_row(quick: bool) -> dict[str, Any]:
@@ -252,7 +249,7 @@ def alignment_row(quick: bool) -> dict[str, Any]:
     difference = float(np.abs(np.array(published()) - np.array(ours())).max())
     seconds = interleaved(1 if quick else 3, published, ours)
     note = f"{len(pairs)} pairs, {sentences} sentences, {count} permutations; largest difference {difference:.1e}"
-    return _row("calibrated CKA against calibrated-similarity", seconds, note)
+    return row("calibrated CKA against calibrated-similarity", *seconds, "CPU s", note)
 
 
 @contextmanager
@@ -280,6 +277,6 @@ def run(quick: bool) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="smaller inputs, one round")
-    for row in measure(parser.parse_args().quick):
-        values = f"{row['baseline']:.3g} / {row['ours']:.3g} {row['unit']} = {row['ratio']:.1f}x"
-        print(f"{row['name']}: {values} ({row['note']})", flush=True)
+    for one in measure(parser.parse_args().quick):
+        values = f"{one['baseline']:.3g} / {one['ours']:.3g} {one['unit']} = {one['ratio']:.1f}x"
+        print(f"{one['name']}: {values} ({one['note']})", flush=True)

@@ -34,7 +34,8 @@ from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast 
 from analysis.extraction.responses import iter_responses  # noqa: E402
 from analysis.extraction.sites import find_sites  # noqa: E402
 from analysis.snapshots import Snapshot, SnapshotId  # noqa: E402
-from tests.benchmarks.peak import memory_row, peak_here  # noqa: E402
+from tests.benchmarks.peak import peak_here  # noqa: E402
+from tests.benchmarks.rows import row  # noqa: E402
 
 PADDED = 128
 BATCH = 10
@@ -85,7 +86,7 @@ def selfcond(snapshot: Snapshot, texts: list[str]) -> dict[str, torch.Tensor]:
 
 
 def ours(snapshot: Snapshot, texts: list[str]) -> dict[str, torch.Tensor]:
-    stream = iter_responses(snapshot, texts, find_sites(snapshot.model), max_bytes=2**30)
+    stream = iter_responses(snapshot, texts, find_sites(snapshot.model))
     return {responses.site.module: responses.values for responses in stream}
 
 
@@ -120,7 +121,7 @@ def measure_memory(method: str, count: int) -> dict[str, Any]:
         if method == "selfcond":
             selfcond(snapshot, texts)
         else:
-            for _ in iter_responses(snapshot, texts, find_sites(snapshot.model), max_bytes=2**30):
+            for _ in iter_responses(snapshot, texts, find_sites(snapshot.model)):
                 pass
 
     return {"extra_gb": peak_here(work)}
@@ -139,15 +140,11 @@ def run(quick: bool) -> list[dict[str, Any]]:
     baseline, mine = (count / speed["seconds"][method] for method in METHODS)
     note = f"BLOOM-560M shape, fp32, {count} sentences, 1 thread, CPU time; padding changes "
     note += f"{100 * speed['differ']:.1f} % of the published values"
-    rows = [_row("extraction, speed", baseline, mine, mine / baseline, "sentences/s", note)]
+    rows = [row("extraction, speed", baseline, mine, "sentences/s", note)]
     memory = [in_own_process("--memory", method, "--count", str(count))["extra_gb"] for method in METHODS]
     note = "peak above the loaded model"
-    rows.append(memory_row("extraction, memory", *memory, note))
+    rows.append(row("extraction, memory", *memory, "GB", note))
     return rows
-
-
-def _row(name: str, baseline: float, ours: float, ratio: float, unit: str, note: str) -> dict[str, Any]:
-    return {"name": name, "baseline": baseline, "ours": ours, "ratio": ratio, "unit": unit, "note": note}
 
 
 def main() -> None:

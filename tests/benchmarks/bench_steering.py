@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from analysis.extraction.hooks import force_units
 from analysis.extraction.sites import Site, UnitSpace, find_sites
 from analysis.steering.generation import Decoding, Job, generate
+from tests.benchmarks.rows import row
 from train.model.xglm import XGLMForCausalLM, build_config
 
 START, NEW_TOKENS = 2, 40
@@ -106,23 +107,17 @@ def _run(rounds: int, alone: int) -> list[dict]:
         name: statistics.median(a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)) - 1
         for name in ("forced", "several")
     }
+    plain = median["plain"] * 1e3
+    costs = f"{100 * cost['forced']:+.1f} %; with four forcings in a batch {100 * cost['several']:+.1f} %"
     return [
-        {
-            "name": "forced generation, 500 units of the demo model, 40 tokens",
-            "baseline": median["loop"] * 1e3,
-            "ours": median["forced"] * 1e3,
-            "ratio": median["loop"] / median["forced"],
-            "unit": "ms/text",
-            "note": f"one seed at a time against batches of {batch}; CPU time, one thread",
-        },
-        {
-            "name": "what forcing costs: plain against forced",
-            "baseline": median["plain"] * 1e3,
-            "ours": median["forced"] * 1e3,
-            "ratio": 1 / (1 + cost["forced"]),
-            "unit": "ms/text",
-            "note": f"{100 * cost['forced']:+.1f} %; with four forcings in a batch {100 * cost['several']:+.1f} %",
-        },
+        row(
+            "forced generation, 500 units of the demo model, 40 tokens",
+            median["loop"] * 1e3,
+            median["forced"] * 1e3,
+            "ms/text",
+            f"one seed at a time against batches of {batch}; CPU time, one thread",
+        ),
+        row("what forcing costs: plain against forced", plain, plain * (1 + cost["forced"]), "ms/text", costs),
     ]
 
 

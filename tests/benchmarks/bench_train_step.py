@@ -31,6 +31,7 @@ if str(ROOT) not in sys.path:
 
 import transformers  # noqa: E402
 
+from tests.benchmarks.rows import computes_bf16, row  # noqa: E402
 from train.flops import flops_per_token, peak_flops  # noqa: E402
 from train.model.xglm import XGLMForCausalLM, build_config  # noqa: E402
 
@@ -52,8 +53,13 @@ def tokens(batch: int, device: str) -> torch.Tensor:
     return torch.randint(3, 256_008, (batch, LENGTH), generator=generator).to(device)
 
 
+def autocast(device: str) -> torch.autocast:
+    """bfloat16 where the machine computes in it, else float32."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu" or computes_bf16())
+
+
 def forward_backward(model: torch.nn.Module, ids: torch.Tensor) -> float:
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+    with autocast(ids.device.type):
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
     loss.backward()
     return float(loss.detach())
@@ -102,7 +108,7 @@ def measure_speed(device: str, rounds: int, batch: int) -> dict[str, Any]:
     optimizer.step()
     result["optimizer_seconds"] = seconds(device) - started
     optimizer.zero_grad()
-    with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
+    with torch.no_grad(), autocast(device):
         result["loss_after_steps"] = float(model(input_ids=ids, labels=ids).loss)
     return result
 
@@ -141,28 +147,27 @@ def run(quick: bool, device: str = "cpu") -> list[dict[str, Any]]:
     rounds = 1 if quick else 3
     speed = in_own_process("--speed", str(rounds), "--device", device)
     baseline, ours = (speed["tokens"] / speed["seconds"][name] for name in MODELS)
-    note = f"257M, bf16, 1x{LENGTH}, forward + backward, " + ("1 thread, CPU time" if device == "cpu" else "wall clock")
+    kind = "bf16" if device != "cpu" or computes_bf16() else "fp32"
+    note = f"257M, {kind}, 1x{LENGTH}, forward + backward, " + (
+        "1 thread, CPU time" if device == "cpu" else "wall clock"
+    )
     note += f"; losses {speed['losses']['transformers']:.4f} and {speed['losses']['ours']:.4f}"
     peak = peak_flops(torch.device(device), torch.bfloat16)
     if peak is not None:
         note += f"; MFU {100 * ours * flops_per_token(build_config(), LENGTH) / peak:.1f} %"
-    rows = [_row("train step, speed", baseline, ours, ours / baseline, "tokens/s", note)]
+    rows = [row("train step, speed", baseline, ours, "tokens/s", note)]
     whole = [speed["tokens"] / (speed["seconds"][name] + speed["optimizer_seconds"]) for name in MODELS]
     note = (
         f"the same with one fused AdamW step of {speed['optimizer_seconds']:.2f} s after it; "
         f"two real steps take the loss from {speed['losses']['ours']:.2f} to {speed['loss_after_steps']:.2f}"
     )
-    rows.append(_row("train step with optimizer", *whole, whole[1] / whole[0], "tokens/s", note))
+    rows.append(row("train step with optimizer", *whole, "tokens/s", note))
     for batch in (1,) if quick else (1, 2):
         extra = [in_own_process("--memory", name, "--batch", str(batch), "--device", device) for name in MODELS]
         baseline, ours = (result["extra_gb"] for result in extra)
         note = f"peak above weights and gradients, {batch}x{LENGTH} tokens"
-        rows.append(_row(f"train step, memory {batch}x{LENGTH}", baseline, ours, baseline / ours, "GB", note))
+        rows.append(row(f"train step, memory {batch}x{LENGTH}", baseline, ours, "GB", note))
     return rows
-
-
-def _row(name: str, baseline: float, ours: float, ratio: float, unit: str, note: str) -> dict[str, Any]:
-    return {"name": name, "baseline": baseline, "ours": ours, "ratio": ratio, "unit": unit, "note": note}
 
 
 def main() -> None:

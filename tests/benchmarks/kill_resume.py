@@ -104,7 +104,7 @@ def write_config(folder: Path, max_steps: int, accumulate: int) -> Path:
     loss = {"texts": text, "languages": ["de"], "max_texts": 4, "max_length": 32, "num_bootstrap": 20}
     analyses = folder / "analyses.yaml"
     analyses.write_text(
-        yaml.safe_dump({"analyses": [{"class_path": "analysis.measures.heldout.HeldOutLoss", "init_args": loss}]}),
+        yaml.safe_dump({"analyses": [{"class_path": "HeldOutLoss", "init_args": loss}]}),
         encoding="utf-8",
     )
     live = {"analyses": str(analyses), "schedule": {"base": 4, "every": 20}, "figures": False}

@@ -52,8 +52,3 @@ def peak_above(work: Callable[[], Any]) -> float:
         return float(receiver.recv())
     finally:
         process.join()
-
-
-def memory_row(name: str, baseline: float, ours: float, note: str) -> dict[str, Any]:
-    """A row of the table: GB each, ratio above 1 in our favour."""
-    return {"name": name, "baseline": baseline, "ours": ours, "ratio": baseline / ours, "unit": "GB", "note": note}

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
-import platform
 import sys
 import time
 from datetime import UTC, datetime
@@ -21,6 +19,8 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
+
+from tests.benchmarks.rows import machine  # noqa: E402
 
 
 def load(path: Path):
@@ -44,9 +44,8 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown benchmark {sorted(unknown)[0]!r}; there are {', '.join(found)}")
     console = Console()
-    console.print(
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} CPUs, {platform.processor() or platform.machine()}"
-    )
+    stamp = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **machine()}
+    console.print(", ".join(f"{key} {value}" for key, value in stamp.items()))
     table = Table(title="Ratios against the baseline, same run")
     for column in ("benchmark", "measure", "baseline", "ours", "ratio", "unit", "note"):
         table.add_column(column, justify="right" if column in ("baseline", "ours", "ratio") else "left")
@@ -63,7 +62,7 @@ def main() -> int:
             failed += 1
             continue
         for row in measured:
-            rows.append({"benchmark": name, **row})
+            rows.append({"benchmark": name, **row, **stamp})
             table.add_row(
                 name,
                 str(row["name"]),

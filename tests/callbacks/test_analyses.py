@@ -20,9 +20,10 @@ import yaml
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis.base import Analysis, Attachment, Row, load_analyses
+from analysis.base import Analysis, Attachment, Row
 from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.local import RunFolder
+from analysis.measures import load_analyses
 from analysis.report.run import read_metrics
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot
@@ -260,13 +261,13 @@ def test_live_rows_equal_post_hoc_rows_of_the_same_step(fit: Any, tmp_path: Path
     texts, concepts = parallel_file(tmp_path)
     listed = tmp_path / "analyses.yaml"
     entries = [
-        {"class_path": "analysis.measures.heldout.HeldOutLoss", "init_args": {"texts": texts, "num_bootstrap": 20}},
+        {"class_path": "HeldOutLoss", "init_args": {"texts": texts, "num_bootstrap": 20}},
         {
-            "class_path": "analysis.measures.language_probe.LanguageProbe",
+            "class_path": "LanguageProbe",
             "init_args": {"texts": texts, "tokens_per_language": 60, "test_tokens_per_language": 30, "seeds": [0]},
         },
         {
-            "class_path": "analysis.measures.overlap.ConceptOverlap",
+            "class_path": "ConceptOverlap",
             "init_args": {"concepts": concepts, "k": 10, "min_positives": 5, "bootstrap": 20, "negatives": "all"},
         },
     ]

@@ -15,6 +15,8 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from analysis.checkpoints.local import RunFolder
+from analysis.texts import Clone
 from callbacks import snapshots as checkpoint_module
 from callbacks.schedule import Schedule
 from callbacks.snapshots import SnapshotWriter, read_snapshot_info, snapshot_folder, write_snapshot
@@ -271,3 +273,19 @@ def test_no_progress_bar_tears_the_one_of_the_training(tiny_xglm, byte_tokenizer
     write_snapshot(tmp_path / "s", tiny_xglm, byte_tokenizer, run="r", step=1)
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
+
+
+def test_a_snapshot_says_which_languages_are_cloned(tiny_xglm, byte_tokenizer, tmp_path):
+    model = deepcopy(tiny_xglm)
+    model.resize_token_embeddings(2 * len(byte_tokenizer), mean_resizing=False)
+    clones = {"en2": {"of": "en", "shift": len(byte_tokenizer)}}
+    run = tmp_path / "run"
+    write_snapshot(snapshot_folder(run, 0), model, byte_tokenizer, run="run", step=0, clones=clones)
+    model.resize_token_embeddings(len(byte_tokenizer))
+    write_snapshot(snapshot_folder(run, 1), model, byte_tokenizer, run="run", step=1)
+    source = RunFolder(path=run)
+    found = []
+    for identity in source.ids():
+        with source.open(identity) as snapshot:
+            found.append(dict(snapshot.clones))
+    assert found == [{"en2": Clone("en", len(byte_tokenizer))}, {}]

@@ -6,6 +6,7 @@ yields every `num_workers`-th batch, which the loader puts back in order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from train.data.sampling import Schedule
+from train.data.mixing import SampleOrder
 from train.data.streams import PreparedText, TokenStream
 
 # Shapes: B sequences   T tokens of a sequence (block size)   S tokens of a stream
@@ -21,6 +22,8 @@ from train.data.streams import PreparedText, TokenStream
 Batch = dict[str, torch.Tensor]
 IGNORED = -100
 """Label of a position that is not predicted."""
+UNIGRAM_TOKENS = 50_000_000
+"""Frequencies of the unigram model are counted on this much training text at most."""
 
 
 class TrainBatches(IterableDataset):
@@ -31,7 +34,8 @@ class TrainBatches(IterableDataset):
     however it is divided.
 
     Args:
-        streams: training tokens of each language of the schedule.
+        streams: training tokens of each language.
+        order: of the samples of the whole run.
         batch_size: sequences per optimizer step over all ranks and micro-batches (G).
         world_size: ranks that share a micro-batch.
         accumulate: micro-batches per step.
@@ -46,7 +50,7 @@ class TrainBatches(IterableDataset):
     def __init__(
         self,
         streams: Mapping[str, TokenStream],
-        schedule: Schedule,
+        order: SampleOrder,
         *,
         block_size: int,
         batch_size: int,
@@ -63,7 +67,7 @@ class TrainBatches(IterableDataset):
                 "micro-batches; change it or trainer.accumulate_grad_batches"
             )
         self.streams = dict(streams)
-        self.schedule = schedule
+        self.order = order
         self.block_size = block_size
         self.batch_size = batch_size
         self.micro_batch_size = batch_size // (world_size * accumulate)
@@ -89,9 +93,9 @@ class TrainBatches(IterableDataset):
         """Micro-batch `number` of this rank: `input_ids` and `labels` (B, T); the model shifts the labels itself."""
         step, micro_batch = divmod(number, self.accumulate)
         position = (micro_batch * self.world_size + self.rank) * self.micro_batch_size
-        languages, blocks = self.schedule.samples(step * self.batch_size + position, self.micro_batch_size)
+        languages, blocks = self.order.samples(step * self.batch_size + position, self.micro_batch_size)
         rows = [
-            self.streams[self.schedule.languages[language]].read(int(block) * self.block_size, self.block_size)
+            self.streams[self.order.languages[language]].read(int(block) * self.block_size, self.block_size)
             for language, block in zip(languages, blocks, strict=True)
         ]
         input_ids = torch.from_numpy(np.stack(rows))
@@ -212,3 +216,25 @@ def positions_in_segments(segments: torch.Tensor) -> torch.Tensor:
     starts = torch.zeros_like(segments, dtype=torch.bool)
     starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return index - torch.where(starts, index, 0).cummax(-1).values
+
+
+def unigram_bits_per_byte(
+    training: TokenStream, validation: ValidationBatches, *, vocab_size: int, separator_id: int
+) -> float:
+    """Bits per byte of a model that knows only how frequent each token is: the level that a language model has to beat.
+
+    On exactly the tokens that `validation` predicts, with add-one smoothed frequencies of `training`.
+
+    The separator is left out of the frequencies as it is out of the predictions.
+    """
+    counts = np.ones(vocab_size)
+    for chunk in training.chunks(limit=UNIGRAM_TOKENS):
+        counts += np.bincount(chunk, minlength=vocab_size)
+    counts[separator_id] = 0
+    nats = -np.log(np.maximum(counts, 1) / counts.sum())
+    total_nats, total_bytes = 0.0, 0
+    for batch in validation:
+        labels = batch["labels"].numpy()
+        total_nats += float(nats[labels[labels != IGNORED]].sum())
+        total_bytes += int(batch["num_bytes"].sum())
+    return total_nats / math.log(2) / total_bytes

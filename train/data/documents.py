@@ -3,15 +3,14 @@
 A source is cut into shards that can be read independently (and in parallel); a shard yields documents of one or more
 languages with their split. Splits that the data states are kept; where it states none, a document's split follows from
 a hash of its key, so translations of one sentence, which share the key, always land in the same split.
-Implemented by `train.data.local` and `train.data.hub`; called by `train.data.sources` and `train.data.prepare`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SPLITS = ("train", "valid", "test")
@@ -27,6 +26,8 @@ class Document:
     language: str
     text: str
     split: str
+    key: str = field(default="", compare=False)
+    """What all translations of this text share and no other text has (`uid`, or `doc` with `sent_id`); empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,76 @@ def assign_split(key: str, valid_share: float, test_share: float) -> str:
     return "test" if place < valid_share + test_share else "train"
 
 
+def check_text(text: object, place: str) -> str:
+    """The text itself, if it is one that can be tokenised and written.
+
+    Raises:
+        ValueError: another type, or a text with half of a surrogate pair (as truncated JSON escapes leave it).
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{place} holds {type(text).__name__}, not text")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{place}: character {error.start} is half a surrogate pair, which is no text") from None
+    return text
+
+
 def check_shares(valid_share: float, test_share: float) -> None:
-    if valid_share < 0 or test_share < 0 or valid_share + test_share >= 1:
+    if not (valid_share >= 0 and test_share >= 0 and valid_share + test_share < 1):  # also refuses nan
         raise ValueError(
             f"valid_share {valid_share} and test_share {test_share} must not be negative and leave text to train on"
         )
+
+
+def resolve_languages(sources: Sequence[TextSource], languages: Collection[str] | None) -> tuple[str, ...]:
+    """The languages to use, sorted: all that the sources offer, or those asked for.
+
+    Raises:
+        ValueError: a language that no source offers, or no source at all.
+    """
+    offered = {language for source in sources for language in source.languages()}
+    if not offered:
+        raise ValueError("no text: data.sources is empty")
+    if languages is None:
+        return tuple(sorted(offered))
+    if not languages:
+        raise ValueError("data.languages is empty; leave it out to use all languages of the sources")
+    if twice := sorted({language for language in languages if list(languages).count(language) > 1}):
+        raise ValueError(f"data.languages names {', '.join(twice)} twice")
+    if unknown := sorted(set(languages) - offered):
+        raise ValueError(f"unknown language {', '.join(unknown)}: the sources offer {', '.join(sorted(offered))}")
+    return tuple(sorted(languages))
+
+
+def stream_documents(sources: Sequence[TextSource], languages: Collection[str]) -> Iterator[Document]:
+    """All documents of these languages, source by source and shard by shard."""
+    for source in sources:
+        for shard in source.shards(languages):
+            yield from source.read(shard, languages)
+
+
+def collect_texts(
+    sources: Sequence[TextSource],
+    languages: Collection[str],
+    split: str,
+    max_bytes: int,
+    *,
+    keep: Callable[[Document], bool] = lambda document: True,
+) -> dict[str, list[str]]:
+    """Texts of a split held in memory, about `max_bytes` bytes of each language at most, in one pass over the text."""
+    texts: dict[str, list[str]] = {language: [] for language in sorted(languages)}
+    left = dict.fromkeys(texts, max_bytes)
+    for source in sources:
+        for shard in source.shards(languages):
+            wanted = {language for language in languages if left[language] > 0}
+            if not wanted or (shard.language and shard.language not in wanted):
+                continue
+            for document in source.read(shard, wanted):
+                if document.split == split and left[document.language] > 0 and keep(document):
+                    texts[document.language].append(document.text)
+                    left[document.language] -= len(document.text.encode())
+                    if left[document.language] <= 0 and not any(left[language] > 0 for language in wanted):
+                        break
+    return texts

@@ -13,6 +13,7 @@ to exactly its raw bytes, whatever the tokenizer normalises.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,30 +44,36 @@ class Packed:
 class Packer:
     """Encodes documents with a fixed tokenizer. Can be pickled, so that other processes can use it."""
 
-    def __init__(self, backend_json: str, separator_id: int, unknown_id: int | None, vocab_size: int) -> None:
+    def __init__(
+        self, backend_json: str, separator_id: int, unknown_id: int | None, vocab_size: int, num_clones: int = 0
+    ) -> None:
         self.separator_id = separator_id
         self.unknown_id = unknown_id
-        self.vocab_size = vocab_size
-        self._json = backend_json
+        self.vocab_size = vocab_size * (1 + num_clones)
+        """Ids that a stream may hold: the tokenizer's, and as many again for every cloned language."""
+        self._arguments = (backend_json, separator_id, unknown_id, vocab_size, num_clones)
         self._backend = Tokenizer.from_str(backend_json)
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
         self._lengths = _byte_lengths(self._backend, backend_json)
+        added = self._backend.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special} | {separator_id}
+        self._special = np.array(sorted(special | ({unknown_id} if unknown_id is not None else set())))
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Packer:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, num_clones: int = 0) -> Packer:
         """Separator = the tokenizer's end-of-text token, with which XGLM opens every text."""
         unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
-        return cls(canonical_json(tokenizer), tokenizer.eos_token_id, unknown, len(tokenizer))
+        return cls(canonical_json(tokenizer), tokenizer.eos_token_id, unknown, len(tokenizer), num_clones)
 
     @property
     def dtype(self) -> np.dtype:
         """The smallest type that holds every id: uint16 up to 65,536 tokens, else uint32."""
         return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
 
-    def pack(self, texts: Sequence[str], *, count_bytes: bool) -> Packed:
-        """Encode `texts` in order into one stretch of a stream."""
+    def pack(self, texts: Sequence[str], *, count_bytes: bool, shift: int = 0) -> Packed:
+        """Encode `texts` in order into one stretch of a stream; `shift` is added to all but special tokens."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         length = len(texts) + sum(map(len, encodings))
         tokens = np.empty(length, dtype=self.dtype)
@@ -80,6 +87,8 @@ class Packer:
                         f"the tokenizer makes its separator of the text {text[:60]!r} and has no unknown token instead"
                     )
                 ids[spelled] = self.unknown_id
+            if shift:
+                ids += shift * ~np.isin(ids, self._special)
             tokens[place] = self.separator_id
             tokens[place + 1 : place + 1 + len(ids)] = ids
             if token_bytes is not None and len(ids):
@@ -94,11 +103,8 @@ class Packer:
                 return counted
         return bytes_of_tokens(text, encoding)
 
-    def __getstate__(self) -> tuple[str, int, int | None, int]:
-        return self._json, self.separator_id, self.unknown_id, self.vocab_size
-
-    def __setstate__(self, state: tuple[str, int, int | None, int]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple:
+        return Packer, self._arguments
 
 
 def canonical_json(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -106,6 +112,11 @@ def canonical_json(tokenizer: PreTrainedTokenizerBase) -> str:
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     definition["truncation"] = definition["padding"] = None  # states of the last call, not of the tokenizer
     return json.dumps(definition, sort_keys=False, ensure_ascii=False)
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of the fast tokenizer's definition."""
+    return hashlib.sha256(canonical_json(tokenizer).encode()).hexdigest()
 
 
 def _byte_lengths(backend: Tokenizer, backend_json: str) -> np.ndarray | None:

@@ -9,29 +9,30 @@ folder counts as unfinished. A lock keeps two processes (or nodes on one file sy
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
 import logging
 import multiprocessing
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from tqdm import tqdm
 
-from train.data.decontamination import read_excluded
+from train.data.clones import Clone, as_json, make_clones
+from train.data.decontamination import NGRAM, RULES, read_exclusion
 from train.data.documents import SPLITS, TextSource
-from train.data.identity import content_key, file_hashes, tokenizer_hash
-from train.data.packing import Packer
+from train.data.packing import Packer, tokenizer_hash
 from train.data.records import expand
-from train.data.shards import COUNTS, Task, write_json, write_shard
+from train.data.shards import COUNTS, Task, write_shard
 from train.data.streams import FORMAT, MANIFEST, PreparedText
+from train.files import file_sha256, remove_leftovers, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # heavy, and processes that only tokenise do without it
@@ -39,81 +40,84 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def prepare(
-    sources: Sequence[TextSource],
-    tokenizer: PreTrainedTokenizerBase,
-    cache: str | Path,
-    *,
-    languages: Sequence[str],
-    exclude: Sequence[str] = (),
-    workers: int = 0,
-    progress: bool = True,
-) -> PreparedText:
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the tokens of prepared text."""
+
+    sources: Sequence[TextSource]
+    tokenizer: PreTrainedTokenizerBase
+    languages: Sequence[str]
+    """To prepare, sorted; each must be offered by a source."""
+    exclude: Sequence[str] = ()
+    """Files with a `text` column; what `train.data.decontamination` finds of them is left out of the training split."""
+    exclude_ngrams: int = NGRAM
+    clones: Mapping[str, str] = field(default_factory=dict)
+    """Original of each cloned language; see `train.data.clones`."""
+
+    def made_clones(self) -> dict[str, Clone]:
+        return make_clones(self.clones, self.languages, len(self.tokenizer))
+
+    def files(self) -> tuple[list[Path], list[Path]]:
+        """Local files of the sources, and those that are excluded."""
+        read = [path for source in self.sources for path in source.files()]
+        return read, [path for pattern in self.exclude for path in expand(pattern)]
+
+    def key(self, cache: Path) -> str:
+        """Hash of it all; where files lie does not matter."""
+        read, excluded = self.files()
+        hashes = file_hashes([*read, *excluded], cache)
+        identity = {
+            "format": FORMAT,
+            "sources": [
+                source.settings() | {"sha256": [hashes[path] for path in source.files()]} for source in self.sources
+            ],
+            "languages": list(self.languages),
+            "tokenizer": tokenizer_hash(self.tokenizer),
+            "exclude": [self.exclude_ngrams, *sorted(hashes[path] for path in excluded)] if excluded else [],
+            "clones": as_json(self.made_clones()),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def prepare(recipe: Recipe, cache: str | Path, *, workers: int = 0, progress: bool = True) -> PreparedText:
     """Tokenise everything that is not prepared yet; returns the prepared text.
 
     Args:
         cache: folder under which the prepared text gets its own folder, named by content.
-        languages: to prepare, sorted; each must be offered by a source.
-        exclude: files with a `text` column whose texts are left out of the training split.
         workers: processes; 0 works in this one (the tokenizer uses threads of its own then).
 
     Raises:
         ValueError: a language without training text, or anything that a source finds wrong.
+        ChildProcessError: a process was killed.
     """
     cache = Path(cache)
-    key = content_key(sources, tokenizer, cache, languages=languages, exclude=exclude)
+    key = recipe.key(cache)
     folder = cache / key[:16]
     if (folder / MANIFEST).is_file():
         return PreparedText(folder)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{folder.name}.lock"):
         if not (folder / MANIFEST).is_file():  # another process may have finished it while this one waited
-            _prepare_locked(
-                folder,
-                key,
-                sources,
-                tokenizer,
-                languages=languages,
-                exclude=exclude,
-                workers=workers,
-                progress=progress,
-            )
+            _prepare_locked(folder, key, recipe, workers=workers, progress=progress)
     return PreparedText(folder)
 
 
-def find_prepared(
-    sources: Sequence[TextSource],
-    tokenizer: PreTrainedTokenizerBase,
-    cache: str | Path,
-    *,
-    languages: Sequence[str],
-    exclude: Sequence[str] = (),
-) -> PreparedText | None:
-    """What `prepare` with the same arguments has written, or None."""
-    folder = Path(cache) / content_key(sources, tokenizer, Path(cache), languages=languages, exclude=exclude)[:16]
+def find_prepared(recipe: Recipe, cache: str | Path) -> PreparedText | None:
+    """What `prepare` with the same recipe has written, or None."""
+    folder = Path(cache) / recipe.key(Path(cache))[:16]
     return PreparedText(folder) if (folder / MANIFEST).is_file() else None
 
 
-def _prepare_locked(
-    folder: Path,
-    key: str,
-    sources: Sequence[TextSource],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    languages: Sequence[str],
-    exclude: Sequence[str],
-    workers: int,
-    progress: bool,
-) -> None:
+def _prepare_locked(folder: Path, key: str, recipe: Recipe, *, workers: int, progress: bool) -> None:
     shards_folder = folder / "shards"
     shards_folder.mkdir(parents=True, exist_ok=True)
-    for torso in shards_folder.glob(".*"):  # of a process that was killed; nobody else holds the lock
-        shutil.rmtree(torso)
-    packer = Packer.of(tokenizer)
-    excluded = read_excluded(exclude)
-    pairs = [(source, shard) for source in sources for shard in source.shards(languages)]
+    remove_leftovers(shards_folder)
+    clones = recipe.made_clones()
+    packer = Packer.of(recipe.tokenizer, num_clones=len(clones))
+    exclusion = read_exclusion(recipe.exclude, recipe.exclude_ngrams)
+    pairs = [(source, shard) for source in recipe.sources for shard in source.shards(recipe.languages)]
     tasks = [
-        Task(f"{number:05d}", source, shard, tuple(languages), packer, excluded, shards_folder)
+        Task(f"{number:05d}", source, shard, tuple(recipe.languages), packer, exclusion, clones, shards_folder)
         for number, (source, shard) in enumerate(pairs)
     ]
     todo = [task for task in tasks if not (shards_folder / task.name / "shard.json").is_file()]
@@ -127,22 +131,32 @@ def _prepare_locked(
     ) as bar:
         for _ in _run_tasks(todo, workers):
             bar.update()
-    manifest = _manifest(folder, key, sources, tokenizer, packer, tasks, languages, exclude)
-    if empty := [language for language in languages if not manifest["languages"][language]["train"]["tokens"]]:
+    manifest = _manifest(folder, key, recipe, packer, tasks)
+    empty = [language for language, splits in manifest["languages"].items() if not splits["train"]["tokens"]]
+    if empty:
         shutil.rmtree(folder)
         raise ValueError(f"no training text for {', '.join(empty)}; add text or take it from data.languages")
-    _report_exclusion(manifest["languages"], exclude)
-    write_json(folder / MANIFEST, manifest)
+    _report_exclusion(manifest["languages"], recipe.exclude)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def _report_exclusion(counts: dict, exclude: Sequence[str]) -> None:
+    """Say per language what each rule left out."""
     if not exclude:
         return
-    found = {language: splits["train"]["excluded"] for language, splits in counts.items()}
-    if any(found.values()):
-        logger.info("left out of training: %s", ", ".join(f"{language} {n}" for language, n in found.items()))
-    else:
+    rows = {language: splits["train"] for language, splits in counts.items()}
+    if not any(row["excluded"] for row in rows.values()):
         logger.warning("no training text occurs in %s: nothing was excluded", ", ".join(map(str, exclude)))
+        return
+    for language, row in rows.items():
+        found = ", ".join(f"{row[f'excluded_{rule}']} by {rule}" for rule in RULES)
+        logger.info(
+            "%s: %d of %d documents left out of training (%s)",
+            language,
+            row["excluded"],
+            row["excluded"] + row["documents"],
+            found,
+        )
 
 
 def _run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[None]:
@@ -155,46 +169,46 @@ def _run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[None]:
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
             yield from pool.map(write_shard, tasks)
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                f"one of {workers} processes that tokenise was killed (out of memory?); what is done is kept: start "
+                "again, with a smaller data.prepare_workers if memory was short"
+            ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _manifest(
-    folder: Path,
-    key: str,
-    sources: Sequence[TextSource],
-    tokenizer: PreTrainedTokenizerBase,
-    packer: Packer,
-    tasks: Sequence[Task],
-    languages: Sequence[str],
-    exclude: Sequence[str],
-) -> dict:
+def _manifest(folder: Path, key: str, recipe: Recipe, packer: Packer, tasks: Sequence[Task]) -> dict:
     shards = [json.loads((folder / "shards" / task.name / "shard.json").read_text()) for task in tasks]
+    clones = recipe.made_clones()
+    languages = sorted([*recipe.languages, *clones])
     totals = {language: {split: dict.fromkeys(COUNTS, 0) for split in SPLITS} for language in languages}
     for shard in shards:
         for language, splits in shard.pop("counts").items():
             for split, row in splits.items():
                 for name, value in row.items():
                     totals[language][split][name] += value
-    digest = hashlib.sha256(tokenizer_hash(tokenizer).encode())
+    digest = hashlib.sha256(tokenizer_hash(recipe.tokenizer).encode())
     for shard in shards:
         for name, entry in sorted(shard["files"].items()):
             digest.update(f"{name} {entry['sha256']}\n".encode())
-    paths = [path for source in sources for path in source.files()]
-    paths += [path for pattern in exclude for path in expand(pattern)]
-    hashes = file_hashes(paths, folder.parent)
+    read, excluded = recipe.files()
+    hashes = file_hashes([*read, *excluded], folder.parent)
     return {
         "format": FORMAT,
         "key": key,
         "fingerprint": digest.hexdigest(),
-        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        "tokenizer_sha256": tokenizer_hash(recipe.tokenizer),
         "vocab_size": packer.vocab_size,
         "separator_id": packer.separator_id,
         "dtype": packer.dtype.str,
+        "clones": as_json(clones),
         "languages": totals,
-        "sources": [source.settings() for source in sources],
-        "inputs": [{"path": str(path), "size": path.stat().st_size, "sha256": hashes[path]} for path in paths],
+        "sources": [source.settings() for source in recipe.sources],
+        "inputs": [
+            {"path": str(path), "size": path.stat().st_size, "sha256": hashes[path]} for path in (*read, *excluded)
+        ],
         "shards": shards,
     }
 
@@ -208,11 +222,10 @@ def verify(prepared: PreparedText) -> None:
     for shard in prepared.manifest["shards"]:
         for name, entry in shard["files"].items():
             path = prepared.folder / "shards" / shard["name"] / name
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                    raise ValueError(
-                        f"{path}: differs from its hash in the manifest; remove {prepared.folder} and prepare again"
-                    )
+            if file_sha256(path) != entry["sha256"]:
+                raise ValueError(
+                    f"{path}: differs from its hash in the manifest; remove {prepared.folder} and prepare again"
+                )
 
 
 def format_prepared(prepared: PreparedText) -> str:
@@ -227,24 +240,23 @@ def format_prepared(prepared: PreparedText) -> str:
     return "\n".join(lines)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m train prepare`."""
-    parser.description = "Tokenise the text of a training config into memory-mapped blocks; resumes where it stopped."
-    parser.add_argument("--config", action="append", required=True, help="training config with a `data:` section")
-    parser.add_argument("--languages", nargs="+", help="only these")
-    parser.add_argument("--workers", type=int, help="processes (default: data.prepare_workers)")
-    parser.add_argument("--verify", action="store_true", help="read everything again and check its hash")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Prepare, and write the counts to stdout."""
-    from train.data.options import read_options  # it knows the data module, which imports this file
-
-    options = read_options(args)
-    if args.workers is not None:
-        options.prepare_workers = args.workers
-    options.prepare_data()
-    options.setup()
-    if args.verify:
-        verify(options.prepared_text)
-    sys.stdout.write(f"{format_prepared(options.prepared_text)}\n{options.prepared_text.folder}\n")
+def file_hashes(paths: Sequence[Path], cache: Path) -> dict[Path, str]:
+    """sha256 of each file; kept in the cache folder, so a file of the same size and time is not read again."""
+    store = cache / "sha256.json"
+    try:
+        content = json.loads(store.read_text())
+    except (FileNotFoundError, ValueError, RecursionError):
+        content = {}
+    known: dict[str, list] = content if isinstance(content, dict) else {}  # a memo: what cannot be read is made again
+    hashes, changed = {}, False
+    for path in paths:
+        stat = path.stat()
+        name, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        entry = known.get(name)
+        if not isinstance(entry, list) or len(entry) != 3 or entry[:2] != stamp or not isinstance(entry[2], str):
+            entry = known[name] = [*stamp, file_sha256(path)]
+            changed = True
+        hashes[path] = entry[2]
+    if changed:
+        write_text(store, json.dumps(known))
+    return hashes

@@ -20,6 +20,13 @@ PARQUET = (".parquet", ".pq")
 JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 PLAIN = (".txt", ".txt.gz", ".text")
 
+SHARD_BYTES = 64 * 2**20
+"""Uncompressed size of the row groups of a parquet file that make one shard."""
+
+LANGUAGE_COLUMNS = ("lang", "language")
+"""The first that is there counts, here and in `analysis.texts`, so that a file means one thing to both."""
+SEGMENT_COLUMNS = ("uid", "doc", "sent_id")
+
 Record = dict[str, Any]
 
 
@@ -63,11 +70,35 @@ def columns_of(path: Path) -> list[str]:
     raise ValueError(f"{path}: no record in this file")
 
 
+def segment_key(record: Record) -> str:
+    """What names a text in all languages: `uid`, else `doc` with `sent_id` (as in `analysis.texts`), else nothing."""
+    if record.get("uid") is not None:
+        return str(record["uid"])
+    if record.get("sent_id") is None:
+        return ""
+    return "/".join(str(record[name]) for name in ("doc", "sent_id") if record.get(name) is not None)
+
+
 def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+
+
+def row_group_runs(path: Path) -> Iterator[tuple[int, ...]]:
+    """Row groups of a parquet file in runs of about `SHARD_BYTES`."""
+    metadata = open_parquet(path).metadata
+    run: list[int] = []
+    size = 0
+    for group in range(metadata.num_row_groups):
+        run.append(group)
+        size += metadata.row_group(group).total_byte_size
+        if size >= SHARD_BYTES:
+            yield tuple(run)
+            run, size = [], 0
+    if run:
+        yield tuple(run)
 
 
 def check_text_column(path: Path, column: str) -> None:
@@ -155,6 +186,8 @@ def _read_lines(path: Path, *, plain: bool) -> Iterator[tuple[Record, str]]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})") from error
+            except RecursionError:
+                raise ValueError(f"{path}:{number}: brackets are nested too deep for a record") from None
             if not isinstance(record, dict):
                 raise ValueError(f"{path}:{number}: a JSON object is needed, this is {type(record).__name__}")
             yield record, f"{path}:{number}"

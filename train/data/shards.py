@@ -6,29 +6,27 @@ fast.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
-from train.data.decontamination import text_digest
+from train.data.clones import Clone, dealt_to
+from train.data.decontamination import RULES, Exclusion
 from train.data.documents import Document, Shard, TextSource
 from train.data.packing import Packer
 from train.data.streams import file_name
+from train.files import file_sha256, new_folder, write_text
 
 BATCH_DOCUMENTS = 2048
 """Documents encoded together: enough to keep the threads of `tokenizers` busy."""
 
 
-COUNTS = ("tokens", "bytes", "documents", "excluded")
-"""What is counted per language and split; tokens include separators."""
+COUNTS = ("tokens", "bytes", "documents", "excluded", *(f"excluded_{rule}" for rule in RULES))
+"""What is counted per language and split; tokens include separators, `excluded` is the sum of all rules."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +38,14 @@ class Task:
     shard: Shard
     languages: tuple[str, ...]
     packer: Packer
-    excluded: frozenset[bytes]
+    exclusion: Exclusion
+    clones: Mapping[str, Clone]
     folder: Path
 
 
 def write_shard(task: Task) -> None:
     """Tokenise one shard into its folder: complete or not there at all."""
-    final = task.folder / task.name
-    temporary = task.folder / f".{task.name}.{uuid4().hex}"
-    temporary.mkdir()
-    try:
+    with new_folder(task.folder / task.name) as temporary:
         counts: dict[str, dict[str, dict[str, int]]] = {}
         with ExitStack() as stack:
             files: dict[str, BinaryIO] = {}
@@ -62,14 +58,9 @@ def write_shard(task: Task) -> None:
             documents = task.source.read(task.shard, task.languages)
             while batch := list(itertools.islice(documents, BATCH_DOCUMENTS)):
                 _append_batch(task, batch, counts, append)
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
         entries = {path.name: _file_entry(path, task.packer) for path in sorted(temporary.iterdir())}
-        write_json(temporary / "shard.json", {"name": task.name, "counts": counts, "files": entries})
-        temporary.replace(final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        content = {"name": task.name, "counts": counts, "files": entries}
+        write_text(temporary / "shard.json", json.dumps(content, indent=1))
 
 
 def _append_batch(
@@ -80,13 +71,17 @@ def _append_batch(
 ) -> None:
     groups: dict[tuple[str, str], list[str]] = {}
     for document in batch:
-        row = counts.setdefault(document.language, {}).setdefault(document.split, dict.fromkeys(COUNTS, 0))
-        if document.split == "train" and task.excluded and text_digest(document.text) in task.excluded:
-            row["excluded"] += 1
-        else:
-            groups.setdefault((document.language, document.split), []).append(document.text)
+        rule = task.exclusion.rule(document) if document.split == "train" else None
+        for language in dealt_to(document, task.clones):
+            row = counts.setdefault(language, {}).setdefault(document.split, dict.fromkeys(COUNTS, 0))
+            if rule is not None:
+                row["excluded"] += 1
+                row[f"excluded_{rule}"] += 1
+            else:
+                groups.setdefault((language, document.split), []).append(document.text)
     for (language, split), texts in groups.items():
-        packed = task.packer.pack(texts, count_bytes=split != "train")
+        shift = task.clones[language].shift if language in task.clones else 0
+        packed = task.packer.pack(texts, count_bytes=split != "train", shift=shift)
         append(file_name(language, split, "tokens"), packed.tokens.tobytes())
         if packed.token_bytes is not None:
             append(file_name(language, split, "bytes"), packed.token_bytes.tobytes())
@@ -98,20 +93,5 @@ def _append_batch(
 
 def _file_entry(path: Path, packer: Packer) -> dict:
     width = packer.dtype.itemsize if path.name.endswith(".tokens") else 4
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
-    return {"items": size // width, "size": size, "sha256": digest}
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write, sync and rename, so that the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("w") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return {"items": size // width, "size": size, "sha256": file_sha256(path)}

@@ -21,7 +21,18 @@ from pathlib import Path
 import numpy as np
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+ENTRIES = {
+    "fingerprint": str,
+    "tokenizer_sha256": str,
+    "languages": dict,
+    "clones": dict,
+    "vocab_size": int,
+    "separator_id": int,
+    "dtype": str,
+    "shards": list,
+}
+"""What a manifest must hold to be read."""
 
 
 def file_name(language: str, split: str, kind: str) -> str:
@@ -35,26 +46,38 @@ class TokenStream:
     Args:
         files: in order, with the number of items of each.
         dtype: of the items.
+        vocab_size: for token ids: all must be smaller.
     """
 
-    def __init__(self, files: Sequence[tuple[Path, int]], dtype: np.dtype) -> None:
+    def __init__(self, files: Sequence[tuple[Path, int]], dtype: np.dtype, vocab_size: int | None = None) -> None:
         self._paths = [path for path, count in files if count]
         self._ends = np.cumsum([count for _, count in files if count])
         self._dtype = dtype
+        self._vocab_size = vocab_size
         self._maps: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Items `start` to `start + count - 1` as int64 (fewer at the end of the stream)."""
+        """Items `start` to `start + count - 1` as int64 (fewer at the end of the stream).
+
+        Raises:
+            ValueError: a token that the vocabulary does not have.
+        """
         stop = min(start + count, len(self))
         parts = []
         part = int(np.searchsorted(self._ends, start, side="right"))
         while start < stop:
             first = int(self._ends[part - 1]) if part else 0
             end = min(stop, int(self._ends[part]))
-            parts.append(self._map(part)[start - first : end - first])
+            items = self._map(part)[start - first : end - first]
+            if self._vocab_size is not None and items.max() >= self._vocab_size:
+                raise ValueError(
+                    f"{self._paths[part]}: token {items.max()} is outside the vocabulary of {self._vocab_size}: the "
+                    "file is damaged; remove the folder and prepare again"
+                )
+            parts.append(items)
             start, part = end, part + 1
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
 
@@ -88,21 +111,32 @@ class PreparedText:
             raise FileNotFoundError(f"{path}: no prepared text here; run `python -m train prepare`")
         try:
             self.manifest: dict = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON ({error.msg}); remove the folder and prepare again") from error
-        if self.manifest.get("format") != FORMAT:
-            raise ValueError(
-                f"{path}: format {self.manifest.get('format')}, this version reads {FORMAT}; prepare again"
-            )
+        except (ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: not valid JSON ({reason}); remove the folder and prepare again") from None
+        found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
+        if found != FORMAT:
+            raise ValueError(f"{path}: format {found}, this version reads {FORMAT}; prepare again")
+        for name, kind in ENTRIES.items():
+            if not isinstance(self.manifest.get(name), kind):
+                raise ValueError(f"{path}: {name!r} is not there or not {kind.__name__}; prepare again")
         self.fingerprint: str = self.manifest["fingerprint"]
         """Hash of the tokenizer and of every token, in order."""
         self.languages: tuple[str, ...] = tuple(sorted(self.manifest["languages"]))
+        """Cloned ones among them."""
+        self.clones: dict[str, dict] = self.manifest["clones"]
+        """Original (`of`) and `shift` of the token ids of each cloned language."""
+        self.vocab_size: int = self.manifest["vocab_size"]
+        """Token ids are smaller: the tokenizer's size, and as much again for each clone."""
         self.separator_id: int = self.manifest["separator_id"]
-        self._dtype = np.dtype(self.manifest["dtype"])
-        self._check_sizes()
+        try:
+            self._dtype = np.dtype(self.manifest["dtype"])
+            self._check_sizes()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not a manifest of prepared text ({error!r}); prepare again") from None
 
     def tokens(self, language: str, split: str) -> TokenStream:
-        return TokenStream(self._files(language, split, "tokens"), self._dtype)
+        return TokenStream(self._files(language, split, "tokens"), self._dtype, self.vocab_size)
 
     def token_bytes(self, language: str, split: str) -> TokenStream:
         """Bytes of raw text under each token; splits valid and test only."""
@@ -110,7 +144,7 @@ class PreparedText:
         return TokenStream(self._files(language, split, "bytes"), np.dtype(np.uint32))
 
     def counts(self, language: str, split: str) -> dict[str, int]:
-        """`tokens` (separators included), `bytes`, `documents` and `excluded` documents of a language and split."""
+        """`tokens` (separators included), `bytes`, `documents`, and documents `excluded` in all and by each rule."""
         return self.manifest["languages"][language][split]
 
     def num_tokens(self, split: str) -> dict[str, int]:

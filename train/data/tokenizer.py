@@ -9,13 +9,9 @@ Special ids and the leading `</s>` are those of XGLM, so that a model of that cl
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
 import random
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from train.data.documents import UNSPACED
 from train.data.mixing import temperature_shares
+from train.files import is_leftover, new_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +61,10 @@ def train_tokenizer(
         seed: order in which texts of a language are chosen.
 
     Raises:
-        ValueError: a language without text; `vocab_size` too small for 256 bytes, or larger than the text supports.
+        ValueError: a language without text; `vocab_size` too small for 256 bytes, or larger than the text supports;
+            `alpha` outside [0, 1].
     """
-    smallest = len(SPECIAL_TOKENS) + 256
-    if vocab_size < smallest:
-        raise ValueError(f"vocab_size {vocab_size} is too small: {smallest} tokens are bytes and special tokens")
+    check_request(vocab_size, alpha)
     if not texts_by_language:
         raise ValueError("no language to train a tokenizer on")
     sample = _sample(texts_by_language, alpha=alpha, max_bytes=max_bytes, seed=seed)
@@ -105,6 +101,19 @@ def train_tokenizer(
     )
 
 
+def check_request(vocab_size: int, alpha: float) -> None:
+    """Refuse what cannot be trained, before any text is read.
+
+    Raises:
+        ValueError: see `train_tokenizer`.
+    """
+    smallest = len(SPECIAL_TOKENS) + 256
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size {vocab_size} is too small: {smallest} tokens are bytes and special tokens")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"tokenizer: alpha must lie in [0, 1], got {alpha}")
+
+
 def _sample(texts_by_language: Mapping[str, Iterable[str]], *, alpha: float, max_bytes: int, seed: int) -> list[str]:
     """Texts whose languages have the shares n_l^alpha; as many bytes as there are, at most `max_bytes`."""
     read: dict[str, list[str]] = {}
@@ -132,36 +141,50 @@ def _sample(texts_by_language: Mapping[str, Iterable[str]], *, alpha: float, max
     return sample
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Save as a transformers folder, all files or none: written beside and moved into place."""
+def is_taken(folder: str | Path) -> bool:
+    """Whether something is there that must not be overwritten; leftovers of a killed writer do not count."""
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    return folder.is_file() or (folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()))
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Save as a transformers folder, all files or none: written beside and moved into place.
+
+    Raises:
+        ValueError: something is there.
+    """
+    folder = Path(folder)
+    if is_taken(folder):
         raise ValueError(f"{folder}: not empty; choose another folder or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as temporary:
         tokenizer.save_pretrained(temporary)
-        temporary.chmod(0o755)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def ensure_tokenizer(
-    folder: str | Path, texts: Callable[[], Mapping[str, Iterable[str]]], vocab_size: int, *, seed: int = 0
+    folder: str | Path,
+    texts: Callable[[], Mapping[str, Iterable[str]]],
+    vocab_size: int,
+    *,
+    alpha: float = 0.3,
+    seed: int = 0,
 ) -> bool:
-    """Train and save a tokenizer unless `folder` is there; of several processes one does it and the others wait.
+    """Train and save a tokenizer unless `folder` holds something; of several processes one works and the others wait.
 
     Returns:
         Whether this call trained it.
+
+    Raises:
+        ValueError: see `train_tokenizer`; what cannot be trained is refused before `texts` is called.
     """
     folder = Path(folder)
+    check_request(vocab_size, alpha)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if folder.exists():
+        if is_taken(folder):
             return False
+        remove_leftovers(folder.parent, folder.name)
         logger.info("training a tokenizer of %d tokens for %s", vocab_size, folder)
-        save_tokenizer(train_tokenizer(texts(), vocab_size, seed=seed), folder)
+        save_tokenizer(train_tokenizer(texts(), vocab_size, alpha=alpha, seed=seed), folder)
         return True
 
 
@@ -249,34 +272,3 @@ def format_fertility(rows: Sequence[Fertility]) -> str:
             f"{row.bytes_per_token:>13.2f}"
         )
     return "\n".join(lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m train tokenizer`."""
-    parser.description = "Train a byte-level BPE tokenizer, or (--measure) only measure one on your text."
-    parser.add_argument("--config", action="append", help="training config whose `data:` section names the text")
-    parser.add_argument("--text", action="append", help="a local text file instead (parquet, JSONL, txt), or LANG=PATH")
-    parser.add_argument("--languages", nargs="+", help="only these (default: those of the config or the text)")
-    parser.add_argument("--vocab-size", type=int, help="number of tokens (default: that of the config, else 8192)")
-    parser.add_argument("--alpha", type=float, default=0.3, help="share of a language ~ bytes^alpha (default 0.3)")
-    parser.add_argument("--seed", type=int, default=0, help="order in which texts are drawn")
-    parser.add_argument("--output", help="folder of the new tokenizer (default: that of the config)")
-    parser.add_argument("--measure", metavar="NAME_OR_PATH", help="do not train: measure this tokenizer")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Train and save (or load) a tokenizer; writes its fertility on the valid split to stdout."""
-    from train.data.options import read_options  # it knows the data module, which imports this file
-
-    options = read_options(args)
-    if args.measure:
-        tokenizer = load_tokenizer(args.measure)
-    else:
-        output = args.output or options.tokenizer_name
-        if not output:
-            raise ValueError("no folder for the tokenizer: give --output, or --config with data.tokenizer")
-        vocab_size = args.vocab_size or options.requested_vocab_size or 8192
-        tokenizer = train_tokenizer(options.texts("train"), vocab_size, alpha=args.alpha, seed=args.seed)
-        save_tokenizer(tokenizer, output)
-        sys.stdout.write(f"{output}: {len(tokenizer)} tokens\n")
-    sys.stdout.write(format_fertility(measure_fertility(tokenizer, options.texts("valid", max_bytes=2**21))) + "\n")

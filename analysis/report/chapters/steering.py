@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
-import plotly.graph_objects as go
+import pandas as pd
 
 from analysis.report.chapters.steering_figures import (
     choose_texts,
     concept_hit_by_k,
-    expert_kinds,
+    held_counts,
     hit_over_steps,
     output_language_bars,
     source_by_output,
 )
-from analysis.report.chapters.steering_summary import effects
-from analysis.report.page import Page
+from analysis.report.figures import FIELDS
+from analysis.report.page import Page, Texts, marked_pieces
 from analysis.report.run import RunRecord
+from analysis.report.tables import Table
 
 MAX_TEXTS = 400
 """Texts shown in the page; all of them are in the attachment `texts`."""
+COLUMNS = (
+    ("concept_hit", "names it"),
+    ("concept_in_source_language", "in source lang."),
+    ("concept_in_other_language", "in other lang."),
+    ("concept_hit_experts", "units find it"),
+    ("output_in_source_language", "writes source lang."),
+    ("bits_per_byte", "bits / byte"),
+)
+"""Metrics of the closing table. Naming the concept "in" a language means that the text is written in it, too."""
 
 
-def add_steering(page: Page, record: RunRecord, name: str) -> None:
+def verdicts(record: RunRecord, name: str) -> list[str]:
+    """What holding the experts does beyond the strongest control, paired over concepts."""
+    rows = record.frame[(record.frame["analysis"] == name) & (record.frame["metric"] == "concept_hit_effect")]
+    rows = rows[rows["step"].isin(record.usable_steps)]
+    rows = rows[rows[[field for field in FIELDS if field not in ("condition", "k")]].isna().all(axis=1)]
+    if rows.empty:
+        return []
+    rows = rows[(rows["step"] == rows["step"].max()) & (rows["k"] == rows["k"].max())]
+    last = rows.iloc[0]
+    effects_of = "; ".join(
+        f"{row['condition']} {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" for _, row in rows.iterrows()
+    )
+    return [
+        f"Steering ({name}): texts that name the concept, held experts minus control, K = {int(last['k'])}, step "
+        f"{int(last['step'])}: {effects_of}. "
+        + ("Above every control." if (rows["low"] > 0).all() else "No effect beyond every control is shown.")
+    ]
+
+
+def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     """Figures and texts of one steering analysis."""
     frame = record.frame[record.frame["analysis"] == name]
     page.chapter(
@@ -34,16 +62,88 @@ def add_steering(page: Page, record: RunRecord, name: str) -> None:
         "untrained network; on the diagonal of the matrices a language meets its own experts.",
     )
     steps = sorted(frame["step"].unique())
-    page.grid([effects(frame[frame["step"] == steps[-1]], name)[0]])
-    figures: list[go.Figure | None] = [output_language_bars(frame, kind) for kind in expert_kinds(frame)]
+    page.grid(effects(frame[frame["step"] == steps[-1]], name))
+    figures = [output_language_bars(frame, k) for k in held_counts(frame)]
     figures += [concept_hit_by_k(frame, steps[-1]), hit_over_steps(frame)]
-    for kind in expert_kinds(frame):
+    for k in held_counts(frame):
         figures += [
-            source_by_output(frame, "output_language", kind, steps[-1]),
-            source_by_output(frame, "concept_in_language", kind, steps[-1]),
+            source_by_output(frame, "output_language", k, steps[-1]),
+            source_by_output(frame, "concept_in_language", k, steps[-1]),
         ]
-    page.grid(figure for figure in figures if figure is not None)
+    page.grid(figures)
     _texts(page, record, name, steps)
+
+
+def effects(frame: pd.DataFrame, name: str) -> list[Table]:
+    """For every step the rates of each condition, and the experts' difference to each control."""
+    tables = []
+    fields = [field for field in FIELDS if field not in ("condition", "k")]
+    for step, rows in frame.groupby("step", sort=True):
+        overall = rows[rows[fields].isna().all(axis=1) & rows["condition"].notna()]
+        differences = overall["metric"].str.endswith("_effect")
+        accuracy = rows[(rows["metric"] == "check_accuracy") & rows["language"].isna()]["value"]
+        tables.append(_rates(overall[~differences], f"{name}, step {step}", accuracy))
+        if differences.any():
+            tables.append(_differences(overall[differences], f"{name}, step {step}"))
+    return tables
+
+
+def _rates(overall: pd.DataFrame, what: str, accuracy: pd.Series) -> Table:
+    columns = [column for column in COLUMNS if column[0] in set(overall["metric"])]
+    groups = {
+        (str(condition), 0 if pd.isna(k) else int(k)): part.set_index("metric")
+        for (condition, k), part in overall.groupby(["condition", "k"], dropna=False)
+    }
+    # No intervention first, then by K, the experts before their controls.
+    ordered = sorted(groups, key=lambda under: (under[1], "" if under[0] == "experts" else under[0]))
+    note = ""
+    if not accuracy.empty:
+        note = (
+            "In source (other) lang.: written in that language, with a word of it. Units find it: the concept's units; "
+            f"on held-out sentences their balanced accuracy is {accuracy.iloc[0]:.2f} (chance 0.5)."
+        )
+    return Table(
+        title=f"{what}: share of texts that name the concept, against controls",
+        header=("condition", "K", *(title for column in columns for title in _titles(*column))),
+        rows=tuple(_line(*under, groups[under], columns) for under in ordered),
+        note=note,
+    )
+
+
+def _differences(overall: pd.DataFrame, what: str) -> Table:
+    rows = tuple(
+        (
+            str(row["condition"]),
+            str(int(row["k"])),
+            row["metric"].removesuffix("_effect").replace("_", " "),
+            f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
+            f"{row['p']:.2g}",
+        )
+        for _, row in overall.sort_values(["k", "condition"], kind="stable").iterrows()
+    )
+    return Table(
+        title=f"{what}: held experts minus each control",
+        header=("control", "K", "share of texts", "difference [95 %]", "p"),
+        rows=rows,
+        note="Paired over concepts: every concept and seed was written under both.",
+    )
+
+
+def _line(condition: str, k: int, numbers: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    return condition, str(k or ""), *(cell for metric, _ in columns for cell in _cells(numbers, metric))
+
+
+def _titles(metric: str, title: str) -> tuple[str, ...]:
+    return (title, "95 %") if metric == "concept_hit" else (title,)
+
+
+def _cells(numbers: pd.DataFrame, metric: str) -> tuple[str, ...]:
+    if metric not in numbers.index:
+        return ("",) * len(_titles(metric, ""))
+    row = numbers.loc[metric]
+    if metric == "concept_hit":
+        return f"{row['value']:.3f}", f"{row['low']:.2f}-{row['high']:.2f}"
+    return (f"{row['value']:.2f}" if metric == "bits_per_byte" else f"{row['value']:.3f}",)
 
 
 def _texts(page: Page, record: RunRecord, name: str, steps: Sequence[int]) -> None:
@@ -55,29 +155,11 @@ def _texts(page: Page, record: RunRecord, name: str, steps: Sequence[int]) -> No
             continue
         shown = choose_texts(table, MAX_TEXTS)
         page.heading(f"Generated texts, step {step} ({len(shown)} of {len(table)}, those that name the concept first)")
-        page.raw(
-            f'<input class="filter" data-table="t-{html.escape(name)}" placeholder="filter by concept, language, text">'
-            f'<div class="scroll"><table id="t-{html.escape(name)}"><thead><tr><th>condition</th><th>K</th>'
-            "<th>concept</th><th>source</th><th>written in</th><th>named</th><th>units</th><th>text</th></tr></thead>"
-            "<tbody>"
-        )
+        rows = []
         for row in shown.itertuples():
             cells = (row.condition, row.k or "", row.concept or "", row.source or "", row.language)
-            found = "yes" if row.hit_experts is True else ""
-            page.raw(
-                "<tr>"
-                + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
-                + f"<td>{'yes' if row.hit else ''}</td><td>{found}</td>"
-                + f'<td class="text">{marked(row.text, list(row.hit_spans))}</td></tr>'
-            )
-        page.raw("</tbody></table></div>")
+            judged = ("yes" if row.hit else "", "yes" if row.hit_experts is True else "")
+            rows.append((tuple(map(str, (*cells, *judged))), marked_pieces(row.text, list(row.hit_spans))))
+        header = ("condition", "K", "concept", "source", "written in", "named", "units", "text")
+        page.texts(Texts(header, tuple(rows)))
         return
-
-
-def marked(text: str, spans: Sequence[int]) -> str:
-    """The text as HTML with the spans (start, end, start, end, ...) marked."""
-    parts, at = [], 0
-    for start, end in zip(spans[::2], spans[1::2], strict=True):
-        parts += [html.escape(text[at:start]), "<mark>", html.escape(text[start:end]), "</mark>"]
-        at = end
-    return "".join([*parts, html.escape(text[at:])])

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report.pair_figures import directed_matrix
-from analysis.report.style import CHANCE, PALETTE, base_figure
+from analysis.report.style import CHANCE, PALETTE, base_figure, line_style, over_training
 from analysis.results import ResultTable
 from analysis.steering.judging import UNDETERMINED
 
@@ -28,7 +28,7 @@ def live_steering_figures(table: ResultTable, analyses: Sequence[str]) -> dict[s
             continue
         step = int(frame["step"].max())
         drawn = {
-            **{f"output_{kind.replace('@', '_')}": output_language_bars(frame, kind) for kind in expert_kinds(frame)},
+            **{f"output_experts_{k}": output_language_bars(frame, k) for k in held_counts(frame)},
             "concept_by_k": concept_hit_by_k(frame, step),
             "concept_over_steps": hit_over_steps(frame),
             "texts": texts_figure(table.attachment(step, name, "texts").to_pandas(), step),
@@ -37,10 +37,9 @@ def live_steering_figures(table: ResultTable, analyses: Sequence[str]) -> dict[s
     return figures
 
 
-def expert_kinds(frame: pd.DataFrame) -> list[str]:
-    """`experts@K` for every K of the rows, ascending."""
-    kinds = [kind for kind in frame["kind"].dropna().unique() if kind.startswith("experts@")]
-    return sorted(kinds, key=lambda kind: int(kind.partition("@")[2]))
+def held_counts(frame: pd.DataFrame) -> list[int]:
+    """Every K of the rows, ascending."""
+    return sorted(frame.loc[frame["condition"] == "experts", "k"].dropna().astype(int).unique().tolist())
 
 
 def choose_texts(texts: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -72,17 +71,17 @@ def texts_figure(texts: pd.DataFrame, step: int) -> go.Figure:
     return figure
 
 
-def output_language_bars(frame: pd.DataFrame, kind: str) -> go.Figure | None:
+def output_language_bars(frame: pd.DataFrame, k: int) -> go.Figure | None:
     """Stacked shares of output languages: a group of bars for each source language and for no intervention, one bar a
     step (the paper's figure).
     """
     shares = frame[frame["metric"] == "output_language"]
-    rows = shares[(shares["kind"] == kind) & shares["language"].notna()]
+    rows = shares[(shares["condition"] == "experts") & (shares["k"] == k) & shares["language"].notna()]
     if rows.empty:
         return None
-    plain = shares[shares["kind"] == "none"].assign(language=NOTHING_HELD)
+    plain = shares[shares["condition"] == "none"].assign(language=NOTHING_HELD)
     rows = pd.concat([plain, rows.sort_values(["language", "step"])])
-    figure = base_figure(f"Language of the output, {kind.replace('@', ', K = ')}", "share of texts")
+    figure = base_figure(f"Language of the output, experts, K = {k}", "share of texts")
     languages = sorted(rows["other_language"].unique(), key=lambda code: (code == UNDETERMINED, code))
     for index, language in enumerate(languages):
         part = rows[rows["other_language"] == language]
@@ -107,17 +106,16 @@ def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
         & (frame["step"] == step)
         & frame["language"].isna()
         & frame["concept"].isna()
-        & frame["kind"].str.contains("@", na=False)
+        & frame["k"].notna()
     ]
     if rows.empty:
         return None
     figure = base_figure(f"Texts that name the concept, step {step}", "share of texts")
-    rows = rows.assign(condition=rows["kind"].str.partition("@")[0], k=rows["kind"].str.partition("@")[2].astype(int))
     for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
         part = part.sort_values("k")
         figure.add_trace(
             go.Scatter(
-                x=[str(k) for k in part["k"]],
+                x=[str(int(k)) for k in part["k"]],
                 y=part["value"],
                 error_y={
                     "type": "data",
@@ -125,9 +123,8 @@ def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
                     "array": part["high"] - part["value"],
                     "arrayminus": part["value"] - part["low"],
                 },
-                mode="lines+markers",
                 name=str(condition),
-                line={"color": PALETTE[index % len(PALETTE)]},
+                **line_style(index),
             )
         )
     if rows["chance"].notna().any():
@@ -143,38 +140,40 @@ def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
 def hit_over_steps(frame: pd.DataFrame) -> go.Figure | None:
     """Concept hit rate over training at the largest K, one line a condition; None for a single step."""
     rows = frame[(frame["metric"] == "concept_hit") & frame["language"].isna() & frame["concept"].isna()]
-    kinds = expert_kinds(rows)
-    if not kinds or rows["step"].nunique() < 2:
+    counts = held_counts(rows)
+    if not counts or rows["step"].nunique() < 2:
         return None
-    k = kinds[-1].partition("@")[2]
+    k = counts[-1]
     figure = base_figure(f"Texts that name the concept over training, K = {k}", "share of texts")
-    conditions = rows["kind"].str.partition("@")
-    rows = rows.assign(condition=conditions[0])[(conditions[2] == k) | (rows["kind"] == "none")]
+    rows = rows[(rows["k"] == k) | (rows["condition"] == "none")]
     for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
         part = part.sort_values("step")
         plain = condition == "none"
         figure.add_trace(
             go.Scatter(
-                x=[str(step) for step in part["step"]],
+                x=part["step"].tolist(),
                 y=part["value"],
-                mode="lines+markers",
                 name="no intervention" if plain else str(condition),
-                line={"color": CHANCE, "dash": "dash"} if plain else {"color": PALETTE[index % len(PALETTE)]},
+                **line_style(index) | ({"line": {"color": CHANCE, "dash": "dash"}} if plain else {}),
             )
         )
-    figure.update_xaxes(title="optimizer step", type="category")
+    over_training(figure)
     return figure
 
 
-def source_by_output(frame: pd.DataFrame, metric: str, kind: str, step: int) -> go.Figure | None:
+def source_by_output(frame: pd.DataFrame, metric: str, k: int, step: int) -> go.Figure | None:
     """Matrix of `output_language` or `concept_in_language`: source language down, language of the text across."""
     rows = frame[
-        (frame["metric"] == metric) & (frame["kind"] == kind) & (frame["step"] == step) & frame["language"].notna()
+        (frame["metric"] == metric)
+        & (frame["condition"] == "experts")
+        & (frame["k"] == k)
+        & (frame["step"] == step)
+        & frame["language"].notna()
     ]
     if rows.empty:
         return None
     what = "Language of the text" if metric == "output_language" else "... and concept named in it"
-    figure = directed_matrix(rows, f"{what}, K = {kind.partition('@')[2]}, step {step}", unit="share")
+    figure = directed_matrix(rows, f"{what}, K = {k}, step {step}", unit="share")
     figure.update_traces(zmin=0.0, zmax=1.0)
     languages = sorted(rows["other_language"].unique(), key=lambda code: (code == UNDETERMINED, code))
     figure.update_xaxes(title="language of the text", categoryorder="array", categoryarray=languages)

@@ -41,7 +41,7 @@ def config(run: Path, tmp_path: Path) -> Path:
     (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     analyses = [
         {
-            "class_path": "analysis.measures.heldout.HeldOutLoss",
+            "class_path": "HeldOutLoss",
             "init_args": {"texts": str(tmp_path / "texts.jsonl"), "num_bootstrap": 5},
         }
     ]

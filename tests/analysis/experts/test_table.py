@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import analysis.experts.table
-from analysis.concepts.dataset import ConceptPool, ConceptSet
-from analysis.experts.average_precision import Labels, measure_expertise, settle_ties
+from analysis.concepts.concept_set import ConceptPool, ConceptSet
+from analysis.experts.average_precision import settle_ties
 from analysis.experts.table import ExpertTable, find_experts, forcing_of, resolve_k
 from analysis.extraction.hooks import force_units
+from analysis.extraction.options import Extraction
 from analysis.extraction.responses import Responses, iter_responses
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.snapshots import Snapshot
@@ -70,17 +74,26 @@ def random_values(model: PreTrainedModel) -> Tensor:
     return values
 
 
+def brute_force_ap(values: Tensor, yes: Tensor, no: Tensor) -> np.ndarray:
+    """AP (U,) by its definition: the precision at every positive, ties counted in, and their mean."""
+    found = []
+    for row in values.numpy():
+        hits, misses = (np.array([(row[side] >= row[one]).sum() for one in yes]) for side in (yes, no))
+        found.append((hits / (hits + misses)).mean())
+    return np.array(found)
+
+
 def test_experts_equal_brute_force(stream: Callable[..., Snapshot], tiny_xglm: PreTrainedModel) -> None:
     values, concepts, k = random_values(tiny_xglm), make_concepts(), 25
-    table = find_experts(stream(values), concepts, k=k, halves=True, shuffles=2, correlate=True)
+    table = find_experts(stream(values), concepts, k=k, halves=True, shuffles=2, deepest=60)
     scores = {}
     for which, labelling in (("all", concepts), ("0", concepts.half(0)), ("1", concepts.half(1))):
         for place, language in enumerate(LANGUAGES):
             pool = labelling.pools[language]
             part = values[:, place * NUM_TEXTS : (place + 1) * NUM_TEXTS]
-            labels = Labels(NUM_TEXTS, list(pool.positives.values()), list(pool.negatives.values()))
-            scores[which, place] = measure_expertise(settle_ties(part), labels, backend="numpy")
-    ap = torch.stack([scores["all", place].ap for place in range(3)]).numpy()
+            sides = [(pool.positives[name], pool.negatives[name]) for name in CONCEPTS]
+            scores[which, place] = np.stack([brute_force_ap(settle_ties(part), yes, no) for yes, no in sides])
+    ap = np.stack([scores["all", place] for place in range(3)])
     for place, language in enumerate(LANGUAGES):
         part = values[:, place * NUM_TEXTS : (place + 1) * NUM_TEXTS].numpy()
         for c, name in enumerate(CONCEPTS):
@@ -92,7 +105,11 @@ def test_experts_equal_brute_force(stream: Callable[..., Snapshot], tiny_xglm: P
             np.testing.assert_allclose(
                 table.experts.ap_of_others[place, c], ap[:, rest][:, :, found].mean(1).T, atol=1e-6
             )
-            np.testing.assert_allclose(table.auroc[place, c], scores["all", place].auroc[c][found], atol=1e-6)
+            labelled = torch.cat([concepts.pools[language].positives[name], concepts.pools[language].negatives[name]])
+            is_positive = np.arange(len(labelled)) < 20
+            rows = settle_ties(torch.from_numpy(part[found]))[:, labelled].numpy()
+            areas = [roc_auc_score(is_positive, row) for row in rows]
+            np.testing.assert_allclose(table.auroc[place, c], areas, atol=1e-6)
             positives = part[found][:, concepts.pools[language].positives[name]]
             np.testing.assert_allclose(table.on_p50[place, c], np.median(positives, axis=1), rtol=1e-6)
             np.testing.assert_allclose(table.on_mean[place, c], positives.mean(1), rtol=1e-5)
@@ -100,13 +117,25 @@ def test_experts_equal_brute_force(stream: Callable[..., Snapshot], tiny_xglm: P
             negatives = part[found][:, concepts.pools[language].negatives[name]]
             np.testing.assert_allclose(table.off_mean[place, c], negatives.mean(1), rtol=1e-4, atol=1e-6)
             assert table.halves is not None
-            for which, half in enumerate(table.halves):
-                own, other = scores[str(which), place].ap[c], scores[str(1 - which), place].ap[c]
-                assert own[half.units[place, c]].min() >= own.topk(k).values[-1] - 1e-6
-                np.testing.assert_allclose(half.ap[place, c, :, place], other[half.units[place, c]].numpy(), atol=1e-6)
+            for which, half in enumerate(table.halves.experts):
+                own, other = scores[str(which), place][c], scores[str(1 - which), place][c]
+                assert own[half.units[place, c]].min() >= np.sort(own)[-k] - 1e-6
+                np.testing.assert_allclose(half.ap[place, c, :, place], other[half.units[place, c]], atol=1e-6)
+                assert np.array_equal(table.halves.deep[which][place, c, :k], half.units[place, c])
+                assert own[table.halves.deep[which][place, c]].min() >= np.sort(own)[-60] - 1e-6
     assert len(table.shuffled) == 2
-    assert table.ap_correlation is not None
-    assert table.ap_correlation.shape == (3, 3, 3, 3)
+    assert table.shuffled_ap.shape == (2, 3, 3, k)
+    assert (np.diff(table.shuffled_ap) <= 0).all()
+    assert table.halves is not None
+    correlation = np.zeros((3, 3))
+    space = table.space
+    for first, last in pairwise(space.offsets.tolist()):
+        one, other = (np.stack([scores[which, place][:, first:last] for place in range(3)]) for which in ("0", "1"))
+        for place in range(3):
+            for c in range(3):
+                found = spearmanr(np.round(one[place, 0], 5), np.round(other[place, c], 5)).statistic
+                correlation[place, c] += (last - first) / space.num_units * found
+    np.testing.assert_allclose(table.halves.correlation[np.arange(3), 0, np.arange(3)], correlation, atol=0.02)
     np.testing.assert_allclose(table.prevalence[0], [20 / 120, 20 / 119, 20 / 118])
 
 
@@ -201,8 +230,9 @@ def test_batching_and_memory_bound_do_not_change_experts(
     name: str, request: pytest.FixtureRequest, tiny_snapshot: Callable[..., Snapshot]
 ) -> None:
     model = request.getfixturevalue(name)
+    small = Extraction(batch_tokens=200, max_bytes=20 * 360 * 4)
     one = find_experts(tiny_snapshot(model), make_concepts(), k=10)
-    other = find_experts(tiny_snapshot(model), make_concepts(), k=10, batch_tokens=200, max_bytes=20 * 360 * 4)
+    other = find_experts(tiny_snapshot(model), make_concepts(), k=10, extraction=small)
     same = np.mean([len(set(a) & set(b)) for a, b in zip(
         one.experts.units.reshape(-1, 10), other.experts.units.reshape(-1, 10), strict=True)])  # fmt: skip
     # Nearly all texts share tokens, hence ties; rarely a rounding error lies at the edge of two steps of the grid.
@@ -215,8 +245,9 @@ def test_table_tells_fused_units_apart(tiny_bloom: PreTrainedModel, tiny_snapsho
     assert {"attn.q", "attn.k", "attn.v", "attn.out", "mlp.in", "mlp.out"} == set(frame.kind)
     space = UnitSpace(find_sites(tiny_bloom))
     for row in frame.sample(20, random_state=0).itertuples():
-        site, index = space.locate(row.unit)
-        assert (row.module, row.layer, row.index) == (site.module, site.layer, index)
+        number = int(space.site_indices(row.unit))
+        assert (row.module, row.layer) == (space.sites[number].module, space.sites[number].layer)
+        assert row.index == row.unit - space.offsets[number]
         assert row.ap == getattr(row, f"ap_{row.language}")
     for _, group in frame.groupby(["language", "concept"]):
         assert group.ap.is_monotonic_decreasing
@@ -265,9 +296,7 @@ def test_forcing_takes_bands_of_ranks_and_refuses_what_is_not_there(
 
 
 def test_shuffles_keep_translations_together(stream: Callable[..., Snapshot]) -> None:
-    from analysis.experts.search import shuffle_labels
-
-    shuffled = shuffle_labels(make_concepts(), seed=3)
+    shuffled = make_concepts().shuffled(3)
     pools = shuffled.pools
     for concept in CONCEPTS:
         assert torch.equal(pools["de"].positives[concept], pools["fr"].positives[concept])
@@ -276,7 +305,7 @@ def test_shuffles_keep_translations_together(stream: Callable[..., Snapshot]) ->
         original = make_concepts().pools["de"]
         labelled = torch.cat([original.positives[concept], original.negatives[concept]])
         assert torch.equal(both.sort().values, labelled.sort().values)
-    other = shuffle_labels(make_concepts(), seed=4).pools["de"]
+    other = make_concepts().shuffled(4).pools["de"]
     assert not torch.equal(pools["de"].positives["fire"], other.positives["fire"])
 
 

@@ -14,11 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.local import LocalFolder
 from analysis.extraction.encoding import Batch, encode_texts, iter_batches
+from analysis.extraction.losses import text_losses
+from analysis.extraction.options import Extraction
 from analysis.extraction.replicas import deal_batches, replicate
 from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import iter_sentence_states
-from analysis.measures.heldout import text_losses
 from analysis.snapshots import Snapshot
 
 TEXTS = [f"a sentence with the number {number} and {'more ' * (number % 7)}words" for number in range(40)]
@@ -78,8 +79,8 @@ def test_measures_are_the_same_with_copies(
     shared = replace(alone, replicas=(replicate(alone.model, "cpu"), replicate(alone.model, "cpu")), shared={})
     sites = find_sites(alone.model, "linear")
     pairs = zip(
-        iter_responses(alone, TEXTS, sites, batch_tokens=120),
-        iter_responses(shared, TEXTS, sites, batch_tokens=120),
+        iter_responses(alone, TEXTS, sites, Extraction(batch_tokens=120)),
+        iter_responses(shared, TEXTS, sites, Extraction(batch_tokens=120)),
         strict=True,
     )
     for one, other in pairs:
@@ -87,8 +88,8 @@ def test_measures_are_the_same_with_copies(
         assert torch.equal(one.values, other.values)
     hidden = find_sites(alone.model, "hidden")
     for (_, one), (_, other) in zip(
-        iter_sentence_states(alone, TEXTS, hidden, batch_tokens=120),
-        iter_sentence_states(shared, TEXTS, hidden, batch_tokens=120),
+        iter_sentence_states(alone, TEXTS, hidden, Extraction(pool="mean", batch_tokens=120)),
+        iter_sentence_states(shared, TEXTS, hidden, Extraction(pool="mean", batch_tokens=120)),
         strict=True,
     ):
         assert torch.equal(one, other)

@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.extraction.hooks import read_sites
-from analysis.extraction.responses import _make_packs, choose_batch_tokens, iter_responses
+from analysis.extraction.options import Extraction, choose_batch_tokens
+from analysis.extraction.passes import make_packs
+from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import Site, find_sites
 from analysis.snapshots import Snapshot
 
@@ -40,7 +42,7 @@ def test_stream_equals_texts_one_by_one(
     sites = find_sites(snapshot.model, ["attn.out", "mlp.in", "mlp.act", "resid", "embed"])
     reduce = {"max": lambda t: t.amax(0), "mean": lambda t: t.mean(0), "last": lambda t: t[-1]}[pool]
     expected = one_by_one(snapshot, sites, reduce)
-    stream = list(iter_responses(snapshot, TEXTS, sites, pool=pool, batch_tokens=48))
+    stream = list(iter_responses(snapshot, TEXTS, sites, Extraction(pool=pool, batch_tokens=48)))
     assert [responses.site for responses in stream] == list(sites)
     for responses in stream:
         assert responses.values.shape == (responses.site.num_units, len(TEXTS))
@@ -53,7 +55,7 @@ def test_packs_and_batches_do_not_change_responses(
     snapshot = tiny_snapshot(tiny_xglm)
     sites = find_sites(tiny_xglm)
     whole = list(iter_responses(snapshot, TEXTS, sites))
-    packed = list(iter_responses(snapshot, TEXTS, sites, batch_tokens=1, max_bytes=64 * len(TEXTS) * 4))
+    packed = list(iter_responses(snapshot, TEXTS, sites, Extraction(batch_tokens=1, max_bytes=64 * len(TEXTS) * 4)))
     for one, other in zip(whole, packed, strict=True):
         torch.testing.assert_close(one.values, other.values, rtol=1e-4, atol=1e-5)
 
@@ -76,26 +78,26 @@ def test_responses_held_stay_under_the_bound(
     tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]
 ) -> None:
     sites = [Site(layer, "resid", f"layers.{layer}", 100) for layer in range(7)]
-    packs = _make_packs(sites, 40, 9000, split_sites=False)
+    packs = make_packs(sites, 40, 9000, split=False)
     assert [len(pack) for pack in packs] == [2, 2, 2, 1]
     assert [part.site for pack in packs for part in pack] == sites
-    for packs in (_make_packs(sites, 40, bound, split_sites=True) for bound in (40, 3999, 4001, 12345)):
+    for packs in (make_packs(sites, 40, bound, split=True) for bound in (40, 3999, 4001, 12345)):
         covered = [
             (part.site, unit) for pack in packs for part in pack for unit in range(part.first, part.first + part.count)
         ]
         assert covered == [(site, unit) for site in sites for unit in range(100)]
     with pytest.raises(ValueError, match=r"layers\.0 .*4000 bytes; raise max_bytes"):
-        _make_packs(sites, 40, 3999, split_sites=False)
+        make_packs(sites, 40, 3999, split=False)
     with pytest.raises(ValueError, match="no sites"):
-        _make_packs([], 40, 1, split_sites=False)
+        make_packs([], 40, 1, split=False)
     with pytest.raises(ValueError, match="raise max_bytes"):
-        list(iter_responses(tiny_snapshot(tiny_xglm), TEXTS, find_sites(tiny_xglm), max_bytes=100))
+        list(iter_responses(tiny_snapshot(tiny_xglm), TEXTS, find_sites(tiny_xglm), Extraction(max_bytes=20)))
 
 
 def test_a_site_may_come_in_parts(tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]) -> None:
     sites = find_sites(tiny_xglm)
     whole = {responses.site: responses.values for responses in iter_responses(tiny_snapshot(tiny_xglm), TEXTS, sites)}
-    stream = iter_responses(tiny_snapshot(tiny_xglm), TEXTS, sites, max_bytes=50 * len(TEXTS) * 4, split_sites=True)
+    stream = iter_responses(tiny_snapshot(tiny_xglm), TEXTS, sites, Extraction(max_bytes=50 * len(TEXTS) * 4))
     covered: dict[Site, int] = dict.fromkeys(sites, 0)
     for part in stream:
         assert part.first_unit == covered[part.site]
@@ -110,7 +112,7 @@ def test_half_precision_storage_is_close_and_refuses_overflow(
 ) -> None:
     sites = find_sites(tiny_xglm, "residual")
     exact = list(iter_responses(tiny_snapshot(tiny_xglm), TEXTS, sites))
-    half = list(iter_responses(tiny_snapshot(tiny_xglm), TEXTS, sites, storage="float16"))
+    half = list(iter_responses(tiny_snapshot(tiny_xglm), TEXTS, sites, Extraction(storage="float16")))
     for one, other in zip(exact, half, strict=True):
         assert other.values.dtype == torch.float32
         torch.testing.assert_close(one.values, other.values, rtol=1e-3, atol=1e-4)
@@ -118,7 +120,7 @@ def test_half_precision_storage_is_close_and_refuses_overflow(
     with torch.no_grad():
         model.model.layers[0].fc2.bias += 1e5
     with pytest.raises(ValueError, match=r"infinite.*float16 storage overflows"):
-        list(iter_responses(tiny_snapshot(model), TEXTS, find_sites(model, "residual"), storage="float16"))
+        list(iter_responses(tiny_snapshot(model), TEXTS, find_sites(model, "residual"), Extraction(storage="float16")))
 
 
 def test_nan_names_site_and_text(tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]) -> None:
@@ -135,9 +137,9 @@ def test_bad_arguments_are_refused(tiny_xglm: PreTrainedModel, tiny_snapshot: Ca
     with pytest.raises(ValueError, match="text 1"):
         list(iter_responses(snapshot, ["a", "<pad>"], sites))
     with pytest.raises(ValueError, match="choose one of max"):
-        list(iter_responses(snapshot, TEXTS, sites, pool="sum"))
+        list(iter_responses(snapshot, TEXTS, sites, Extraction(pool="sum")))
     with pytest.raises(ValueError, match="choose one of float32"):
-        list(iter_responses(snapshot, TEXTS, sites, storage="bfloat16"))
+        list(iter_responses(snapshot, TEXTS, sites, Extraction(storage="bfloat16")))
     training = copy.deepcopy(tiny_xglm).train()
     with pytest.raises(ValueError, match="training mode"):
         list(iter_responses(tiny_snapshot(training), TEXTS, find_sites(training)))

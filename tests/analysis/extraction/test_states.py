@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from analysis.extraction.options import Extraction
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import iter_sentence_states, iter_token_states, sample_tokens
 from analysis.snapshots import Snapshot
@@ -45,7 +46,9 @@ def test_token_states_are_the_hidden_states_of_transformers(
     sample = sample_tokens(snapshot, TEXTS, 60, tokens_per_text=8)
     sites = find_sites(model, "hidden")
     assert [site.layer for site in sites] == [-1, 0, 1]
-    states = {site.layer: values for site, values in iter_token_states(snapshot, sample, sites, batch_tokens=200)}
+    states = {
+        site.layer: values for site, values in iter_token_states(snapshot, sample, sites, Extraction(batch_tokens=200))
+    }
     whole = {entry.key + language: entry.text for language, entries in TEXTS.items() for entry in entries}
     for index in np.random.default_rng(0).choice(len(sample), 25, replace=False):
         key = sample.key_names[sample.key[index]] + sample.languages[sample.language[index]]
@@ -89,19 +92,21 @@ def test_memory_bound_and_batching_do_not_change_states(tiny_bloom: PreTrainedMo
     sample = sample_tokens(snapshot, TEXTS, 40)
     sites = find_sites(tiny_bloom, "hidden")
     roomy = dict(iter_token_states(snapshot, sample, sites))
-    tight = dict(iter_token_states(snapshot, sample, sites, batch_tokens=1, max_bytes=len(sample) * 32 * 4))
+    tight = dict(iter_token_states(snapshot, sample, sites, Extraction(batch_tokens=1, max_bytes=len(sample) * 32 * 4)))
     assert list(roomy) == list(tight) == list(sites)
     for site in sites:
         assert torch.allclose(roomy[site], tight[site], atol=1e-5)
     with pytest.raises(ValueError, match="max_bytes"):
-        list(iter_token_states(snapshot, sample, sites, max_bytes=100))
+        list(iter_token_states(snapshot, sample, sites, Extraction(max_bytes=100)))
 
 
 @pytest.mark.parametrize("pool", ["mean", "weighted", "last"])
 def test_sentence_states_pool_content_tokens(pool: str, tiny_xglm: PreTrainedModel, tiny_snapshot: Callable) -> None:
     snapshot = tiny_snapshot(tiny_xglm)
     texts = [entry.text for entry in TEXTS["de"]]
-    states = dict(iter_sentence_states(snapshot, texts, find_sites(tiny_xglm, "hidden"), pool=pool, batch_tokens=150))
+    states = dict(
+        iter_sentence_states(snapshot, texts, find_sites(tiny_xglm, "hidden"), Extraction(pool=pool, batch_tokens=150))
+    )
     for site, values in states.items():
         if site.layer == 1:
             continue
@@ -120,7 +125,7 @@ def test_bad_input_is_named(tiny_xglm: PreTrainedModel, tiny_snapshot: Callable)
     with pytest.raises(ValueError, match="'fr'"):
         sample_tokens(snapshot, {"fr": []}, 5)
     with pytest.raises(ValueError, match="pool='sum'"):
-        list(iter_sentence_states(snapshot, ["a"], sites, pool="sum"))
+        list(iter_sentence_states(snapshot, ["a"], sites, Extraction(pool="sum")))
 
 
 def test_broken_weights_are_named(tiny_xglm: PreTrainedModel, tiny_snapshot: Callable) -> None:
@@ -131,4 +136,4 @@ def test_broken_weights_are_named(tiny_xglm: PreTrainedModel, tiny_snapshot: Cal
         broken.model.layers[1].fc2.bias[0] = torch.nan
     snapshot = tiny_snapshot(broken)
     with pytest.raises(ValueError, match=r"layers\.1 .*NaN"):
-        list(iter_sentence_states(snapshot, ["a house"], find_sites(broken, "hidden")))
+        list(iter_sentence_states(snapshot, ["a house"], find_sites(broken, "hidden"), Extraction(pool="mean")))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
-from analysis.base import Row, build_analyses
+from analysis.base import Row
+from analysis.measures import build_analyses
 from analysis.measures.alignment import Alignment, choose_parallel
 from analysis.snapshots import Snapshot
 from analysis.texts import Text
@@ -164,7 +165,7 @@ def test_bad_settings_are_named(
 
 def test_it_is_built_from_a_list_entry(write_parallel: Callable[..., str]) -> None:
     entry = {
-        "class_path": "analysis.measures.alignment.Alignment",
+        "class_path": "Alignment",
         "init_args": {"texts": write_parallel(), "layers": [0]},
     }
     (analysis,) = build_analyses([entry])

@@ -11,15 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import processors
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from analysis.base import Row
-from analysis.measures.heldout import HeldOutLoss, content_tokens, start_token, text_losses, unigram_losses
+from analysis.measures.heldout import HeldOutLoss, unigram_losses
 from analysis.snapshots import Snapshot
-
-TEXTS = ["Guten Tag!", "日本語", "a", "The quick brown fox jumps over the lazy dog. " * 3]
 
 
 def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str) -> float:
@@ -30,44 +27,12 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: 
     return float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
 
 
-@pytest.mark.parametrize("kind", ["tiny_xglm", "tiny_bloom", "tiny_gpt2", "tiny_neox", "tiny_llama"])
-def test_losses_are_those_of_the_whole_model(
-    kind: str, byte_tokenizer: PreTrainedTokenizerFast, request: pytest.FixtureRequest
-) -> None:
-    model = request.getfixturevalue(kind)
-    tokens = content_tokens(byte_tokenizer, TEXTS)
-    expected = [reference(model, byte_tokenizer, text) for text in TEXTS]
-    for batch_tokens in (8, 1000):
-        losses = text_losses([model], byte_tokenizer, tokens, max_length=256, batch_tokens=batch_tokens)
-        np.testing.assert_allclose(losses, expected, rtol=1e-5)
-
-
-def test_a_long_text_is_scored_in_windows_every_token_once(
-    tiny_bloom: PreTrainedModel, byte_tokenizer: PreTrainedTokenizerFast
-) -> None:
-    text = "abcdefghij" * 3
-    whole = text_losses(
-        [tiny_bloom], byte_tokenizer, content_tokens(byte_tokenizer, [text]), max_length=11, batch_tokens=64
-    )
-    parts = [reference(tiny_bloom, byte_tokenizer, "abcdefghij")] * 3
-    assert whole[0] == pytest.approx(sum(parts), rel=1e-5)
-
-
 def test_the_unigram_model_is_a_distribution_and_knows_its_training_text() -> None:
     training = [[1, 1, 1, 2], [2, 3]]
     probabilities = [math.exp(-unigram_losses(training, [[token]], 10)[0]) for token in range(10)]
     assert sum(probabilities) == pytest.approx(1.0)
     assert probabilities[1] == pytest.approx((3 + 0.3) / 9)
     assert probabilities[7] == pytest.approx(0.3 / 9)
-
-
-def test_a_tokenizer_that_adds_nothing_starts_with_the_document_separator(
-    byte_tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    plain = deepcopy(byte_tokenizer)
-    plain.backend_tokenizer.post_processor = processors.ByteLevel()
-    assert plain("a")["input_ids"] == byte_tokenizer("a")["input_ids"][1:]
-    assert start_token(plain) == start_token(byte_tokenizer) == byte_tokenizer.eos_token_id
 
 
 @pytest.fixture
@@ -102,7 +67,7 @@ def test_rows_are_bits_per_utf8_byte(texts: Path, tiny_xglm: PreTrainedModel, ti
         assert row.high is not None
         assert row.low <= row.value <= row.high
         assert row.chance is not None
-        assert row.chance < rows["bits_per_byte_uniform", language].value == pytest.approx(math.log2(260), rel=0.01)
+        assert row.chance < math.log2(260), "a unigram model knows more than none"
         assert row.value > row.chance, "a random network knows less than a unigram model"
     mean = np.mean([rows["bits_per_byte", language].value for language in ("de", "en")])
     assert rows["bits_per_byte", None].value == pytest.approx(mean)
@@ -149,9 +114,9 @@ def test_broken_weights_are_told_not_averaged(texts: Path, tiny_bloom: PreTraine
     ("options", "message"),
     [
         ({"max_length": 1}, "max_length is 1"),
-        ({"max_texts": 0}, "must be at least 1"),
+        ({"max_texts": 0}, "max_texts=0 must be at least 1"),
         ({"languages": ["xx"]}, "no language 'xx'"),
-        ({"split": "test"}, "no split 'test'"),
+        ({"splits": ["test"]}, "no split 'test'"),
     ],
 )
 def test_useless_options_are_refused(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
-from analysis.base import Row, build_analyses
+from analysis.base import Row
+from analysis.measures import build_analyses
 from analysis.measures.language_probe import LanguageProbe
 from analysis.snapshots import Snapshot
 
@@ -21,12 +22,14 @@ LOWER, UPPER = "abcdefghij", "KLMNOPQRST"
 def write_texts(tmp_path: Path) -> Callable[..., str]:
     """Random words over an alphabet per language, with the same keys in all of them."""
 
-    def write(alphabets: dict[str, str], count: int = 60, length: int = 24, splits: Sequence[str] = ("valid",)) -> str:
+    def write(
+        alphabets: dict[str, str], count: int = 60, length: int = 24, splits: Sequence[str] = ("valid", "train")
+    ) -> str:
         path = tmp_path / "texts.jsonl"
         generator = np.random.default_rng(0)
         with path.open("w") as file:
             for language, alphabet in alphabets.items():
-                for number in range(count):
+                for number in range(count * len(splits)):
                     text = "".join(generator.choice(list(alphabet), length))
                     record = {
                         "language": language,
@@ -125,7 +128,7 @@ def test_rows_are_reproducible_and_in_the_right_number(
 def test_it_is_built_from_a_list_entry(write_texts: Callable[..., str]) -> None:
     path = write_texts({"aa": LOWER, "bb": UPPER})
     entry = {
-        "class_path": "analysis.measures.language_probe.LanguageProbe",
+        "class_path": "LanguageProbe",
         "init_args": {"texts": path, "languages": ["aa", "bb"]},
     }
     (analysis,) = build_analyses([entry])

@@ -19,10 +19,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from analysis.__main__ import main
-from analysis.base import Attachment, Row, build_analyses
+from analysis.base import Attachment, Row
 from analysis.concepts.dataset import load_concepts
 from analysis.extraction.hooks import force_units
 from analysis.extraction.sites import Site, find_sites
+from analysis.measures import build_analyses
 from analysis.measures.steering import Steering
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot
@@ -119,8 +120,8 @@ def measure(analysis: Steering, snapshot: Snapshot) -> tuple[pd.DataFrame, pd.Da
     return rows, texts
 
 
-def value_of(rows: pd.DataFrame, metric: str, kind: str, **fields: str) -> pd.Series:
-    chosen = rows[(rows["metric"] == metric) & (rows["kind"] == kind)]
+def value_of(rows: pd.DataFrame, metric: str, condition: str, **fields: str) -> pd.Series:
+    chosen = rows[(rows["metric"] == metric) & (rows["condition"] == condition)]
     for name in ("concept", "language", "other_language"):
         chosen = chosen[chosen[name] == fields[name] if name in fields else chosen[name].isna()]
     [row] = [row for _, row in chosen.iterrows()]
@@ -146,18 +147,18 @@ def test_units_found_in_spanish_turn_the_output_to_russian(measured: tuple[pd.Da
         assert "ru" not in named[condition, concept]
     assert "ru" not in set(texts[texts["condition"] == "none"]["language"])
     # two concepts, one of which writes Russian
-    assert value_of(rows, "output_language", "experts@1", language="es", other_language="ru")["value"] == 0.5
-    assert value_of(rows, "output_language", "experts@1", language="es", other_language="ru")["chance"] == 0.0
-    assert value_of(rows, "concept_hit", "experts@1", concept="water")["value"] == 1.0
-    assert value_of(rows, "concept_hit", "experts@1", concept="water")["chance"] == 0.0
-    assert value_of(rows, "concept_in_language", "experts@1", language="es", other_language="ru")["value"] == 0.5
-    assert value_of(rows, "concept_in_other_language", "experts@1")["value"] == 0.5
-    assert value_of(rows, "concept_in_source_language", "experts@1")["value"] == 0.0
-    assert value_of(rows, "concept_hit_other", "experts@1", language="es")["value"] == 0.5
-    for control in ("random@1", "next@1", "mismatched@1"):
+    assert value_of(rows, "output_language", "experts", language="es", other_language="ru")["value"] == 0.5
+    assert value_of(rows, "output_language", "experts", language="es", other_language="ru")["chance"] == 0.0
+    assert value_of(rows, "concept_hit", "experts", concept="water")["value"] == 1.0
+    assert value_of(rows, "concept_hit", "experts", concept="water")["chance"] == 0.0
+    assert value_of(rows, "concept_in_language", "experts", language="es", other_language="ru")["value"] == 0.5
+    assert value_of(rows, "concept_in_other_language", "experts")["value"] == 0.5
+    assert value_of(rows, "concept_in_source_language", "experts")["value"] == 0.0
+    assert value_of(rows, "concept_hit_other", "experts", language="es")["value"] == 0.5
+    for control in ("random", "next", "mismatched"):
         assert value_of(rows, "concept_hit", control, concept="water")["value"] == 0.0
     # the mismatched control of fire holds the units of water
-    assert value_of(rows, "output_language", "mismatched@1", language="es", other_language="ru")["value"] == 0.5
+    assert value_of(rows, "output_language", "mismatched", language="es", other_language="ru")["value"] == 0.5
 
 
 def test_every_condition_has_its_texts_and_shares_add_up(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -166,7 +167,9 @@ def test_every_condition_has_its_texts_and_shares_add_up(measured: tuple[pd.Data
         "none": 6,
         **{name: 12 for name in ("experts", *CONTROLS) if name != "none"},
     }
-    shares = rows[(rows["metric"] == "output_language")].groupby(["kind", "language"], dropna=False)["value"].sum()
+    shares = (
+        rows[(rows["metric"] == "output_language")].groupby(["condition", "k", "language"], dropna=False)["value"].sum()
+    )
     assert shares.to_numpy() == pytest.approx(np.ones(len(shares)))
     assert set(rows[rows["metric"] == "output_language"]["other_language"]) == {"es", "ru", UNDETERMINED}
     assert texts[texts["condition"] == "none"]["hit"].isna().all(), "nothing was held, so there is no concept to hit"
@@ -285,15 +288,15 @@ def test_without_the_check_all_sentences_find_the_units(snapshot: Snapshot, conc
     rows, texts = measure(steering(concept_file, check_experts=0, seeds=2), snapshot)
     assert not {"check_accuracy", "concept_hit_experts"} & set(rows["metric"])
     assert texts["hit_experts"].isna().all()
-    assert value_of(rows, "concept_hit", "experts@1", concept="water")["value"] == 1.0
+    assert value_of(rows, "concept_hit", "experts", concept="water")["value"] == 1.0
 
 
 def test_prompts_are_gone_on_from_and_new_positions_only_can_be_held(snapshot: Snapshot, concept_file: Path) -> None:
     changes = {"prompts": ["", "uno dos"], "positions": "new", "seeds": 2, "only_concepts": ["water"], "controls": []}
     rows, texts = measure(steering(concept_file, **changes), snapshot)
     assert texts["prompt"].tolist() == ["", "", "uno dos", "uno dos"]
-    assert value_of(rows, "concept_hit", "experts@1")["chance"] is None or np.isnan(
-        value_of(rows, "concept_hit", "experts@1")["chance"]
+    assert value_of(rows, "concept_hit", "experts")["chance"] is None or np.isnan(
+        value_of(rows, "concept_hit", "experts")["chance"]
     ), "no intervention was asked for, so there is no level to compare with"
 
 
@@ -305,8 +308,8 @@ def test_rows_are_numbers_even_when_every_text_is_empty(
     rows, texts = measure(steering(concept_file, temperature=0.0, seeds=2), tiny_snapshot(mute))
     assert set(texts["text"]) == {""}
     assert set(texts["language"]) == {UNDETERMINED}
-    assert value_of(rows, "concept_hit", "experts@1")["value"] == 0.0
-    assert value_of(rows, "concept_hit_experts", "experts@1")["value"] == 0.0
+    assert value_of(rows, "concept_hit", "experts")["value"] == 0.0
+    assert value_of(rows, "concept_hit_experts", "experts")["value"] == 0.0
     assert "bits_per_byte" not in set(rows["metric"])
 
 
@@ -340,7 +343,7 @@ class Always(LanguageDetector):
 def entry(concept_file: Path, **options: object) -> list[dict]:
     return [
         {
-            "class_path": "analysis.measures.steering.Steering",
+            "class_path": "Steering",
             "init_args": {
                 "concepts": str(concept_file),
                 "languages": ["es"],
@@ -472,8 +475,8 @@ def test_the_command_prints_effect_against_control_and_goes_on_where_it_stopped(
     assert main(["steer", "--config", path, "--steps", "8"]) == 0
     out = capsys.readouterr().out
     assert "steering, step 8: share of texts that name the concept" in out
-    for kind in ("none", "experts@1", "random@1", "next@1", "mismatched@1"):
-        assert kind in out
+    for condition in ("none", "experts", "random", "next", "mismatched"):
+        assert condition in out
     table = ResultTable(run_folder / "results")
     first = table.path(8, "steering").stat().st_mtime_ns
     assert main(["steer", "--config", path]) == 0

@@ -39,10 +39,10 @@ def test_languages_and_layers_become_keys_pairs_concepts_and_seeds_do_not() -> N
 
 def test_kinds_become_keys_where_nothing_else_tells_rows_apart() -> None:
     rows = [
-        Row(metric="concept_hit", value=0.5, kind="experts@500", chance=0.1),
-        Row(metric="concept_hit", value=0.1, kind="none"),
-        Row(metric="concept_hit", value=0.7, kind="experts@500", language="es"),
-        Row(metric="concept_hit", value=0.7, kind="experts@500", concept="water"),
+        Row(metric="concept_hit", value=0.5, condition="experts", k=500, chance=0.1),
+        Row(metric="concept_hit", value=0.1, condition="none"),
+        Row(metric="concept_hit", value=0.7, condition="experts", k=500, language="es"),
+        Row(metric="concept_hit", value=0.7, condition="experts", k=500, concept="water"),
     ]
     assert scalars("steering", rows) == {
         "steering/concept_hit/experts_500": 0.5,

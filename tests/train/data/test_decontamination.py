@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -10,8 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data import decontamination
-from train.data.decontamination import audit, format_audit, ngram_hashes, normalise, read_excluded, text_digest, units
+from train.data.decontamination import (
+    Exclusion,
+    audit,
+    format_audit,
+    ngram_hashes,
+    normalise,
+    read_exclusion,
+    text_digest,
+    units,
+)
+from train.data.documents import Document, stream_documents
+from train.data.sources import LocalText
 
 RNG = random.Random(0)
 VOCABULARY = [f"word{i}" for i in range(5000)]
@@ -87,28 +96,59 @@ def test_digests_ignore_case_width_and_space_and_nothing_else(tmp_path: Path) ->
     assert text_digest("a b") != text_digest("a  c")
     (tmp_path / "a.txt").write_text("One\nTwo\n")
     (tmp_path / "b.jsonl").write_text('{"text": "three"}\n')
-    digests = read_excluded([tmp_path / "a.txt", tmp_path / "b.jsonl"])
+    digests = read_exclusion([tmp_path / "a.txt", tmp_path / "b.jsonl"]).digests
     assert digests == {text_digest(text) for text in ("one", "two", "THREE")}
     with pytest.raises(FileNotFoundError, match=r"c\.txt: no such file"):
-        read_excluded([tmp_path / "c.txt"])
+        read_exclusion([tmp_path / "c.txt"])
 
 
-def test_command_audits_held_out_splits_or_a_given_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copied, fresh = sentence(), sentence()
-    records = [
-        {"lang": "en", "text": copied, "split": "train"},
-        {"lang": "en", "text": copied, "split": "valid"},
-        {"lang": "en", "text": fresh, "split": "test"},
+def documents_of(path: Path) -> dict[str, Document]:
+    source = LocalText(str(path))
+    return {document.text: document for document in stream_documents([source], source.languages())}
+
+
+def test_translations_and_near_copies_go_with_an_excluded_text_and_nothing_else(tmp_path: Path) -> None:
+    words = [f"word{i}" for i in range(40)]
+    characters = "".join(chr(0x4E00 + i) for i in range(60))
+    evaluation = [
+        {"concept": "c", "language": "en", "uid": "7", "text": " ".join(words[:20]), "label": 1},
+        {"concept": "c", "language": "zh", "uid": "8", "text": characters[:30], "label": 0},
     ]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (tmp_path / "eval.jsonl").write_text(json.dumps({"lang": "en", "text": fresh}) + "\n")
-    parser = argparse.ArgumentParser()
-    decontamination.add_arguments(parser)
-    decontamination.run(parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--examples", "1"]))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[:4] == ["en", "2", "1", "50.00%"]
-    assert lines[2] == f"en: {copied}"
-    decontamination.run(
-        parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--evaluation", str(tmp_path / "eval.jsonl")])
-    )
-    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["en", "1", "0", "0.00%"]
+    kept, gone = "kept", "gone"
+    expected = [
+        ("en", "1", " ".join(words[:20]).upper(), "text"),
+        ("de", "7", "die Übersetzung", "uid"),
+        ("en", "2", f"{gone} " + " ".join(words[3:16]) + " other end", "ngrams"),
+        ("en", "3", f"{kept} " + " ".join(words[3:15]) + " other end", None),  # 12 words in common
+        ("zh", "4", characters[5:30] + "别的", "ngrams"),
+        ("zh", "5", characters[5:29] + "另外", None),  # 24 characters
+        ("de", "9", "etwas anderes", None),
+    ]
+    training = [{"lang": a, "uid": b, "text": c, "split": "train"} for a, b, c, _ in expected]
+    for name, rows in (("eval.jsonl", evaluation), ("train.jsonl", training)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    exclusion = read_exclusion([tmp_path / "eval.jsonl"])
+    found = documents_of(tmp_path / "train.jsonl")
+    assert [exclusion.rule(found[text]) for _, _, text, _ in expected] == [rule for *_, rule in expected]
+    assert exclusion.keys == {"7", "8"}
+    assert not exclusion.rule(found["etwas anderes"])
+    off = read_exclusion([tmp_path / "eval.jsonl"], n=0)
+    assert [off.rule(found[text]) for _, _, text, _ in expected] == [
+        rule if rule != "ngrams" else None for *_, rule in expected
+    ]
+    assert not Exclusion()
+    with pytest.raises(ValueError, match=r"data\.exclude_ngrams is -1"):
+        read_exclusion([], n=-1)
+
+
+def test_keys_are_uid_or_doc_with_sent_id_never_doc_alone(tmp_path: Path) -> None:
+    rows = [
+        {"lang": "en", "doc": "a", "sent_id": "1", "text": "one", "split": "train"},
+        {"lang": "en", "doc": "a", "text": "two", "split": "train"},
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = documents_of(tmp_path / "train.jsonl")
+    assert (found["one"].key, found["two"].key) == ("a/1", "")
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"uid": "a/1", "text": "eins"}) + "\n")
+    exclusion = read_exclusion([tmp_path / "eval.jsonl"])
+    assert (exclusion.rule(found["one"]), exclusion.rule(found["two"])) == ("uid", None)

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import logging
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from train.data import prepare as prepare_module
-from train.data.prepare import find_prepared, format_prepared, prepare, verify
+from train.data.prepare import Recipe, format_prepared, verify
 from train.data.sources import LocalText
 from train.data.streams import PreparedText, TokenStream
 from train.data.tokenizer import save_tokenizer, train_tokenizer
 
 LANGUAGES = ("de", "en", "zh")
+
+
+def prepare(
+    sources: list[LocalText], tokenizer: PreTrainedTokenizerFast, cache: Path, *, workers: int = 0, **options: Any
+) -> PreparedText:
+    return prepare_module.prepare(Recipe(sources, tokenizer, **options), cache, workers=workers)
+
+
+def find_prepared(
+    sources: list[LocalText], tokenizer: PreTrainedTokenizerFast, cache: Path, **options: Any
+) -> PreparedText | None:
+    return prepare_module.find_prepared(Recipe(sources, tokenizer, **options), cache)
 
 
 def write_shards(folder: Path, num_files: int = 3, num_documents: int = 30) -> str:
@@ -68,6 +83,9 @@ def test_stream_is_every_document_in_order_and_counts_are_exact(
             "bytes": sum(len(text.encode()) for text in texts),
             "documents": len(texts),
             "excluded": 0,
+            "excluded_text": 0,
+            "excluded_uid": 0,
+            "excluded_ngrams": 0,
         }
         if split != "train":
             assert (
@@ -124,8 +142,8 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(
 
     def stops_in_the_second(task: prepare_module.Task) -> None:
         if len(written) == 1:
-            (task.folder / f".{task.name}.torso").mkdir()  # what a killed process leaves
-            (task.folder / f".{task.name}.torso" / "en.train.tokens").write_bytes(b"half")
+            (task.folder / f".{task.name}.0.tmp").mkdir()  # what a killed process leaves
+            (task.folder / f".{task.name}.0.tmp" / "en.train.tokens").write_bytes(b"half")
             raise KeyboardInterrupt
         original(task)
         written.append(task.name)
@@ -165,7 +183,8 @@ def slowly(task):
     original(task)
     time.sleep(0.3)
 train.data.prepare.write_shard = slowly
-train.data.prepare.prepare([LocalText(pattern)], Light(), cache, languages=("de", "en", "zh"))
+recipe = train.data.prepare.Recipe([LocalText(pattern)], Light(), ("de", "en", "zh"))
+train.data.prepare.prepare(recipe, cache)
 """
 
 
@@ -216,11 +235,14 @@ def test_excluded_texts_are_never_trained_on_and_counted(
     tmp_path: Path, pattern: str, byte_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     concept_file = tmp_path / "concepts.jsonl"
+    caplog.set_level(logging.INFO)
     excluded = ["greetings from London 0 3 xxx", "GREETINGS  from London 1 4 xxxx ", "not in the text"]
     concept_file.write_text("".join(json.dumps({"concept": "c", "text": text}) + "\n" for text in excluded))
     options = {"languages": LANGUAGES, "exclude": [str(concept_file)]}
     prepared = prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "cache", **options)
     assert [prepared.counts(language, "train")["excluded"] for language in LANGUAGES] == [0, 2, 0]
+    assert prepared.counts("en", "train")["excluded_text"] == 2
+    assert "en: 2 of 84 documents left out of training (2 by text, 0 by uid, 0 by ngrams)" in caplog.text
     text = byte_tokenizer.decode(prepared.tokens("en", "train").read(0, 10**9))
     assert "London 0 2 " in text
     assert "London 0 3 " not in text
@@ -260,8 +282,51 @@ def test_damage_to_prepared_text_is_named(
     (prepared.folder / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest\.json: not valid JSON"):
         PreparedText(prepared.folder)
+    for content, message in (
+        ("[1, 2]", "format None, this version reads"),
+        ('{"format": 2}', "'fingerprint' is not there"),
+        ("[" * 100_000, "not valid JSON"),
+    ):
+        (prepared.folder / "manifest.json").write_text(content)
+        with pytest.raises(ValueError, match=message) as caught:
+            PreparedText(prepared.folder)
+        assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="python -m train prepare"):
         PreparedText(tmp_path / "nothing")
+
+
+def test_a_token_outside_the_vocabulary_is_named(
+    tmp_path: Path, pattern: str, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prepared = prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "cache", languages=LANGUAGES)
+    victim = prepared.folder / "shards" / "00000" / "de.train.tokens"
+    victim.write_bytes(b"\xff\xff" + victim.read_bytes()[2:])
+    with pytest.raises(ValueError, match=r"de\.train\.tokens: token 65535 is outside the vocabulary of \d+"):
+        PreparedText(prepared.folder).tokens("de", "train").read(0, 10)
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', "{", "[" * 100_000])
+def test_a_broken_memo_of_hashes_is_made_again(
+    tmp_path: Path, pattern: str, byte_tokenizer: PreTrainedTokenizerFast, content: str
+) -> None:
+    first = prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "cache", languages=LANGUAGES)
+    (tmp_path / "cache" / "sha256.json").write_text(content)
+    assert prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "cache", languages=LANGUAGES).folder == first.folder
+
+
+def test_a_killed_process_is_named_and_its_work_resumed(
+    tmp_path: Path, pattern: str, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "write_shard", killed)
+    with pytest.raises(ChildProcessError, match="one of 2 processes that tokenise was killed") as caught:
+        prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "cache", languages=LANGUAGES, workers=2)
+    assert isinstance(caught.value, OSError)  # one line at the command
+    monkeypatch.undo()
+    prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "cache", languages=LANGUAGES, workers=2)
+
+
+def killed(task: prepare_module.Task) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_stream_reads_across_its_files_and_pickles_without_its_maps(tmp_path: Path) -> None:
@@ -279,32 +344,3 @@ def test_a_stream_reads_across_its_files_and_pickles_without_its_maps(tmp_path: 
     assert sum(map(len, stream.chunks(7, limit=20))) == 20
     assert len(pickle.dumps(stream)) < 2000
     assert pickle.loads(pickle.dumps(stream)).read(40, 10).tolist() == values[40:50].tolist()
-
-
-def test_command_prepares_from_a_config(
-    tmp_path: Path, pattern: str, byte_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_tokenizer(byte_tokenizer, tmp_path / "tok")
-    config = tmp_path / "config.yaml"
-    section = {
-        "sources": [{"class_path": "train.data.sources.LocalText", "init_args": {"path": pattern}}],
-        "tokenizer": str(tmp_path / "tok"),
-        "cache": str(tmp_path / "cache"),
-        "block_size": 16,
-    }
-    config.write_text(json.dumps({"data": section, "model": {"d_model": 1}}))  # JSON is YAML
-    parser = argparse.ArgumentParser()
-    prepare_module.add_arguments(parser)
-    prepare_module.run(parser.parse_args(["--config", str(config), "--languages", "de", "en", "--verify"]))
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 2 * 3 + 1
-    assert PreparedText(lines[-1]).languages == ("de", "en")
-    for text, message in (
-        ("data: {sources: [], tokenizr: x}", "tokenizr"),
-        ("data: [", "not valid YAML"),
-        ("model: {}", "no `data:` section"),
-    ):
-        config.write_text(text)
-        with pytest.raises(ValueError, match=message) as caught:
-            prepare_module.run(parser.parse_args(["--config", str(config)]))
-        assert "\n" not in str(caught.value)

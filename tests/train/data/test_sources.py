@@ -12,17 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from jsonargparse import ArgumentParser
 
-from train.data import local as local_text
-from train.data.documents import assign_split
-from train.data.sources import (
+from train.data import records as records_module
+from train.data.documents import (
     Document,
-    HubText,
-    LocalText,
     TextSource,
+    assign_split,
     collect_texts,
     resolve_languages,
     stream_documents,
 )
+from train.data.sources import HubText, LocalText
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -58,6 +57,11 @@ def test_long_layout_is_the_same_from_parquet_jsonl_and_gzip(tmp_path: Path) -> 
         source = LocalText(str(tmp_path / name))
         assert source.languages() == ("de", "en")
         assert everything(source) == EXPECTED
+
+
+def test_lang_counts_before_language(tmp_path: Path) -> None:
+    record = {"language": "German", "lang": "de", "text": "Hallo", "split": "train"}
+    assert everything(LocalText(str(write_jsonl(tmp_path / "a.jsonl", [record])))) == [Document("de", "Hallo", "train")]
 
 
 def test_wide_layout_skips_missing_translations_and_reads_indonesian_beside_a_uid(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def test_row_groups_of_a_large_parquet_file_become_shards(tmp_path: Path, monkey
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
     source = LocalText(str(tmp_path / "a.parquet"))
     assert len(source.shards(["en"])) == 1
-    monkeypatch.setattr(local_text, "SHARD_BYTES", 1)
+    monkeypatch.setattr(records_module, "SHARD_BYTES", 1)
     assert len(source.shards(["en"])) == 10
     assert [document.text for document in everything(source)] == [f"text {i}" for i in range(100)]
 
@@ -130,7 +134,7 @@ def test_collect_texts_stops_at_its_limit_and_keeps_what_is_asked_for(tmp_path: 
     source = LocalText(str(write_jsonl(tmp_path / "a.jsonl", records)))
     assert collect_texts([source], ["en"], "train", 12) == {"en": ["0000", "0001", "0002"]}
     assert collect_texts([source], ["en"], "valid", 12) == {"en": []}
-    odd = collect_texts([source], ["en"], "train", 8, keep=lambda text: int(text) % 2 == 1)
+    odd = collect_texts([source], ["en"], "train", 8, keep=lambda document: int(document.text) % 2 == 1)
     assert odd == {"en": ["0001", "0003"]}
 
 
@@ -144,6 +148,9 @@ def test_collect_texts_stops_at_its_limit_and_keeps_what_is_asked_for(tmp_path: 
         ("a.jsonl", b'{"lang": "en", "text": "\xff"}\n', r"a\.jsonl:1: not UTF-8"),
         ("a.jsonl", b'{"lang": "English", "text": "x"}\n', r"a\.jsonl:1: 'English' .* is not a language code"),
         ("a.jsonl", b'{"lang": "en", "text": "x", "split": "dev2"}\n', r"a\.jsonl:1: split 'dev2' is none of"),
+        ("a.jsonl", b'{"lang": "en", "text": "x", "split": ["train"]}\n', r"a\.jsonl:1: split \['train'\] is none of"),
+        ("a.jsonl", b'{"lang": "en", "text": "x \\ud800"}\n', r"'text': character 2 is half a"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", r"a\.jsonl:1: brackets are nested too deep"),
         ("a.jsonl", b'{"text": "x"}\n', r"no column of languages .*files_by_language"),
         ("a.jsonl", b"\n\n", r"a\.jsonl: no record in this file"),
         ("a.jsonl", b"", r"a\.jsonl: the file is empty"),
@@ -188,6 +195,12 @@ def test_missing_files_and_unknown_languages_say_what_there_is(tmp_path: Path) -
         LocalText()
     with pytest.raises(ValueError, match="valid_share"):
         LocalText("x.jsonl", valid_share=0.6, test_share=0.6)
+    with pytest.raises(ValueError, match="valid_share nan"):
+        LocalText("x.jsonl", valid_share=float("nan"))
+    with pytest.raises(ValueError, match=r"'\.\./\.\./evil' in files_by_language is not a language code"):
+        LocalText(files_by_language={"../../evil": "x.jsonl"})
+    with pytest.raises(ValueError, match=r"data\.languages names en twice"):
+        resolve_languages([source], ["en", "de", "en"])
 
 
 def test_settings_ignore_where_files_lie_and_notice_how_they_are_read(tmp_path: Path) -> None:

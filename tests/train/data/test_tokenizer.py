@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from train.data import tokenizer as tokenizer_module
 from train.data.tokenizer import (
+    ensure_tokenizer,
     format_fertility,
     load_tokenizer,
     measure_fertility,
@@ -120,6 +119,30 @@ def test_impossible_requests_say_why() -> None:
         train_tokenizer({"en": ["some text"], "de": []}, vocab_size=262)
     with pytest.raises(ValueError, match="no language"):
         train_tokenizer({}, vocab_size=300)
+    for alpha in (-3.0, float("nan"), 1.5):
+        with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\]"):
+            train_tokenizer({"en": ["text"]}, vocab_size=300, alpha=alpha)
+
+
+def test_what_a_killed_writer_left_is_cleared_and_does_not_count(
+    tmp_path: Path, trained: PreTrainedTokenizerFast
+) -> None:
+    for leftover in (tmp_path / ".tok.123.tmp", tmp_path / "tok" / ".tokenizer.json.123.tmp"):
+        leftover.mkdir(parents=True)
+    assert ensure_tokenizer(tmp_path / "tok", lambda: {"en": ["some text to learn"]}, 262)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tok.lock", "tok"]
+    assert len(load_tokenizer(tmp_path / "tok")) == 262
+
+
+def test_an_impossible_request_or_a_taken_folder_reads_no_text(tmp_path: Path) -> None:
+    def texts() -> dict[str, list[str]]:
+        raise AssertionError("text was read")
+
+    with pytest.raises(ValueError, match="vocab_size 100 is too small"):
+        ensure_tokenizer(tmp_path / "tok", texts, 100)
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "notes").touch()
+    assert not ensure_tokenizer(tmp_path / "tok", texts, 300)
 
 
 def test_a_missing_tokenizer_says_where_to_get_one(tmp_path: Path) -> None:
@@ -128,18 +151,3 @@ def test_a_missing_tokenizer_says_where_to_get_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no tokenizer.json"):
         load_tokenizer(tmp_path / "empty")
-
-
-def test_command_trains_saves_and_prints_fertility(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    tokenizer_module.add_arguments(parser)
-    text = str(DATA / "embedded_udhr18.parquet")
-    arguments = ["--text", text, "--languages", "en", "ja", "--vocab-size", "500", "--output", str(tmp_path / "tok")]
-    tokenizer_module.run(parser.parse_args(arguments))
-    assert len(load_tokenizer(tmp_path / "tok")) == 500
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[-2:]] == ["en", "ja"]
-    tokenizer_module.run(parser.parse_args(["--text", text, "--measure", str(tmp_path / "tok")]))
-    assert len(capsys.readouterr().out.splitlines()) == 19
-    with pytest.raises(ValueError, match="--config"):
-        tokenizer_module.run(parser.parse_args([]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -9,49 +10,47 @@ import pytest
 
 from analysis.base import Attachment
 from analysis.measures.steering import Steering
-from analysis.report.chapters.steering import marked
+from analysis.report.chapters.steering import effects
 from analysis.report.chapters.steering_figures import (
     choose_texts,
     concept_hit_by_k,
-    expert_kinds,
+    held_counts,
     hit_over_steps,
     live_steering_figures,
     output_language_bars,
     source_by_output,
     texts_figure,
 )
-from analysis.report.chapters.steering_summary import effects
+from analysis.report.page import marked_pieces
 from analysis.report.report import write_report
 from analysis.results import ResultTable
 from analysis.snapshots import SnapshotId
-from analysis.steering.generated import Written, texts_table
+from analysis.steering.generated import GeneratedText, Setting, Words, texts_table
 from analysis.steering.judging import UNDETERMINED
 from analysis.steering.rows import rows_of
 
 CONCEPTS, SOURCES, OUTPUTS = ("water", "fire"), ("es", "ru"), ("en", "es", "ru")
 
 
-def experiment(step: int) -> list[Written]:
+def experiment(step: int) -> list[GeneratedText]:
     """Experts write in the other language and name the concept from step 8 on; nothing else ever does."""
-    written = [Written("none", None, None, 0, 0, seed, [5, 6], "<b>plain</b>", "en") for seed in (1, 2)]
-    for condition in ("experts", "random"):
-        for k in (10, 100):
-            for concept in CONCEPTS:
-                for source in SOURCES:
-                    for seed in (1, 2):
-                        hit = condition == "experts" and step >= 8
-                        language = ("ru" if source == "es" else "es") if hit else UNDETERMINED
-                        text = f"say {concept} & more" if hit else ""
-                        entry = Written(condition, concept, source, k, 0, seed, [7, 8, 9], text, language)
-                        entry.hit_languages[concept] = {language} if hit else set()
-                        entry.spans = [(4, 4 + len(concept))] if hit else []
-                        entry.bits_per_byte = 2.0 if hit else None
-                        written.append(entry)
-    for entry in written:
-        if entry.condition == "none":
-            entry.hit_languages = {concept: set() for concept in CONCEPTS}
-        entry.expert_hits = dict.fromkeys(entry.hit_languages, 0.0)
-    return written
+    nothing = {concept: frozenset[str]() for concept in CONCEPTS}
+    generated = [
+        GeneratedText(Setting("none", None, None, None, 0, seed), (5, 6), "<b>plain</b>", "en", Words(nothing),
+                      dict.fromkeys(CONCEPTS, 0.0))
+        for seed in (1, 2)
+    ]  # fmt: skip
+    for condition, k, concept, source, seed in itertools.product(
+        ("experts", "random"), (10, 100), CONCEPTS, SOURCES, (1, 2)
+    ):
+        setting = Setting(condition, concept, source, k, 0, seed)
+        hit = condition == "experts" and step >= 8
+        language = ("ru" if source == "es" else "es") if hit else UNDETERMINED
+        text = f"say {concept} & more" if hit else ""
+        words = Words({concept: frozenset({language} if hit else ())}, ((4, 4 + len(concept)),) if hit else ())
+        bits = 2.0 if hit else None
+        generated.append(GeneratedText(setting, (7, 8, 9), text, language, words, {concept: 0.0}, bits))
+    return generated
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def frame(table: ResultTable) -> pd.DataFrame:
 
 
 def test_rows_follow_the_texts(frame: pd.DataFrame) -> None:
-    last = frame[(frame["step"] == 8) & (frame["kind"] == "experts@10")]
+    last = frame[(frame["step"] == 8) & (frame["condition"] == "experts") & (frame["k"] == 10)]
     overall = last[last["language"].isna() & last["concept"].isna()].set_index("metric")
     assert overall.loc["concept_hit", "value"] == 1.0
     assert overall.loc["concept_hit", "chance"] == 0.0
@@ -82,13 +81,15 @@ def test_rows_follow_the_texts(frame: pd.DataFrame) -> None:
     assert overall.loc["bits_per_byte", "value"] == 2.0
     pair = last[(last["metric"] == "concept_in_language") & (last["language"] == "es")].set_index("other_language")
     assert pair["value"].to_dict() == {"en": 0.0, "es": 0.0, "ru": 1.0}
-    assert "bits_per_byte" not in set(frame[frame["kind"] == "random@10"]["metric"]), "empty texts have none"
+    assert "bits_per_byte" not in set(frame[(frame["condition"] == "random") & (frame["k"] == 10)]["metric"]), (
+        "empty texts have none"
+    )
     assert frame["value"].notna().all()
 
 
 def test_figures_show_what_the_rows_say(frame: pd.DataFrame) -> None:
-    assert expert_kinds(frame) == ["experts@10", "experts@100"]
-    bars = output_language_bars(frame, "experts@100")
+    assert held_counts(frame) == [10, 100]
+    bars = output_language_bars(frame, 100)
     assert bars is not None
     heights = pd.concat(
         pd.DataFrame({"group": trace.x[0], "step": trace.x[1], "height": trace.y}) for trace in bars.data
@@ -103,20 +104,31 @@ def test_figures_show_what_the_rows_say(frame: pd.DataFrame) -> None:
     over = hit_over_steps(frame)
     assert over is not None
     assert {trace.name: list(trace.y) for trace in over.data}["experts"] == [0.0, 1.0]
-    matrix = source_by_output(frame, "output_language", "experts@10", 8)
+    matrix = source_by_output(frame, "output_language", 10, 8)
     assert matrix is not None
     assert list(matrix.layout.xaxis.categoryarray) == ["en", "es", "ru", UNDETERMINED]
     assert hit_over_steps(frame[frame["step"] == 8]) is None
-    assert output_language_bars(frame, "experts@7") is None
-    assert source_by_output(frame, "output_language", "experts@7", 8) is None
+    assert output_language_bars(frame, 7) is None
+    assert source_by_output(frame, "output_language", 7, 8) is None
     assert concept_hit_by_k(frame, 3) is None
 
 
 def test_the_table_of_effects_orders_conditions_by_k(frame: pd.DataFrame) -> None:
-    first, last = effects(frame, "steering")
+    first, _, last, differences = effects(frame, "steering")
     assert "step 0" in first.title
-    assert [row[0] for row in last.rows] == ["none", "experts@10", "random@10", "experts@100", "random@100"]
-    assert last.rows[1][1:3] == ("1.000", "1.00-1.00")
+    assert [row[:2] for row in last.rows] == [
+        ("none", ""),
+        ("experts", "10"),
+        ("random", "10"),
+        ("experts", "100"),
+        ("random", "100"),
+    ]
+    assert last.rows[1][2:4] == ("1.000", "0.68-1.00")
+    assert [row[:3] for row in differences.rows[:2]] == [
+        ("none", "10", "concept hit"),
+        ("none", "10", "concept hit other"),
+    ]
+    assert differences.rows[0][3].startswith("+1.000 [")
     assert len({len(row) for row in last.rows} | {len(last.header)}) == 1
 
 
@@ -130,8 +142,8 @@ def test_the_report_marks_the_words_and_escapes_the_rest(table: ResultTable, tmp
 
 
 def test_marks_stand_where_the_spans_say() -> None:
-    assert marked("a <b> c", [2, 5]) == "a <mark>&lt;b&gt;</mark> c"
-    assert marked("plain", []) == "plain"
+    assert marked_pieces("a <b> c", [2, 5]) == (("a ", False), ("<b>", True), (" c", False))
+    assert marked_pieces("plain", []) == (("plain", False),)
 
 
 def test_live_figures_come_with_the_newest_texts(table: ResultTable, tmp_path: Path) -> None:

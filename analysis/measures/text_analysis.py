@@ -1,0 +1,168 @@
+"""Bases of the measures that read texts by language: their common options, the texts read once, and token samples.
+
+Shapes:  N sampled tokens   D hidden size
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from analysis.base import Analysis
+from analysis.extraction.options import Extraction
+from analysis.extraction.sites import Site, find_sites
+from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
+from analysis.probes.folds import Fold, make_folds
+from analysis.snapshots import Snapshot
+from analysis.texts import Clone, Text, read_texts
+
+logger = logging.getLogger(__name__)
+
+
+def vocabulary(snapshot: Snapshot) -> int:
+    """Token ids that a text may have: the tokenizer's, and those of the cloned languages."""
+    return len(snapshot.tokenizer) + max((clone.shift for clone in snapshot.clones.values()), default=0)
+
+
+@dataclass(kw_only=True)
+class TextAnalysis(Analysis):
+    """Base of the measures on texts of several languages."""
+
+    texts: str
+    """Texts by language, parquet or JSONL (see `analysis.texts`); translations share a key."""
+    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
+    """Splits to draw from: text that the model did not train on."""
+    languages: list[str] = field(default_factory=list)
+    """ISO 639-1 codes; empty means all languages of the file."""
+    max_length: int = 128
+    """Tokens after which a text is cut."""
+    batch_tokens: int = 4096
+    """Tokens per forward pass, padding included."""
+
+    positive: ClassVar[tuple[str, ...]] = ("max_length",)
+    """Options that must be at least 1."""
+    min_languages: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in self.positive:
+            if getattr(self, option) < 1:
+                raise ValueError(f"{self.name}: {option}={getattr(self, option)} must be at least 1")
+        if len(self.languages) == 1 < self.min_languages:
+            raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) compares with nothing; name two")
+        self._read: tuple[Mapping[str, Clone], dict[str, list[Text]]] | None = None
+
+    def read(self, snapshot: Snapshot) -> dict[str, list[Text]]:
+        """Texts of every language, clones of the snapshot among them; read once.
+
+        Raises:
+            FileNotFoundError, ValueError: see `read_texts`; or a file with too few languages.
+        """
+        clones = snapshot.clones
+        if self._read is None or self._read[0] != clones:
+            found = read_texts(self.texts, languages=self.languages, splits=self.splits, clones=clones)
+            self._read = clones, found
+        found = self._read[1]
+        if len(found) < self.min_languages:
+            raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(found)} only; two are needed")
+        return found
+
+    @property
+    def extraction(self) -> Extraction:
+        return Extraction(batch_tokens=self.batch_tokens, max_length=self.max_length)
+
+
+@dataclass(kw_only=True)
+class StateAnalysis(TextAnalysis):
+    """Base of the measures on states of the residual stream."""
+
+    max_bytes: int = 2**30
+    """Bound on the states held at once."""
+
+    @property
+    def extraction(self) -> Extraction:
+        return replace(super().extraction, max_bytes=self.max_bytes)
+
+
+@dataclass(kw_only=True)
+class TokenProbe(StateAnalysis):
+    """Base of the probes: settings of the token sample and of its division."""
+
+    tokens_per_language: int = 1000
+    """Training tokens of each language."""
+    test_tokens_per_language: int = 500
+    """Test tokens of each language."""
+    tokens_per_text: int = 20
+    """Tokens drawn from one text at most: more texts make more independent observations."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """One probe per seed, each on tokens of its own and with its own division of the sentences."""
+
+    positive: ClassVar[tuple[str, ...]] = (
+        "tokens_per_language",
+        "test_tokens_per_language",
+        "tokens_per_text",
+        "max_length",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"{self.name}: seeds={self.seeds} must be different numbers, at least one")
+
+    def draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
+        """Sample tokens for every seed, a tenth more than needed so that folds can be balanced, and divide them.
+
+        Probes of equal settings share one draw of a snapshot.
+
+        Raises:
+            FileNotFoundError, ValueError: see `read` and `make_folds`.
+        """
+        key = self._sample_key()
+        if key not in snapshot.shared:
+            snapshot.shared[key] = self._draw(snapshot)
+        sample, folds = snapshot.shared[key]
+        return sample, folds
+
+    def states(self, snapshot: Snapshot) -> Iterator[tuple[Site, Tensor]]:
+        """States (N, D) float32 of the drawn tokens at every layer, embeddings first; not to be changed in place.
+
+        They are kept for the next probe of this snapshot if those of all layers fit into half of `max_bytes`.
+
+        Raises:
+            ValueError: see `iter_token_states`.
+        """
+        key = ("states", *self._sample_key())
+        if key in snapshot.shared:
+            yield from snapshot.shared[key]
+            return
+        sample, _ = self.draw(snapshot)
+        sites = find_sites(snapshot.model, "hidden")
+        stream = iter_token_states(snapshot, sample, sites, self.extraction)
+        size = sum(site.num_units for site in sites) * len(sample) * torch.float32.itemsize
+        if size <= self.max_bytes // 2:
+            stream = iter(snapshot.shared.setdefault(key, list(stream)))
+        yield from stream
+
+    def _sample_key(self) -> tuple[Hashable, ...]:
+        """What the draw depends on."""
+        numbers = self.tokens_per_language, self.test_tokens_per_language, self.tokens_per_text, self.max_length
+        return ("tokens", self.texts, tuple(self.splits), tuple(self.languages), *numbers, tuple(self.seeds))
+
+    def _draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
+        wanted = int(1.1 * (self.tokens_per_language + self.test_tokens_per_language))
+        samples = [
+            sample_tokens(
+                snapshot, self.read(snapshot), wanted, self.extraction, tokens_per_text=self.tokens_per_text, seed=seed
+            )
+            for seed in self.seeds
+        ]
+        sample, folds = make_folds(samples, self.seeds, self.tokens_per_language, self.test_tokens_per_language)
+        given = int(folds[0].train.sum()) // len(sample.languages)
+        if given < self.tokens_per_language:
+            logger.info("%s: %d training tokens per language (%d wanted)", self.name, given, self.tokens_per_language)
+        return sample, folds

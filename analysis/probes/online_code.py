@@ -1,0 +1,77 @@
+"""Minimum description length of the labels given the states: the online code of Voita & Titov (EMNLP 2020).
+
+A language that is easy to read off needs few examples, which accuracy does not show.
+
+Shapes:  N rows   D features   P problems   K classes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from analysis.probes.logistic import fit_logistic
+
+CODE_FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
+"""Ends of the blocks of the online code, as shares of all rows (Voita & Titov 2020, section 3.2.2)."""
+FLOOR = 1e-3
+"""Share of the uniform code in every prediction, so that no surprise costs infinitely many bits."""
+CODE_TOLERANCE = 1e-5
+"""Gap in nats at which the regressions of a code stop: moves code lengths by less than 1e-3 of themselves."""
+
+
+@dataclass(frozen=True)
+class OnlineCode:
+    """Length of the labels' code when they are sent one block after the other."""
+
+    bits: float
+    num_rows: int
+    num_classes: int
+
+    @property
+    def uniform_bits(self) -> float:
+        return self.num_rows * math.log2(self.num_classes)
+
+    @property
+    def compression(self) -> float:
+        """Uniform code / this code: below 1 if nothing can be read off the states, as an online probe over-fits."""
+        return self.uniform_bits / self.bits
+
+
+def online_code(
+    features: Tensor, labels: Tensor, num_classes: int, fractions: Sequence[float] = CODE_FRACTIONS
+) -> OnlineCode:
+    """Code the labels in the order of the rows; the code of each block is a logistic regression on all rows before.
+
+    The first block is sent uniformly: L = t_1 log2 K - sum_i log2 p_i(block i + 1).
+
+    Raises:
+        ValueError: fractions that do not rise to 1, no rows, or one class only.
+    """
+    if not fractions or list(fractions) != sorted(set(fractions)) or fractions[-1] != 1 or fractions[0] <= 0:
+        raise ValueError(f"fractions={tuple(fractions)} must rise to 1")
+    count = len(labels)
+    if count < 2 or num_classes < 2:
+        raise ValueError(f"{count} rows of {num_classes} classes: a code needs at least two of both")
+    ends = sorted({min(count, max(num_classes, round(fraction * count))) for fraction in fractions})
+    bits = ends[0] * math.log2(num_classes)
+    # A regression needs no row behind the block that it codes. The many small ones share a solve, the large go alone.
+    blocks = list(pairwise(ends))
+    small = [block for block in blocks if block[1] <= count / 8]
+    for group in [small, *([block] for block in blocks[len(small) :])]:
+        if not group:
+            continue
+        last = group[-1][1]
+        place = torch.arange(last, device=features.device)
+        before = place[None] < torch.tensor([start for start, _ in group], device=features.device)[:, None]  # (P, rows)
+        fit = fit_logistic(features[:last], labels[:last], before, num_classes, tolerance=CODE_TOLERANCE)
+        surprise = fit.surprise(labels[:last])
+        probability = (1 - FLOOR) * torch.exp2(-surprise.double()) + FLOOR / num_classes
+        for own, (start, end) in zip(probability, group, strict=True):
+            bits -= float(own[start:end].log2().sum())
+    return OnlineCode(bits, count, num_classes)

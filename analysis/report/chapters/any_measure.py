@@ -1,0 +1,120 @@
+"""The chapter of a measure that has none of its own: every row finds a figure by its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from analysis.base import class_name, find_class
+from analysis.report import figures as draw
+from analysis.report.explanations import explain, trap
+from analysis.report.figures import select
+from analysis.report.page import Captioned, Card, Page
+from analysis.report.pair_figures import is_directed, pair_matrix
+from analysis.report.run import RunRecord
+from analysis.report.tables import Table
+from analysis.statistics import benjamini_hochberg
+
+
+def add_chapter(page: Page, record: RunRecord, name: str) -> None:
+    page.chapter(name.replace("_", " ").capitalize(), _about(record, name))
+    add_figures(page, record, name)
+
+
+def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[str] = ()) -> None:
+    """Whatever rows an analysis has, drawn by their shape; the largest tables are averaged over pairs and concepts."""
+    frame = record.frame[record.frame["analysis"] == name]
+    overall = overall_table(record, name)
+    if overall is not None:
+        page.grid([overall])
+    if warning := trap(record.classes.get(name, "")):
+        page.paragraph(f"How it can mislead: {warning}.")
+    items: list[Card | None] = []
+    for metric in frame["metric"].drop_duplicates():
+        if metric not in leave_out:
+            said = explain(record.classes.get(name, ""), metric)
+            for item in _figures_of(frame[frame["metric"] == metric], name, metric):
+                items.append(Captioned(item.figure, " ".join(part for part in (said, item.caption) if part)))
+    if len(items) <= 8:
+        page.grid(items)
+        return
+    page.grid(items[:8])
+    with page.fold(f"{len(items) - 8} more figures"):
+        page.grid(items[8:])
+
+
+def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Captioned]:
+    title = metric.replace("_", " ")
+    overall = select(rows, name, metric)
+    if overall["step"].nunique() > 1:
+        yield Captioned(draw.over_steps(overall, title), "")
+    layers = select(rows, name, metric, by=("layer",))
+    averaged = ""
+    if layers.empty:
+        layers = rows[rows["layer"].notna() & rows["seed"].isna()]
+        averaged = "Mean over languages, pairs and kinds of unit."
+        if not layers.empty:
+            layers = (
+                layers.groupby(["step", "layer"], as_index=False)
+                .agg({"value": "mean", "chance": "mean"})
+                .assign(low=float("nan"), high=float("nan"))
+            )
+    if not layers.empty:
+        if layers["step"].nunique() > 1:
+            yield Captioned(draw.layers_by_steps(layers, f"{title}, layer by training step"), averaged)
+        yield Captioned(draw.layer_curves(layers, f"{title} by layer"), averaged)
+    languages = select(rows, name, metric, by=("language",))
+    if not languages.empty:
+        yield Captioned(draw.over_steps(languages, f"{title} per language", group="language"), "")
+    pairs = select(rows, name, metric, by=("language", "other_language"))
+    if not pairs.empty:
+        step = int(pairs["step"].max())
+        newest = pairs[pairs["step"] == step]
+        matrix = pair_matrix(newest, f"{title}, step {step}", directed=is_directed(newest))
+        yield Captioned(matrix, _significance(rows))
+
+
+def _significance(rows: pd.DataFrame) -> str:
+    """How many tests of a measure stand after Benjamini-Hochberg over steps, layers (their mean included) and pairs."""
+    tested = rows[rows["p"].notna() & rows["language"].notna() & rows["other_language"].notna()]
+    if tested.empty:
+        return ""
+    q = benjamini_hochberg(tested["p"].to_numpy())
+    family = "steps x layers x pairs" if tested["layer"].notna().any() else "steps x pairs"
+    return f"{int((q < 0.05).sum()):,} of {len(tested):,} tests ({family}) have q < 0.05 (Benjamini-Hochberg)."
+
+
+def overall_table(record: RunRecord, name: str) -> Table | None:
+    """Overall numbers of an analysis at the first and the last snapshot, with interval and chance."""
+    frame = record.frame[record.frame["analysis"] == name]
+    rows = []
+    for metric in frame["metric"].drop_duplicates():
+        values = select(frame, name, metric).sort_values("step")
+        if values.empty:
+            continue
+        first, last = values.iloc[0], values.iloc[-1]
+        interval = "" if pd.isna(last["low"]) else f"[{last['low']:.4g}, {last['high']:.4g}]"
+        chance = "" if pd.isna(last["chance"]) else f"{last['chance']:.4g}"
+        probability = "" if pd.isna(last["p"]) else f"{last['p']:.2g}"
+        rows.append(
+            (metric.replace("_", " "), f"{first['value']:.4g}", f"{last['value']:.4g}", interval, chance, probability)
+        )
+    if not rows:
+        return None
+    steps = sorted(frame["step"].unique())
+    return Table(
+        title=f"Overall numbers of {name}",
+        header=("", f"step {steps[0]}", f"step {steps[-1]}", "95 % interval", "chance", "p"),
+        rows=tuple(rows),
+    )
+
+
+def _about(record: RunRecord, name: str) -> str:
+    """First paragraph of the docstring of the analysis's class, or "" for a class that is not known here."""
+    for _, analysis, stamp in record.stamps():
+        if analysis == name:
+            found = find_class(class_name(stamp["settings"]))
+            text = (found.__doc__ or "") if found is not None else ""
+            return " ".join(text.strip().split("\n\n")[0].split())
+    return ""
