@@ -20,7 +20,6 @@ from analysis.checkpoints.audit import write_summary
 from analysis.checkpoints.executors import Executor, Inline
 from analysis.checkpoints.names import select_steps
 from analysis.checkpoints.sweep import Outcome, Split, Task, plan
-from analysis.measures import build_analyses, load_analyses
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +109,8 @@ def lock_bars_by_thread() -> None:
 
 def read_analyses(given: list[dict] | str) -> list[Analysis]:
     """The list itself, or the one in the file that `given` names."""
+    from analysis.measures import build_analyses, load_analyses  # numba and transformers take seconds to import
+
     return load_analyses(given) if isinstance(given, str) else build_analyses(given)
 
 
