@@ -75,7 +75,11 @@ def read_concept_rules(path: str | Path) -> dict[str, ConceptRule]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such concept list")
     rules: dict[str, ConceptRule] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not text in UTF-8; a concept list is a file of tab-separated lines") from None
+    for number, line in enumerate(content.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         try:
