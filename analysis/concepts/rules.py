@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from analysis.concepts.words import WORD_CHARACTERS
+
 KINDS = ("word", "field")
 """`word`: one concept; `field`: many words of one semantic field."""
 
@@ -38,11 +40,13 @@ class ConceptRule:
     @cached_property
     def _whole(self) -> re.Pattern[str]:
         # "fire-proof", "fire.txt" and "+fire" are other words or file names
-        return re.compile(rf"(?<![\w.+-])(?:{self._alternatives})(?![\w-]|\.\w)", re.IGNORECASE)
+        return re.compile(
+            rf"(?<![{WORD_CHARACTERS}.+-])(?:{self._alternatives})(?![{WORD_CHARACTERS}-]|\.\w)", re.IGNORECASE
+        )
 
     @cached_property
     def _anywhere(self) -> re.Pattern[str]:
-        return re.compile(rf"(?<!\w)(?:{self._alternatives})(?!\w)", re.IGNORECASE)
+        return re.compile(rf"(?<![{WORD_CHARACTERS}])(?:{self._alternatives})(?![{WORD_CHARACTERS}])", re.IGNORECASE)
 
     @property
     def _alternatives(self) -> str:
