@@ -82,6 +82,8 @@ class Analysis(ABC):
     default_name: ClassVar[str] = ""
     version: ClassVar[int] = 1
     """Raise when the numbers change for the same settings: stored results of older versions become stale."""
+    needs_null: ClassVar[bool] = False
+    """Whether its values are held against random networks, see `analysis.checkpoints.random_networks`."""
     not_settings: ClassVar[tuple[str, ...]] = ("name", "batch_tokens", "max_bytes")
     """Fields that cannot change the numbers, so they stay out of the fingerprint."""
 

@@ -69,6 +69,7 @@ class ConceptOverlap(Analysis):
 
     default_name: ClassVar[str] = "overlap"
     version: ClassVar[int] = 2
+    needs_null: ClassVar[bool] = True
 
     concepts: str
     """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
