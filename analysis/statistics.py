@@ -168,6 +168,13 @@ def mean_above_zero(values: np.ndarray, clusters: np.ndarray | None = None) -> f
     return float(t.sf(mean / error, len(merged) - 1)) if error > 0.0 else float(mean <= 0.0)
 
 
+def paired_contrast(differences: np.ndarray, clusters: np.ndarray | None = None) -> Contrast:
+    """Mean of paired differences (S,) with its interval (`bootstrap_interval`) and Student's p, two-sided."""
+    low, high = bootstrap_interval(differences, clusters=clusters)
+    p = 2.0 * min(mean_above_zero(differences, clusters), mean_above_zero(-np.asarray(differences), clusters))
+    return Contrast(float(np.mean(differences)), float(low), float(high), min(1.0, p))
+
+
 def _interaction(values: np.ndarray) -> float:
     """Mean square of what rows and columns of (R, C) do not explain."""
     rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -135,7 +136,7 @@ class ConceptOverlap(Analysis):
         self._loaded: tuple[tuple[object, ...], ConceptSet] | None = None
         self._surface: tuple[ConceptSet, tuple[str, float], tuple[np.ndarray, int]] | None = None
 
-    def concept_set(self, clones: Mapping[str, Clone]) -> ConceptSet:
+    def concept_set(self, clones: Mapping[str, Clone] = MappingProxyType({})) -> ConceptSet:
         """The labelled sentences, read once and again only if the file or the snapshot's clones change."""
         path = Path(self.concepts)
         stamp = (*((path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()), tuple(clones.items()))

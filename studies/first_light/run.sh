@@ -28,7 +28,7 @@ corpus() {
 concepts() {
   [ -e $RUNS/concepts.parquet ] && return
   $PYTHON -m analysis label --texts $RUNS/corpus/aligned.parquet --out $RUNS/concepts.parquet --languages $LANGUAGES \
-    --concepts $CONCEPTS --min-positives 80 --cap 100 --negatives 4
+    --concepts $CONCEPTS --min_positives 80 --cap 100 --negatives 4
 }
 
 # One run: name, seed, and what differs from base.yaml.
