@@ -5,7 +5,7 @@ that say so (`Analysis.needs_null`) are taken once on several networks with othe
 
     <results>/null_0/step_00000000/overlap.parquet      and null_1 ... null_4
 
-`ResultTable.null_band` reads them, `analysis.experts.verdict` holds a network against them.
+`ResultTable.null_band` reads them, `analysis.report.changes` holds a network against them.
 """
 
 from __future__ import annotations

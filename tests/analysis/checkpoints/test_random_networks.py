@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from analysis.base import Analysis, Attachment, Row
 from analysis.checkpoints.random_networks import measure_null, random_network
-from analysis.experts.verdict import verdict
+from analysis.report.changes import concept_clusters, decisive_change, find_change
+from analysis.report.run import read_run
 from analysis.results import ResultTable, null_folder
 from analysis.snapshots import Snapshot, SnapshotId
 
@@ -113,16 +114,17 @@ def test_the_band_has_the_networks_of_the_same_settings(trained: Snapshot, tmp_p
 @pytest.mark.parametrize("rise", [0.0, 0.5])
 def test_the_verdict_is_against_the_band(rise: float, trained: Snapshot, tmp_path: Path) -> None:
     analysis, table = Shared(rise=rise), ResultTable(tmp_path)
-    assert verdict(table, "shared") is None
     table.write(trained.id, analysis, analysis.measure(trained), 0.1)
-    assert verdict(table, "shared") is None, "no random networks"
+    assert decisive_change(read_run(tmp_path), "shared") is None, "neither random networks nor step 0"
     measure_null(trained, [analysis], tmp_path, 5)
-    found = verdict(table, "shared")
-    apart = verdict(table, "shared", condition="disjoint_scripts")
+    record = read_run(tmp_path)
+    found = decisive_change(record, "shared")
+    apart = find_change(record, "shared", "rank_transfer", "disjoint_scripts")
     assert found is not None
     assert apart is not None
-    assert found.difference == pytest.approx(rise, abs=0.01)
-    assert (found.low > 0.0) == (rise > 0.0)
-    assert apart.low <= 0.0 <= apart.high, "nothing was planted in that stratum"
-    assert verdict(table, "shared", metric="other") is None
-    assert verdict(table, "shared", step=64) == found
+    assert (found.num_networks, found.num_concepts) == (5, 4)
+    assert found.contrast.difference == pytest.approx(rise, abs=0.01)
+    assert (found.contrast.low > 0.0) == (rise > 0.0)
+    assert apart.contrast.low <= 0.0 <= apart.contrast.high, "nothing was planted in that stratum"
+    assert find_change(record, "shared", "other") is None
+    assert concept_clusters(record, "shared", 64, ["water", "metals", "metal", "new"]).tolist() == [3, 1, 1, 7]
