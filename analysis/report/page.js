@@ -100,10 +100,13 @@ function draw(place) {
   pick(figure, place);
   place.dataset.drawn = "yes";
   const width = paper ? (place.closest(".single") ? 690 : 335) : place.clientWidth;
-  if (paper) Object.assign(figure.layout, {width, height: 360, autosize: false});
+  if (paper) Object.assign(figure.layout, {width, height: 300, autosize: false});
   if (width < 460) {
-    figure.layout.legend = {...figure.layout.legend, orientation: "h", y: -0.25, x: 0};
-    figure.layout.margin = {...figure.layout.margin, l: 48, r: 12};
+    const rows = Math.ceil(figure.data.filter(trace => trace.name && trace.visible !== false).length / 3);
+    const place = {orientation: "h", yref: "container", y: 0.01, yanchor: "bottom", x: 0};
+    figure.layout.legend = {...figure.layout.legend, ...place};
+    figure.layout.margin = {...figure.layout.margin, l: 48, r: 12, b: 48 + 20 * rows};
+    figure.layout.height = (figure.layout.height || 380) + 20 * rows;
   }
   return Plotly.react(place, figure.data, themed(figure.layout),
     {responsive: !paper, displaylogo: false, displayModeBar: printing ? false : "hover"});
