@@ -29,7 +29,7 @@ function themed(layout) {
   layout.font = {...layout.font, color: ink};
   layout.modebar = {orientation: "h", bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--accent")};
   for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key)))
-    Object.assign(layout[name], {gridcolor: grid, linecolor: colour("--soft"), zerolinecolor: grid});
+    Object.assign(layout[name], {automargin: true, gridcolor: grid, linecolor: colour("--soft"), zerolinecolor: grid});
   return layout;
 }
 
@@ -109,7 +109,7 @@ function draw(place) {
     figure.layout.height = (figure.layout.height || 380) + 20 * rows;
   }
   return Plotly.react(place, figure.data, themed(figure.layout),
-    {responsive: !paper, displaylogo: false, displayModeBar: printing ? false : "hover"});
+    {responsive: !paper, displaylogo: false, displayModeBar: printing || width < 460 ? false : "hover"});
 }
 
 const all = () => [...document.querySelectorAll(".figure")];
