@@ -84,6 +84,8 @@ class Analysis(ABC):
     """Raise when the numbers change for the same settings: stored results of older versions become stale."""
     headlines: ClassVar[tuple[str, ...]] = ()
     """Metrics for a live page, most important first; the first that has rows by layer is the analysis's curve."""
+    needs_null: ClassVar[bool] = False
+    """Whether its values are held against random networks, see `analysis.checkpoints.random_networks`."""
     not_settings: ClassVar[tuple[str, ...]] = ("name", "batch_tokens", "max_bytes")
     """Fields that cannot change the numbers, so they stay out of the fingerprint."""
 

@@ -4,6 +4,7 @@
       step_00000016/
         overlap.parquet                rows; schema metadata: run, step, tokens, fingerprint, settings, seconds
         overlap.experts.parquet        attachments of the same analysis
+      null_0/step_00000000/            the same of random networks, see analysis/checkpoints/random_networks.py
 
 A file is written to a temporary name in the same folder, synced and renamed, attachments before rows: the rows' file is
 the done marker. `has` is true only for the same settings, so a result is never stale.
@@ -49,6 +50,11 @@ assert ROW_SCHEMA.names == [field.name for field in fields(Row)]
 
 FRAME_COLUMNS = ["run", "step", "tokens", "analysis", *ROW_SCHEMA.names]
 """Columns of every frame that `ResultTable.frame` returns."""
+
+
+def null_folder(root: Path, number: int) -> Path:
+    """Results of one random network of a run, a table of its own."""
+    return root / f"null_{number}"
 
 
 class ResultTable:
@@ -157,6 +163,27 @@ class ResultTable:
         if not frames:
             return pd.DataFrame(columns=FRAME_COLUMNS)
         return pd.concat([frame.astype({"tokens": "Int64"}) for frame in frames], ignore_index=True)
+
+    def null_band(self, analysis: str) -> pd.DataFrame:
+        """Rows of one analysis on the run's random networks: `FRAME_COLUMNS` and `network` (0, 1 ...).
+
+        Networks that were measured under other settings than the newest result of the run are left out; empty if there
+        are none.
+        """
+        import pandas as pd
+
+        stamps = [self.stamp(step, analysis) for step in self.steps()]
+        newest = next((stamp for stamp in reversed(stamps) if stamp is not None), None)
+        frames = []
+        for folder in sorted(self.root.glob("null_*")) if newest is not None else ():
+            table = ResultTable(folder)
+            stamp = table.stamp(0, analysis)
+            if stamp is None or newest is None or stamp["fingerprint"] != newest["fingerprint"]:
+                continue
+            frames.append(table.frame([analysis]).assign(network=int(folder.name.removeprefix("null_"))))
+        if not frames:
+            return pd.DataFrame(columns=[*FRAME_COLUMNS, "network"])
+        return pd.concat(frames, ignore_index=True)
 
     def entries(self) -> Iterator[tuple[int, str]]:
         """(step, analysis) of every rows file, by step and name."""

@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
 from analysis.base import Analysis, Row
+from analysis.checkpoints.random_networks import NUM_NETWORKS, measure_null
 from analysis.measures import load_analyses
 from analysis.report.headlines import Group, scalars, within_budget
 from analysis.results import ResultTable
@@ -92,6 +93,8 @@ class AnalysisCallback(StepCallback):
         key_budget: at most this many scalar keys a step.
         record_as: name of this callback's rows in the record of the run. A second callback of this kind, say for
             steering on a sparse schedule, needs another one.
+        null_networks: random networks of the same configuration that are measured once a run, with the first step, by
+            the analyses that compare with them. 0: none, `python -m analysis run` does it later.
     """
 
     def __init__(
@@ -102,12 +105,16 @@ class AnalysisCallback(StepCallback):
         figures: bool = True,
         key_budget: int = 300,
         record_as: str = "analysis",
+        null_networks: int = NUM_NETWORKS,
     ) -> None:
         if max_share is not None and not 0 < max_share < 1:
             raise ValueError(f"max_share is {max_share}; use a share between 0 and 1, or leave it out")
         if not record_as or record_as == "train":
             raise ValueError(f"record_as is {record_as!r}; use a name of its own such as 'steering'")
+        if null_networks < 0:
+            raise ValueError(f"null_networks is {null_networks}; use 0 for none, or a number")
         self.list_file = analyses
+        self.null_networks = null_networks
         self.record_as = record_as
         self.analyses: list[Analysis] = load_analyses(analyses)
         self.schedule = schedule
@@ -158,6 +165,7 @@ class AnalysisCallback(StepCallback):
             for analysis in mine:
                 if not table.has(snapshot.id, analysis):
                     self._run_one(analysis, snapshot, table)
+            self._run_null(snapshot, mine, table)
         trainer.strategy.barrier("analysis")
         self.seconds += time.monotonic() - started
         if trainer.is_global_zero:
@@ -183,6 +191,14 @@ class AnalysisCallback(StepCallback):
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _run_null(self, snapshot: Snapshot, analyses: Sequence[Analysis], table: ResultTable) -> None:
+        """The random networks of the run, where they are not measured yet."""
+        try:
+            measure_null(snapshot, analyses, table.root, self.null_networks)
+        except Exception as error:
+            self.failures += 1
+            log.error("random networks could not be measured: %s: %s", type(error).__name__, error)
 
     def _record(self, trainer: pl.Trainer, snapshot_id: SnapshotId, table: ResultTable) -> None:
         tracker = next((c for c in trainer.callbacks if isinstance(c, Tracker)), None)  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ from analysis.checkpoints.audit import (
     read_record,
     write_record,
 )
+from analysis.checkpoints.random_networks import measure_null, missing_null
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import one_line
 from analysis.results import ResultTable
@@ -62,6 +63,8 @@ class Task:
     results: Path
     force: bool = False
     """Measure although there are results."""
+    null_networks: int = 0
+    """Random networks of the checkpoint's configuration that are measured too, where that was not done."""
     split: Split = "checkpoint"
     """Whether this task is all that its checkpoint lacks or a single analysis of it; see `plan`."""
 
@@ -113,7 +116,7 @@ class Task:
     def _measure(self, outcome: Outcome, listener: Listener | None) -> None:
         table = ResultTable(self.results)
         missing = missing_analyses(table, self.source, self.checkpoint, self.analyses, force=self.force)
-        if not missing:
+        if not missing and not self.null_networks:
             return
         weights = self._hash_weights()
         with self.source.open(self.checkpoint.id) as snapshot:
@@ -130,6 +133,11 @@ class Task:
                     outcome.failed[analysis.name] = self._told(error)
                 if listener is not None:
                     listener(analysis.name)
+            if self.null_networks:
+                try:
+                    outcome.measured += measure_null(snapshot, self.analyses, self.results, self.null_networks)
+                except Exception as error:
+                    outcome.failed["random networks"] = self._told(error)
 
     def _hash_weights(self) -> str:
         """Hash of the stored weights, from the record if the files are still the same. Reads every byte once."""
@@ -200,22 +208,30 @@ def plan(
     *,
     force: bool = False,
     split: Split = "checkpoint",
+    null_networks: int = 0,
 ) -> list[Task]:
     """Tasks for the checkpoints of `steps` that lack something.
 
     `split` is "checkpoint" (one task loads a checkpoint once) or "analysis" (a task for each analysis: for more devices
-    than checkpoints, at the price of loading each checkpoint once an analysis).
+    than checkpoints, at the price of loading each checkpoint once an analysis). `null_networks` random networks are
+    measured with the first checkpoint of `steps`, once for all.
     """
     table = ResultTable(results)
-    tasks = []
+    tasks: list[Task] = []
     for checkpoint in source.checkpoints():
         if checkpoint.id.step not in steps:
             continue
         missing = missing_analyses(table, source, checkpoint, analyses, force=force)
+        drawn, null_networks = null_networks, 0
+        if drawn and missing_null(results, checkpoint.id.run, analyses, drawn):
+            missing += [one for one in analyses if one.needs_null and one not in missing]
         if not missing:
             source.finish(checkpoint)
             continue
         shares = [tuple(missing)] if split == "checkpoint" else [(analysis,) for analysis in missing]
         shared = Task(source=source, checkpoint=checkpoint, analyses=(), results=results, force=force, split=split)
-        tasks += [replace(shared, analyses=share) for share in shares]
+        tasks += [
+            replace(shared, analyses=share, null_networks=drawn if any(one.needs_null for one in share) else 0)
+            for share in shares
+        ]
     return tasks

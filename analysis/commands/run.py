@@ -18,6 +18,7 @@ from analysis.checkpoints import CheckpointSource, RunFolder
 from analysis.checkpoints.audit import write_summary
 from analysis.checkpoints.executors import Executor, Inline
 from analysis.checkpoints.names import select_steps
+from analysis.checkpoints.random_networks import NUM_NETWORKS
 from analysis.checkpoints.sweep import Outcome, Split, Task, plan
 from analysis.measures import build_analyses, load_analyses
 
@@ -39,6 +40,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--split", type=Split, default="checkpoint", help="a task is a checkpoint, or one analysis of it"
     )
+    parser.add_argument(
+        "--null_networks", type=int, default=NUM_NETWORKS, help="random networks measured once as the null; 0: none"
+    )
     parser.add_argument("--force", action=ActionYesNo, default=False, help="measure again what is already there")
     parser.add_argument("--dry_run", action=ActionYesNo, default=False, help="say what would be measured, and stop")
 
@@ -53,9 +57,19 @@ def run(options: Namespace) -> int:
     results = results_folder(source, options.results)
     steps = select_steps([snapshot_id.step for snapshot_id in source.ids()], options.steps)
     if options.dry_run:
-        sys.stdout.write(describe_plan(plan(source, analyses, results, steps, force=options.force), results) + "\n")
+        tasks = plan(source, analyses, results, steps, force=options.force, null_networks=options.null_networks)
+        sys.stdout.write(describe_plan(tasks, results) + "\n")
         return 0
-    outcomes = sweep(source, analyses, results, steps, options.executor, force=options.force, split=options.split)
+    outcomes = sweep(
+        source,
+        analyses,
+        results,
+        steps,
+        options.executor,
+        force=options.force,
+        split=options.split,
+        null_networks=options.null_networks,
+    )
     sys.stdout.write(summarize(outcomes, source, steps, results) + "\n")
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
@@ -69,9 +83,10 @@ def sweep(
     *,
     force: bool = False,
     split: Split = "checkpoint",
+    null_networks: int = 0,
 ) -> list[Outcome]:
     """Run all missing tasks with a progress bar, then write identity.json."""
-    tasks = plan(source, analyses, results, steps, force=force, split=split)
+    tasks = plan(source, analyses, results, steps, force=force, split=split, null_networks=null_networks)
     outcomes: list[Outcome] = []
     planned = {task.checkpoint.id.step: len(task.analyses) for task in tasks}
     ended = 0
@@ -109,7 +124,11 @@ def results_folder(source: CheckpointSource, given: Path | None) -> Path:
 
 def describe_plan(tasks: Sequence[Task], results: Path) -> str:
     """What a sweep would do, a line for each checkpoint."""
-    lines = [f"{task.label}: {', '.join(analysis.name for analysis in task.analyses)}" for task in tasks]
+    lines = [
+        f"{task.label}: {', '.join(analysis.name for analysis in task.analyses)}"
+        + (f", and {task.null_networks} random networks" if task.null_networks else "")
+        for task in tasks
+    ]
     return "\n".join([*lines, f"{len(tasks)} checkpoints to measure; results in {results}"])
 
 

@@ -60,8 +60,8 @@ class ExpertTable:
         return int(self.experts.units.shape[2])
 
     def to_arrow(self) -> pa.Table:
-        """One row per expert: concept, language, rank, unit, layer, kind, module, index, ap, auroc, ap_<language> ...,
-        on_p50, on_mean, on_p90, off_mean."""
+        """One row per expert: concept, cluster, language, rank, unit, layer, kind, module, index, ap, auroc,
+        ap_<language> ..., on_p50, on_mean, on_p90, off_mean."""
         num_languages, num_concepts, k = self.experts.units.shape
         flat = self.experts.units.reshape(-1)
         site = self.space.site_indices(flat)
@@ -69,6 +69,7 @@ class ExpertTable:
         own = self.experts.ap[np.arange(num_languages), :, :, np.arange(num_languages)]
         columns: dict[str, object] = {
             "concept": np.tile(np.repeat(self.concepts, k), num_languages),
+            "cluster": np.tile(np.repeat(self.clusters.astype(np.int32), k), num_languages),
             "language": np.repeat(self.languages, num_concepts * k),
             "rank": np.tile(np.arange(k, dtype=np.int32), size),
             "unit": flat,

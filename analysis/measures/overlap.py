@@ -71,6 +71,7 @@ class ConceptOverlap(Analysis):
     default_name: ClassVar[str] = "overlap"
     headlines: ClassVar[tuple[str, ...]] = ("rank_transfer", "heldout_shared", "shared", "normalized", "shared_units")
     version: ClassVar[int] = 2
+    needs_null: ClassVar[bool] = True
 
     concepts: str
     """Concept file: parquet, JSONL, or a folder of ml-selfcond."""

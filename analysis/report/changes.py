@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from scipy.stats import t
 
@@ -96,7 +97,8 @@ def find_change(record: RunRecord, analysis: str, metric: str, condition: str | 
         if len(networks) < 2:
             return None
         last = last.loc[networks.index]
-        contrast = against_band(last.to_numpy(), networks.to_numpy().T)
+        clusters = concept_clusters(record, analysis, usable[-1], list(last.index))
+        contrast = against_band(last.to_numpy(), networks.to_numpy().T, clusters)
         first = float(networks.to_numpy().mean())
     else:
         if 0 not in usable or len(usable) < 2:
@@ -105,7 +107,8 @@ def find_change(record: RunRecord, analysis: str, metric: str, condition: str | 
         if len(paired) < 2:
             return None
         last, first = paired[usable[-1]], float(paired[0].mean())
-        contrast = paired_contrast((last - paired[0]).to_numpy())
+        clusters = concept_clusters(record, analysis, usable[-1], list(last.index))
+        contrast = paired_contrast((last - paired[0]).to_numpy(), clusters)
     return Change(
         metric=metric,
         condition=condition,
@@ -116,6 +119,20 @@ def find_change(record: RunRecord, analysis: str, metric: str, condition: str | 
         num_concepts=len(last),
         num_networks=max(1, networks.shape[1]),
     )
+
+
+def concept_clusters(record: RunRecord, analysis: str, step: int, concepts: list[str]) -> np.ndarray:
+    """(C,) a number for each concept, equal for concepts that depend on each other; from the table of experts."""
+    numbers = dict(zip(concepts, range(len(concepts)), strict=True))
+    try:
+        table = record.table.attachment(step, analysis, "experts")
+    except FileNotFoundError:
+        return np.arange(len(concepts))
+    if "cluster" in table.column_names:
+        pairs = table.select(["concept", "cluster"]).group_by(["concept", "cluster"]).aggregate([])
+        known = dict(zip(pairs["concept"].to_pylist(), pairs["cluster"].to_pylist(), strict=True))
+        numbers = {concept: known.get(concept, len(concepts) + place) for concept, place in numbers.items()}
+    return np.array([numbers[concept] for concept in concepts])
 
 
 def decisive_change(record: RunRecord, analysis: str) -> Change | None:

@@ -18,7 +18,7 @@ import yaml
 from safetensors import safe_open
 
 from analysis.base import class_name
-from analysis.results import FRAME_COLUMNS, ResultTable
+from analysis.results import ResultTable
 
 BROKEN = 1.5
 """Ratio of held-out losses from which a later checkpoint counts as broken."""
@@ -80,7 +80,7 @@ class RunRecord:
 
     def null_band(self, analysis: str) -> pd.DataFrame:
         """Rows of random networks of the same configuration: columns of `frame` and `network`; empty without any."""
-        return pd.DataFrame(columns=[*FRAME_COLUMNS, "network"])
+        return self.table.null_band(analysis)
 
     @cached_property
     def classes(self) -> dict[str, str]:

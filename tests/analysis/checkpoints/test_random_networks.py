@@ -1,0 +1,130 @@
+"""Random networks are drawn like step 0, measured once, and read as a band; a trained network is held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from analysis.base import Analysis, Attachment, Row
+from analysis.checkpoints.random_networks import measure_null, random_network
+from analysis.report.changes import concept_clusters, decisive_change, find_change
+from analysis.report.run import read_run
+from analysis.results import ResultTable, null_folder
+from analysis.snapshots import Snapshot, SnapshotId
+
+CONCEPTS = ("fire", "metal", "metals", "water")
+
+
+@dataclass(kw_only=True)
+class Shared(Analysis):
+    """`rank_transfer` of every concept: a little noise that the weights decide, `rise` once the network was trained."""
+
+    default_name: ClassVar[str] = "shared"
+    needs_null: ClassVar[bool] = True
+    rise: float = 0.0
+
+    def measure(self, snapshot: Snapshot) -> Iterator[Row | Attachment]:
+        weight = next(snapshot.model.parameters()).flatten()[: len(CONCEPTS)]
+        level = self.rise if snapshot.id.step else 0.0
+        for concept, noise in zip(CONCEPTS, weight.tolist(), strict=True):
+            for condition in (None, "disjoint_scripts"):
+                value = level * (condition is None) + 0.01 * noise
+                yield Row(metric="rank_transfer", value=value, concept=concept, condition=condition)
+        columns = {"concept": list(CONCEPTS), "cluster": [0, 1, 1, 3]}
+        yield Attachment("experts", pa.table(columns))
+
+
+@dataclass(kw_only=True)
+class Alone(Analysis):
+    """Compares with nothing."""
+
+    default_name: ClassVar[str] = "alone"
+
+    def measure(self, snapshot: Snapshot) -> Iterator[Row]:
+        yield Row(metric="value", value=1.0)
+
+
+@pytest.fixture
+def trained(tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]) -> Snapshot:
+    found = tiny_snapshot(tiny_xglm)
+    return Snapshot(SnapshotId("tiny", 64), found.model, found.tokenizer)
+
+
+@pytest.mark.parametrize("name", ["tiny_xglm", "tiny_bloom", "tiny_llama"])
+def test_a_random_network_is_drawn_like_step_0_and_touches_nothing(
+    name: str, request: pytest.FixtureRequest, tiny_snapshot: Callable[..., Snapshot]
+) -> None:
+    snapshot = tiny_snapshot(request.getfixturevalue(name))
+    before = {key: value.clone() for key, value in snapshot.model.state_dict().items()}
+    state = torch.get_rng_state()
+    one, again, other = (random_network(snapshot, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in snapshot.model.state_dict().items())
+    assert type(one.model) is type(snapshot.model)
+    assert one.id == SnapshotId(snapshot.id.run, 0, 0)
+    assert not one.model.training
+    config = snapshot.model.config
+    spread = getattr(config, "init_std", None) or config.initializer_range
+    drawn, same, differing = (found.model.state_dict() for found in (one, again, other))
+    assert drawn.keys() == before.keys()
+    for key, value in drawn.items():
+        assert torch.equal(value, same[key])
+        if value.dim() > 1:
+            assert not torch.equal(value, differing[key])
+            assert not torch.equal(value, before[key])
+            assert float(value.std()) == pytest.approx(spread, rel=0.2), key
+
+
+def test_networks_are_measured_once_by_the_analyses_that_need_them(trained: Snapshot, tmp_path: Path) -> None:
+    analyses = [Shared(), Alone()]
+    done = measure_null(trained, analyses, tmp_path, 3)
+    assert done == [f"shared, random network {number}" for number in range(3)]
+    assert measure_null(trained, analyses, tmp_path, 3) == []
+    assert measure_null(trained, analyses, tmp_path, 4) == ["shared, random network 3"]
+    assert len(measure_null(trained, [Shared(rise=1.0)], tmp_path, 4)) == 4, "other settings, other numbers"
+    assert measure_null(trained, [Alone()], tmp_path, 5) == []
+    table = ResultTable(tmp_path)
+    assert table.steps() == []
+    assert table.frame().empty
+    assert ResultTable(null_folder(tmp_path, 2)).stamp(0, "shared")["seed"] == 2
+
+
+def test_the_band_has_the_networks_of_the_same_settings(trained: Snapshot, tmp_path: Path) -> None:
+    table = ResultTable(tmp_path)
+    assert table.null_band("shared").empty
+    measure_null(trained, [Shared()], tmp_path, 3)
+    assert table.null_band("shared").empty, "nothing of the run itself to compare with"
+    table.write(trained.id, Shared(), Shared().measure(trained), 0.1)
+    band = table.null_band("shared")
+    assert band["network"].tolist() == np.repeat([0, 1, 2], 8).tolist()
+    assert set(band["step"]) == {0}
+    later = Shared(rise=1.0)
+    table.write(SnapshotId("tiny", 128), later, later.measure(trained), 0.1)
+    assert table.null_band("shared").empty, "the newest result has other settings"
+
+
+@pytest.mark.parametrize("rise", [0.0, 0.5])
+def test_the_verdict_is_against_the_band(rise: float, trained: Snapshot, tmp_path: Path) -> None:
+    analysis, table = Shared(rise=rise), ResultTable(tmp_path)
+    table.write(trained.id, analysis, analysis.measure(trained), 0.1)
+    assert decisive_change(read_run(tmp_path), "shared") is None, "neither random networks nor step 0"
+    measure_null(trained, [analysis], tmp_path, 5)
+    record = read_run(tmp_path)
+    found = decisive_change(record, "shared")
+    apart = find_change(record, "shared", "rank_transfer", "disjoint_scripts")
+    assert found is not None
+    assert apart is not None
+    assert (found.num_networks, found.num_concepts) == (5, 4)
+    assert found.contrast.difference == pytest.approx(rise, abs=0.01)
+    assert (found.contrast.low > 0.0) == (rise > 0.0)
+    assert apart.contrast.low <= 0.0 <= apart.contrast.high, "nothing was planted in that stratum"
+    assert find_change(record, "shared", "other") is None
+    assert concept_clusters(record, "shared", 64, ["water", "metals", "metal", "new"]).tolist() == [3, 1, 1, 7]
