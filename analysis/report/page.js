@@ -29,7 +29,7 @@ function themed(layout) {
   layout.font = {...layout.font, color: ink};
   layout.modebar = {orientation: "h", bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--accent")};
   for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key)))
-    Object.assign(layout[name], {gridcolor: grid, linecolor: colour("--soft"), zerolinecolor: grid});
+    Object.assign(layout[name], {automargin: true, gridcolor: grid, linecolor: colour("--soft"), zerolinecolor: grid});
   return layout;
 }
 
@@ -100,13 +100,16 @@ function draw(place) {
   pick(figure, place);
   place.dataset.drawn = "yes";
   const width = paper ? (place.closest(".single") ? 690 : 335) : place.clientWidth;
-  if (paper) Object.assign(figure.layout, {width, height: 360, autosize: false});
+  if (paper) Object.assign(figure.layout, {width, height: 300, autosize: false});
   if (width < 460) {
-    figure.layout.legend = {...figure.layout.legend, orientation: "h", y: -0.25, x: 0};
-    figure.layout.margin = {...figure.layout.margin, l: 48, r: 12};
+    const rows = Math.ceil(figure.data.filter(trace => trace.name && trace.visible !== false).length / 3);
+    const place = {orientation: "h", yref: "container", y: 0.01, yanchor: "bottom", x: 0};
+    figure.layout.legend = {...figure.layout.legend, ...place};
+    figure.layout.margin = {...figure.layout.margin, l: 48, r: 12, b: 48 + 20 * rows};
+    figure.layout.height = (figure.layout.height || 380) + 20 * rows;
   }
   return Plotly.react(place, figure.data, themed(figure.layout),
-    {responsive: !paper, displaylogo: false, displayModeBar: printing ? false : "hover"});
+    {responsive: !paper, displaylogo: false, displayModeBar: printing || width < 460 ? false : "hover"});
 }
 
 const all = () => [...document.querySelectorAll(".figure")];

@@ -76,7 +76,7 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     def show(figure: Card | None, metric: str) -> None:
         items.append(None if figure is None else Captioned(figure, explain("ConceptOverlap", metric)))
 
-    if not shared.empty:
+    if not shared.empty and not select(frame, name, DECISIVE).empty:
         show(
             draw.over_steps(shared, "Shared share of the top K, mean over pairs and concepts", unit="shared / K"),
             "shared",
