@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from analysis.base import Analysis
 from analysis.measures.alignment import Alignment
+from analysis.measures.causal_transfer import CausalTransfer
 from analysis.measures.compression import Compression
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
@@ -23,6 +24,7 @@ from analysis.measures.steering import Steering
 
 __all__ = [
     "Alignment",
+    "CausalTransfer",
     "Compression",
     "ConceptOverlap",
     "HeldOutLoss",
