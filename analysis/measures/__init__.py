@@ -18,6 +18,7 @@ from analysis.measures.compression import Compression
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.lape import Lape
+from analysis.measures.minimal_pairs import MinimalPairs
 from analysis.measures.overlap import ConceptOverlap
 from analysis.measures.probe_suite import ProbeSuite
 from analysis.measures.steering import Steering
@@ -30,6 +31,7 @@ __all__ = [
     "HeldOutLoss",
     "LanguageProbe",
     "Lape",
+    "MinimalPairs",
     "ProbeSuite",
     "Steering",
     "build_analyses",
