@@ -15,6 +15,7 @@ from analysis.base import Analysis
 from analysis.measures.alignment import Alignment
 from analysis.measures.causal_transfer import CausalTransfer
 from analysis.measures.compression import Compression
+from analysis.measures.concept_directions import ConceptDirections
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.lape import Lape
@@ -27,6 +28,7 @@ __all__ = [
     "Alignment",
     "CausalTransfer",
     "Compression",
+    "ConceptDirections",
     "ConceptOverlap",
     "HeldOutLoss",
     "LanguageProbe",
