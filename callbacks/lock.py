@@ -2,110 +2,63 @@
 
 Two trainings that write the same snapshots, checkpoints and metrics ruin both. The first takes `<run>/run.lock` with
 `flock`, which the kernel gives back when the process ends, however it ends: a lock of a dead process never blocks, and
-there is no stale file to delete. The file names its holder only for the message. Of several ranks only rank 0 holds it.
+there is no stale file to delete. Forked data workers do not keep it (`filelock` from 4.2 on). The file names its holder
+only for the message. Of several ranks only rank 0 holds it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import socket
-import weakref
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 import pytorch_lightning as pl
+from filelock import FileLock, Timeout
 from pytorch_lightning.callbacks import Callback
 
 log = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
-_held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
+def lock_folder(folder: str | Path) -> FileLock:
+    """Take a folder (made if it is not there) for this process until `release`.
 
-class FolderLock:
-    """Exclusive use of a folder, as a context manager or through `acquire` and `release`.
-
-    Args:
-        folder: made if it is not there.
+    Raises:
+        ValueError: another process, or another lock of this one, holds it; names host, process and time.
     """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / LOCK_FILE
-        self._descriptor: int | None = None
-
-    def acquire(self) -> None:
-        """Take the lock; a second call of the same object does nothing.
-
-        Raises:
-            ValueError: another process, or another object of this one, holds it; names host, process and time.
-        """
-        if self._descriptor is not None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            content = os.pread(descriptor, 4096, 0)
-            os.close(descriptor)
-            raise ValueError(
-                f"{self.path.parent}: in use by {_describe(content)}; stop that one or choose another run folder"
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-                os.close(descriptor)
-                raise
-            log.warning(
-                "%s: this filesystem has no locks (%s); see to it yourself that no other run uses the folder",
-                self.path.parent,
-                error,
-            )
-        holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": datetime.now(UTC).isoformat("T", "seconds"),
-        }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        self._descriptor = descriptor
-        _held.add(self)
-
-    def release(self) -> None:
-        """Give the lock back; the file stays, since removing it could take the lock from under a third process."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def __enter__(self) -> FolderLock:
-        self.acquire()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-
-def _forget_in_child() -> None:
-    """A forked data worker must not keep the lock of a training that was killed."""
-    for lock in list(_held):
-        lock.release()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
-
-
-def _describe(content: bytes) -> str:
+    path = Path(folder) / LOCK_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
     try:
-        holder = json.loads(content)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{path.parent}: in use by {_describe(path)}; stop that one or choose another run folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        log.warning(
+            "%s: this filesystem has no locks (%s); see to it yourself that no other run uses the folder",
+            path.parent,
+            error,
+        )
+    since = datetime.now(UTC).isoformat("T", "seconds")
+    path.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}), encoding="utf-8")
+    return lock
+
+
+def _describe(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
 
@@ -116,17 +69,15 @@ class RunLock(Callback):
     """
 
     def __init__(self) -> None:
-        self._lock: FolderLock | None = None
+        self._lock: FileLock | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         refusal = ""
         if trainer.is_global_zero and self._lock is None:
-            lock = FolderLock(trainer.default_root_dir)
             try:
-                lock.acquire()
-                self._lock = lock
+                self._lock = lock_folder(trainer.default_root_dir)
             except (ValueError, OSError) as error:
                 refusal = str(error)
         refusal = trainer.strategy.broadcast(refusal)

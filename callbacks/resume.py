@@ -3,13 +3,12 @@
 It is taken at one place only: before the first batch of an optimizer step, when everything of the step before is done
 (its update, snapshot, analyses, log rows and validation). Lightning's own place is the end of a batch, before that
 step's validation and log rows, which a resume then loses. What Lightning leaves out is added: the random state of every
-rank, and under which conditions (world size, batch, data) the training ran. Data needs no state here: a batch is a
-function of (seed, step). Writing and verifying is in `callbacks.checkpoint_io`, signals are in `callbacks.signals`.
+rank. Data needs none: a batch is a function of (seed, step), and the data module compares what may not change (its
+`state_dict`). Writing and verifying is in `callbacks.checkpoint_io`, signals are in `callbacks.signals`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -31,7 +30,6 @@ from callbacks.step import StepCallback
 log = logging.getLogger(__name__)
 
 STATE_KEY = "babelscope_resume"
-CONDITIONS = ("world_size", "accumulate_grad_batches", "tokens_per_step", "data_fingerprint")
 NO_LIMIT = 2**62
 
 Place = Literal["step", "validation", "end"]
@@ -52,8 +50,6 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         every_n_steps: optimizer steps between two checkpoints; None: no such rule.
         every_n_minutes: minutes between two checkpoints, by the clock of rank 0; None: no such rule.
         keep: number of checkpoints that stay. With 1 there is nothing to fall back on if a disk damages it.
-        allow_changed: conditions that may differ from those of the checkpoint (world_size, accumulate_grad_batches,
-            tokens_per_step, data_fingerprint). The training then takes another course than without the interruption.
         signals: signals that mean "save and stop". Under SLURM add the one of `--signal`, e.g. SIGUSR1.
         grace_seconds: seconds after the signal at which the process ends unsaved if the step never ends.
     """
@@ -63,7 +59,6 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         every_n_steps: int | None = None,
         every_n_minutes: float | None = 10.0,
         keep: int = 2,
-        allow_changed: tuple[str, ...] = (),
         signals: tuple[str, ...] = ("SIGTERM", "SIGINT"),
         grace_seconds: float = 300.0,
     ) -> None:
@@ -74,10 +69,7 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
             raise ValueError(f"every_n_minutes is {every_n_minutes}; use more than 0, or None for no such rule")
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least 1 checkpoint must stay")
-        if unknown := [name for name in allow_changed if name not in CONDITIONS]:
-            raise ValueError(f"allow_changed holds {unknown[0]!r}; use some of {', '.join(CONDITIONS)}")
         self.every_n_steps, self.every_n_minutes, self.keep = every_n_steps, every_n_minutes, keep
-        self.allow_changed = tuple(allow_changed)
         self.failures = 0
         """Checkpoints lost to a full disk or the like since the fit began."""
         self._signals = StopSignals(signals, grace_seconds)
@@ -216,8 +208,6 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         checkpoint[STATE_KEY] = {
             "rng": self._rng,
             "logger_step": trainer.fit_loop.epoch_loop._batches_that_stepped,
-            "conditions": _conditions(trainer),
-            "data": _description(trainer),
         }
         loops = checkpoint["loops"]["fit_loop"]
         if self._place == "step":
@@ -242,23 +232,8 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
             return
         state = checkpoint.get(STATE_KEY)
         if state is None:
-            log.warning("the checkpoint was not written by ResumeCheckpoint: random state and conditions are unknown")
+            log.warning("the checkpoint was not written by ResumeCheckpoint: its random state is unknown")
             return
-        changes = {
-            name: f"{name} was {state['conditions'].get(name)}, is {value}"
-            for name, value in _conditions(trainer).items()
-            if state["conditions"].get(name) != value
-        }
-        if "data_fingerprint" in changes and (parts := _changed_parts(state["data"], _description(trainer))):
-            changes["data_fingerprint"] += f" ({parts})"
-        refused = [name for name in changes if name not in self.allow_changed]
-        if refused:
-            raise ValueError(
-                f"step {checkpoint['global_step']} cannot go on as it was: {'; '.join(changes[n] for n in refused)}; "
-                f"restore that, or add {refused} to ResumeCheckpoint's allow_changed to go on in another way"
-            )
-        for change in changes.values():
-            log.warning("resuming although %s, as allowed", change)
         self._loaded = state
         # A batch is a function of (seed, step); Lightning knows no such loaders and warns of every one without state.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
@@ -275,25 +250,3 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
 
 def _validates_while_training(trainer: pl.Trainer) -> bool:
     return trainer.state.fn == "fit" and not trainer.sanity_checking
-
-
-def _conditions(trainer: pl.Trainer) -> dict[str, Any]:
-    """What determines the course of training beside the configuration, by the names of `CONDITIONS`."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    return {
-        "world_size": trainer.world_size,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "tokens_per_step": getattr(data, "tokens_per_step", None),
-        "data_fingerprint": getattr(data, "fingerprint", None),
-    }
-
-
-def _description(trainer: pl.Trainer) -> dict[str, Any]:
-    """The data module's own words about its data, as JSON values; only to explain a fingerprint that differs."""
-    describe = getattr(trainer.datamodule, "description", None)  # type: ignore[attr-defined]
-    return json.loads(json.dumps(describe(), default=str)) if callable(describe) else {}
-
-
-def _changed_parts(before: dict[str, Any], now: dict[str, Any]) -> str:
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return ", ".join(f"{key}: {str(before.get(key))[:80]} -> {str(now.get(key))[:80]}" for key in keys[:3])

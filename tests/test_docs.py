@@ -65,19 +65,17 @@ def check_command(command: str) -> None:
     for word in arguments:
         if word.endswith((".yaml", ".yml")) and not word.startswith("runs/"):
             assert (ROOT / word).is_file(), f"{word} does not exist: {command}"
-    {"train": _train, "analysis": _analysis, "data.corpus": _corpus, "callbacks.capacity": _capacity}[module](arguments)
+    {"train": _train, "analysis": _analysis, "data.corpus": _corpus}[module](arguments)
 
 
 def _train(arguments: list[str]) -> None:
-    from train.__main__ import COMMANDS, TEXT_COMMANDS, OneLineParser
+    from train.__main__ import COMMANDS, TEXT_COMMANDS, make_parser
     from train.cli import ParsedRun
 
     command, rest = arguments[0], arguments[1:]
     assert command in COMMANDS, command
     if command in TEXT_COMMANDS:
-        parser = OneLineParser(prog=command)
-        getattr(importlib.import_module("train.commands"), f"add_{command}_arguments")(parser)
-        parser.parse_args(rest)
+        make_parser(command).parse_args(rest)
         return
     if command == "describe":
         describe = importlib.import_module("train.describe")
@@ -94,10 +92,6 @@ def _analysis(arguments: list[str]) -> None:
 
 def _corpus(arguments: list[str]) -> None:
     importlib.import_module("data.corpus.__main__")._parser().parse_args(arguments)
-
-
-def _capacity(arguments: list[str]) -> None:
-    importlib.import_module("callbacks.capacity").make_parser().parse_args(arguments)
 
 
 @pytest.mark.parametrize(("document", "command"), sorted(set(quoted_commands())))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentError
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 COMMANDS = {
     "fit": "pretrain, or go on with a run",
@@ -22,17 +22,7 @@ COMMANDS = {
     "audit": "n-grams that training text shares with evaluation text",
 }
 TEXT_COMMANDS = ("tokenizer", "prepare", "audit")
-"""Commands of `train.commands`; the others belong to the Lightning command line."""
-
-TRACEBACK_VARIABLE = "BABELSCOPE_TRACEBACK"
-USER_ERRORS = (ValueError, OSError, ArgumentError)
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argparse parser whose refusals are one line, as everywhere here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see {self.prog} --help")
+"""Commands of `train.commands`, without Lightning."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,15 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if arguments else 2
     command = arguments[0]
-    if command not in COMMANDS:
-        print(f"error: unknown command {command!r}; commands are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
     try:
         run(command, arguments[1:])
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not _is_expected(error):
+        if os.environ.get("BABELSCOPE_TRACEBACK") or not _is_expected(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -59,28 +46,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        ["usage: python -m train COMMAND ...", "", *lines, "", "python -m train COMMAND --help says more."]
-    )
+    lines = [f"  {name:12} {text}" for name, text in COMMANDS.items()]
+    end = "The options of a command: python -m train COMMAND --help"
+    return "\n".join(["usage: python -m train COMMAND [options]", "", *lines, "", end])
 
 
 def run(command: str, arguments: list[str]) -> None:
-    """Hand the arguments to the command's module."""
-    if command in TEXT_COMMANDS:
-        module = importlib.import_module("train.commands")
-        parser = OneLineParser(prog=f"python -m train {command}")
-        getattr(module, f"add_{command}_arguments")(parser)
-        getattr(module, f"run_{command}")(parser.parse_args(arguments))
-        return
-    quieten()
-    if command == "describe":
-        importlib.import_module("train.describe").main(arguments)
-        return
-    from train.cli import TrainingCLI
+    """Hand the arguments to the command's module, which is imported only now.
 
-    TrainingCLI([command, *arguments])
+    Raises:
+        ValueError: no such command; and whatever the command refuses.
+    """
+    if command not in COMMANDS:
+        raise ValueError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
+    if command in TEXT_COMMANDS:
+        parser = make_parser(command)
+        getattr(importlib.import_module("train.commands"), f"run_{command}")(parser.parse_args(arguments))
+    elif command == "describe":
+        if {"-h", "--help"} & set(arguments):
+            make_parser(command).print_help()
+            return
+        quieten()
+        importlib.import_module("train.describe").main(arguments)
+    else:
+        quieten()
+        importlib.import_module("train.cli").TrainingCLI([command, *arguments])
+
+
+def make_parser(command: str) -> ArgumentParser:
+    """The parser of a command that is not Lightning's (of `describe`: its own options); it raises its refusals."""
+    from jsonargparse import ArgumentParser
+
+    about = COMMANDS[command]
+    if command == "describe":
+        about += "\n\nAll options of `python -m train fit` are taken too, see there."
+    parser = ArgumentParser(prog=f"python -m train {command}", description=about, exit_on_error=False)
+    getattr(importlib.import_module("train.commands"), f"add_{command}_arguments")(parser)
+    return parser
 
 
 def quieten() -> None:
@@ -91,8 +93,8 @@ def quieten() -> None:
 
 def _is_expected(error: Exception) -> bool:
     """Errors that a user can mend: bad values, missing files, refusals of Lightning, a run that diverged."""
-    expected = {"MisconfigurationException", "TrainingDivergedError"}
-    return isinstance(error, USER_ERRORS) or type(error).__name__ in expected
+    expected = {"ArgumentError", "MisconfigurationException", "TrainingDivergedError"}
+    return isinstance(error, ValueError | OSError) or type(error).__name__ in expected
 
 
 if __name__ == "__main__":

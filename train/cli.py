@@ -24,7 +24,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -35,8 +35,6 @@ from train.run_config import find_differences, load_config, save_config
 
 log = logging.getLogger(__name__)
 
-CONDITIONS = ("world_size", "accumulate_grad_batches", "tokens_per_step", "data_fingerprint")
-"""What a resuming callback (`allow_changed`) compares between a checkpoint and now."""
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs/unnamed",
     "max_epochs": -1,
@@ -79,6 +77,11 @@ class TrainingCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for name, subparser in self._subcommand_parsers.items():
+            subparser.prog = f"python -m train {name}"
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -124,8 +127,7 @@ class TrainingCLI(LightningCLI):
         checkpoint = find_checkpoint(self.trainer, given.resume)
         if checkpoint is not None:
             log.info("resuming from %s", checkpoint)
-        if given.allow_changes:
-            allow_changes(self.trainer, self.datamodule)
+        self.datamodule.allow_changes = given.allow_changes
         check_data(self.datamodule, self.model.model.config)
         self.trainer.fit(**arguments, ckpt_path=checkpoint, weights_only=True)
 
@@ -161,7 +163,13 @@ class ParsedRun(TrainingCLI):
 
 def parser_options() -> dict[str, Any]:
     """Options of all parsers: errors are raised, so that the caller prints them as one line."""
-    return {"exit_on_error": False, "fit": {"exit_on_error": False}, "validate": {"exit_on_error": False}}
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    quiet = {"exit_on_error": False}
+    return {
+        **quiet,
+        "fit": {**quiet, "description": "Pretrain, or go on with a run."},
+        "validate": {**quiet, "description": "Bits per byte of a run's newest checkpoint, per language."},
+    }
 
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:
@@ -220,14 +228,6 @@ def refuse_other_run(folder: Path, given: dict[str, Any], *, resume: str, allow_
             f"{folder} holds a run with another configuration ({shown}{more}); choose another "
             "trainer.default_root_dir, or go on all the same with --allow_changes true"
         )
-
-
-def allow_changes(trainer: pl.Trainer, data: MultilingualDataModule) -> None:
-    """Let data module and resuming callbacks accept a checkpoint made under other conditions; they log what differs."""
-    data.allow_changes = True
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if hasattr(callback, "allow_changed"):
-            callback.allow_changed = CONDITIONS
 
 
 def find_checkpoint(trainer: pl.Trainer, resume: str) -> str | None:

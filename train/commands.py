@@ -1,28 +1,25 @@
 """The commands on text alone: `tokenizer`, `prepare` and `audit`, each a function for its options and one that runs it.
 
-The text is that of a training config (`--config`, its `data:` section) or of files named by `--text`.
+The text is that of a training config (`--config`, its `data:` section) or of files named by `--text`. What is heavy is
+imported when a command runs, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, Namespace
 
-from train.data.decontamination import audit, format_audit
-from train.data.documents import TextSource, resolve_languages, stream_documents
-from train.data.prepare import format_prepared, verify
-from train.data.sources import LocalText
-from train.data.tokenizer import ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
-from train.datamodule import MultilingualDataModule
+if TYPE_CHECKING:
+    from train.data.documents import TextSource
+    from train.datamodule import MultilingualDataModule
 
 
-def read_options(args: argparse.Namespace) -> MultilingualDataModule:
+def read_options(args: Namespace) -> MultilingualDataModule:
     """The data module that a command's --config (its `data:` section) or --text options describe.
 
     Raises:
@@ -33,7 +30,10 @@ def read_options(args: argparse.Namespace) -> MultilingualDataModule:
         if args.languages:
             section["languages"] = args.languages
         return _instantiate(section)
-    if not getattr(args, "text", None):
+    from train.data.sources import LocalText
+    from train.datamodule import MultilingualDataModule
+
+    if not args.get("text"):
         raise ValueError("no text: give --config with a `data:` section, or --text FILE")
     sources: list[TextSource] = []
     for entry in args.text:
@@ -60,6 +60,8 @@ def _data_section(paths: Sequence[str]) -> dict[str, Any]:
 
 
 def _instantiate(section: dict[str, Any]) -> MultilingualDataModule:
+    from train.datamodule import MultilingualDataModule
+
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(MultilingualDataModule, "data")
     try:
@@ -68,21 +70,29 @@ def _instantiate(section: dict[str, Any]) -> MultilingualDataModule:
         raise ValueError(f"data section: {' '.join(str(error).split())}") from error
 
 
-def add_tokenizer_arguments(parser: argparse.ArgumentParser) -> None:
+def add_describe_arguments(parser: ArgumentParser) -> None:
+    """What `python -m train describe` takes beside the options of `fit`."""
+    parser.add_argument(
+        "--tokens_per_second", nargs="+", type=float, metavar="N", help="speeds at which hours are shown"
+    )
+
+
+def add_tokenizer_arguments(parser: ArgumentParser) -> None:
     """Options of `python -m train tokenizer`."""
-    parser.description = "Train a byte-level BPE tokenizer, or (--measure) only measure one on your text."
     parser.add_argument("--config", action="append", help="training config whose `data:` section names the text")
     parser.add_argument("--text", action="append", help="a local text file instead (parquet, JSONL, txt), or LANG=PATH")
     parser.add_argument("--languages", nargs="+", help="only these (default: those of the config or the text)")
-    parser.add_argument("--vocab-size", type=int, help="number of tokens (default: that of the config, else 8192)")
-    parser.add_argument("--alpha", type=float, default=0.3, help="share of a language ~ bytes^alpha (default 0.3)")
+    parser.add_argument("--vocab_size", type=int | None, help="number of tokens; null is that of the config, else 8192")
+    parser.add_argument("--alpha", type=float, default=0.3, help="share of a language ~ bytes^alpha")
     parser.add_argument("--seed", type=int, default=0, help="order in which texts are drawn")
     parser.add_argument("--output", help="folder of the new tokenizer (default: that of the config)")
     parser.add_argument("--measure", metavar="NAME_OR_PATH", help="do not train: measure this tokenizer")
 
 
-def run_tokenizer(args: argparse.Namespace) -> None:
+def run_tokenizer(args: Namespace) -> None:
     """Train and save (or load) a tokenizer; writes its fertility on the valid split to stdout."""
+    from train.data.tokenizer import ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
+
     options = read_options(args)
     if args.measure:
         tokenizer = load_tokenizer(args.measure)
@@ -101,17 +111,18 @@ def run_tokenizer(args: argparse.Namespace) -> None:
     sys.stdout.write(format_fertility(measure_fertility(tokenizer, options.texts("valid", max_bytes=2**21))) + "\n")
 
 
-def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+def add_prepare_arguments(parser: ArgumentParser) -> None:
     """Options of `python -m train prepare`."""
-    parser.description = "Tokenise the text of a training config into memory-mapped blocks; resumes where it stopped."
     parser.add_argument("--config", action="append", required=True, help="training config with a `data:` section")
     parser.add_argument("--languages", nargs="+", help="only these")
-    parser.add_argument("--workers", type=int, help="processes (default: data.prepare_workers)")
-    parser.add_argument("--verify", action="store_true", help="read everything again and check its hash")
+    parser.add_argument("--workers", type=int | None, help="processes (default: data.prepare_workers)")
+    parser.add_argument("--verify", action=ActionYesNo, default=False, help="read everything again and check its hash")
 
 
-def run_prepare(args: argparse.Namespace) -> None:
+def run_prepare(args: Namespace) -> None:
     """Prepare, and write the counts to stdout."""
+    from train.data.prepare import format_prepared, verify
+
     options = read_options(args)
     if args.workers is not None:
         options.prepare_workers = args.workers
@@ -122,23 +133,23 @@ def run_prepare(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{format_prepared(options.prepared_text)}\n{options.prepared_text.folder}\n")
 
 
-def add_audit_arguments(parser: argparse.ArgumentParser) -> None:
+def add_audit_arguments(parser: ArgumentParser) -> None:
     """Options of `python -m train audit`."""
-    parser.description = (
-        "How much of the evaluation text occurs in the training text, by n-grams, per language, after exclusion "
-        "(data.exclude)."
-    )
     parser.add_argument("--config", action="append", help="training config whose `data:` section names the text")
     parser.add_argument("--text", action="append", help="a local training file instead, or LANG=PATH")
     parser.add_argument("--languages", nargs="+", help="only these")
     parser.add_argument("--evaluation", help="file of evaluation text (default: the valid and test splits of the data)")
-    parser.add_argument("--n", type=int, default=13, help="words in an n-gram (default 13)")
-    parser.add_argument("--n-characters", type=int, help="the same in characters (default: 25 for 13 words)")
+    parser.add_argument("--n", type=int, default=13, help="words in an n-gram")
+    parser.add_argument("--n_characters", type=int | None, help="the same in characters; null is 25 for 13 words")
     parser.add_argument("--examples", type=int, default=0, help="print so many contaminated texts per language")
 
 
-def run_audit(args: argparse.Namespace) -> None:
+def run_audit(args: Namespace) -> None:
     """Audit and write the table to stdout."""
+    from train.data.decontamination import audit, format_audit
+    from train.data.documents import resolve_languages, stream_documents
+    from train.data.sources import LocalText
+
     lengths = {"n": args.n, "n_characters": args.n_characters, "num_examples": args.examples}
     audit((), {}, **lengths)  # refuses what cannot be, before any text is read
     options = read_options(args)

@@ -51,7 +51,7 @@ class MultilingualDataModule(LightningDataModule):
         tokenizer: folder or hub name. A folder that does not exist is made by training one of `vocab_size` tokens.
         cache: folder for prepared text; each set of inputs gets a folder of its own in it.
         prepared: read this folder, written by `python -m train prepare`, instead of preparing `sources`.
-        languages: codes to train on; default: all that the sources offer.
+        languages: codes to train on; null: all that the sources offer.
         vocab_size: tokens of the tokenizer to train; unused when it exists.
         mixing: shares of the languages.
         block_size: tokens of a training sequence.
@@ -69,7 +69,6 @@ class MultilingualDataModule(LightningDataModule):
         document_masks: add `segment_ids` and `position_ids`, so that documents of one block do not see each other.
         validation_blocks: blocks per language that are validated on at most; null: all.
         validation_batch_size: sequences per device.
-        allow_changes: go on from a checkpoint although data, mixture, seed, batch or number of devices differ.
     """
 
     def __init__(
@@ -92,7 +91,6 @@ class MultilingualDataModule(LightningDataModule):
         document_masks: bool = False,
         validation_blocks: int | None = 64,
         validation_batch_size: int = 8,
-        allow_changes: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -122,7 +120,8 @@ class MultilingualDataModule(LightningDataModule):
         self.document_masks = document_masks
         self.validation_blocks = validation_blocks
         self.validation_batch_size = validation_batch_size
-        self.allow_changes = allow_changes
+        self.allow_changes = False
+        """Go on from a checkpoint although what `state_dict` holds differs: `--allow_changes true`."""
         self.requested_vocab_size = vocab_size
         self._requested_languages = languages
         self._languages: tuple[str, ...] | None = None
@@ -416,7 +415,7 @@ class MultilingualDataModule(LightningDataModule):
     # -- resuming -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must share with this one for its batches to be the same."""
+        """What a resumed run must share with this one for its steps to be the same: the one list of conditions."""
         return {
             "fingerprint": self.fingerprint,
             "languages": list(self.languages),
@@ -424,6 +423,7 @@ class MultilingualDataModule(LightningDataModule):
             "seed": self.seed,
             "sample_order": ORDER_VERSION,
             "world_size": self.trainer.world_size if self.trainer is not None else 1,
+            "accumulate_grad_batches": self.trainer.accumulate_grad_batches if self.trainer is not None else 1,
             "batch_size": self.batch_size,
             "block_size": self.block_size,
             "document_masks": self.document_masks,
@@ -444,6 +444,6 @@ class MultilingualDataModule(LightningDataModule):
         if not self.allow_changes:
             raise ValueError(
                 f"the checkpoint was trained on other batches: {'; '.join(changes)}; "
-                "restore the settings, or set data.allow_changes: true to go on with the new ones"
+                "restore the settings, or go on with the new ones by --allow_changes true"
             )
         logger.warning("resuming with changed data settings: %s", "; ".join(changes))

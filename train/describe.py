@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from transformers import XGLMConfig
 
 from train.cli import ParsedRun
+from train.commands import add_describe_arguments
 from train.flops import ParameterCount, count_parameters, flops_per_token, forward_flops
 from train.model.loss_tokens import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK
 from train.model.loss_vocab import VOCABULARY_BLOCK
@@ -208,10 +209,10 @@ def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the options of `fit` and `--tokens_per_second N ...`; write the description to stdout."""
-    parser = ArgumentParser(exit_on_error=False, add_help=False)
-    parser.add_argument("--tokens_per_second", nargs="+", type=float, default=list(SPEEDS))
+    parser = ArgumentParser(exit_on_error=False)
+    add_describe_arguments(parser)
     own, rest = _split_off(list(arguments), "--tokens_per_second")
-    speeds = parser.parse_args(own).tokens_per_second
+    speeds = parser.parse_args(own).tokens_per_second or SPEEDS
     if any(speed <= 0 for speed in speeds):
         raise ValueError(f"--tokens_per_second {min(speeds):g}: a speed is above 0")
     run = describe(ParsedRun(["fit", *rest]).run)

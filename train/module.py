@@ -10,10 +10,7 @@ Three things here differ from the usual module, each for a reason:
 - `model` is the plain module. `torch.compile` makes a separate callable over the same parameters, because hooks that
   analyses register after the first compiled call would never fire (pytorch issue 117758).
 
-Bits per byte = nats / (ln 2 x UTF-8 bytes) compares across tokenizers and languages (Gao et al. 2020, "The Pile",
-section 3.1).
-
-Shapes:  B micro-batch   T tokens of a block   L validation languages
+Shapes:  B micro-batch   T tokens of a block
 """
 
 from __future__ import annotations
@@ -30,6 +27,7 @@ from torch import Tensor
 
 from train.compatibility import check_data, check_trainer, read_initial_weights
 from train.flops import flops_per_token, peak_flops
+from train.metrics import LanguageLoss
 from train.model.xglm import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer, build_scheduler
 from train.throughput import ThroughputMeter, model_flop_utilisation
@@ -53,7 +51,8 @@ class LanguageModelingModule(pl.LightningModule):
 
     Metrics logged: every optimizer step `train/loss` (nats per token of the whole step, over ranks and micro-batches),
     `train/gradient_norm` (before clipping), `train/skipped_steps`, `perf/tokens_per_second`, `perf/mfu` (left out if
-    the device's peak is unknown); after validation `val/bits_per_byte/<language>` and `val/bits_per_byte/mean`.
+    the device's peak is unknown); after validation `val/bits_per_byte/<language>`, their mean
+    `val/bits_per_byte/mean` and `val/perplexity/<language>` (of a token).
 
     Args:
         vocab_size: tokens of the vocabulary; must be the tokenizer's size.
@@ -124,8 +123,7 @@ class LanguageModelingModule(pl.LightningModule):
         self._items: Tensor | None = None
         self._nominal_items = 0
         self._languages: tuple[str, ...] = ()
-        self._validation = torch.zeros(0)
-        """(L, 2): nats and bytes of this rank's validation text, per language."""
+        self.validation_loss = LanguageLoss(0)
 
     @property
     def tokens_seen(self) -> int:
@@ -144,6 +142,7 @@ class LanguageModelingModule(pl.LightningModule):
         check_data(data, self.model.config)
         self.tokenizer = data.tokenizer
         self._languages = tuple(data.validation_languages)
+        self.validation_loss = LanguageLoss(len(self._languages), _wide(self.trainer.strategy.root_device))
         self._tokens_per_step = data.tokens_per_step
         self._flops_per_token = flops_per_token(self.model.config, data.block_size)
         peak = peak_flops(self.trainer.strategy.root_device, _matmul_dtype(self.trainer.precision))
@@ -243,23 +242,24 @@ class LanguageModelingModule(pl.LightningModule):
         self.throughput.pause()
 
     def on_validation_epoch_start(self) -> None:
-        self._validation = torch.zeros(len(self._languages), 2, dtype=_wide(self.device), device=self.device)
+        self.validation_loss.reset()
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         nats = self.model(**_model_inputs(batch), num_items=1).loss
         num_bytes = torch.as_tensor(batch["num_bytes"], device=self.device).sum()
-        self._validation[dataloader_idx] += torch.stack([nats, num_bytes]).to(self._validation.dtype)
+        num_tokens = (batch["labels"][:, 1:] != IGNORED_LABEL).sum()
+        self.validation_loss.update(dataloader_idx, nats, num_bytes, num_tokens)
 
     def on_validation_epoch_end(self) -> None:
-        totals = self.trainer.strategy.reduce(self._validation, reduce_op="sum").tolist()
-        scores = {}
-        for language, (nats, num_bytes) in zip(self._languages, totals, strict=True):
-            if num_bytes == 0:  # `limit_val_batches` may leave a language out
+        scores = []
+        for language, score in zip(self._languages, self.validation_loss.compute(), strict=True):
+            if score is None:  # `limit_val_batches` may leave a language out
                 continue
-            scores[language] = bits_per_byte(nats, num_bytes)
-            self.log(f"val/bits_per_byte/{language}", scores[language])
+            scores.append(score[0])
+            self.log(f"val/bits_per_byte/{language}", score[0])
+            self.log(f"val/perplexity/{language}", score[1])
         if scores:
-            self.log("val/bits_per_byte/mean", sum(scores.values()) / len(scores), prog_bar=True)
+            self.log("val/bits_per_byte/mean", sum(scores) / len(scores), prog_bar=True)
 
     # checkpointed state -----------------------------------------------------------------------------------------------
 
@@ -272,11 +272,6 @@ class LanguageModelingModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = int(checkpoint["babelscope"]["skipped_steps"])
-
-
-def bits_per_byte(nats: float, num_bytes: float) -> float:
-    """Cross-entropy summed over a text, in bits, per UTF-8 byte of the text."""
-    return nats / math.log(2) / num_bytes
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ HARMLESS = (
     "model.gradient_checkpointing",
     "model.max_skipped_steps",
     "model.throughput_window",
-    "data.allow_changes",
+    "data.allow_changes",  # of run folders before 2026-11-25
     "data.cache",
     "data.num_workers",
     "data.prepare_workers",

@@ -56,6 +56,7 @@ class Compression(StateAnalysis):
     """Chooses the tokens and the buckets."""
 
     default_name: ClassVar[str] = "compression"
+    headlines: ClassVar[tuple[str, ...]] = ("sharing",)
     version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "tokens_per_text", "max_length")
 

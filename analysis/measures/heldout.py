@@ -52,6 +52,7 @@ class HeldOutLoss(TextAnalysis):
     seed: int = 0
 
     default_name: ClassVar[str] = "held_out"
+    headlines: ClassVar[tuple[str, ...]] = ("bits_per_byte",)
     version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("max_texts", "max_train_texts", "num_bootstrap")
     min_languages: ClassVar[int] = 1

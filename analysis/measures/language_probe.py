@@ -72,6 +72,7 @@ class LanguageProbe(TokenProbe):
     """Layers for which the confusion matrix is given; None means embeddings, middle and last."""
 
     default_name: ClassVar[str] = "language_probe"
+    headlines: ClassVar[tuple[str, ...]] = ("accuracy", "middle_dip", "accuracy_shared")
     version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = (*TokenProbe.positive, "shuffles")
 

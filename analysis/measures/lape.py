@@ -97,6 +97,7 @@ class Lape(TextAnalysis):
     """Tokens per forward pass, padding included."""
 
     default_name: ClassVar[str] = "lape"
+    headlines: ClassVar[tuple[str, ...]] = ("entropy",)
     version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "max_length", "shuffles")
 

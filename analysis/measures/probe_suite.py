@@ -50,6 +50,7 @@ class ProbeSuite(TokenProbe):
     """Optimizer steps of the MLP, 256 tokens each; at least 2."""
 
     default_name: ClassVar[str] = "probe_suite"
+    headlines: ClassVar[tuple[str, ...]] = ("accuracy_mlp",)
     version: ClassVar[int] = 3
     positive: ClassVar[tuple[str, ...]] = (*TokenProbe.positive, "hidden_units")
 

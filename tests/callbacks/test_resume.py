@@ -68,14 +68,9 @@ class FromStep:
 
 
 class Data(pl.LightningDataModule):
-    tokens_per_step = 24
-
-    def __init__(self, workers=0, fingerprint="abc", languages=("de", "en")):
+    def __init__(self, workers=0):
         super().__init__()
-        self.workers, self.fingerprint, self.languages = workers, fingerprint, languages
-
-    def description(self):
-        return {"languages": list(self.languages), "blocks": 28}
+        self.workers = workers
 
     def train_dataloader(self):
         return DataLoader(Blocks(), batch_sampler=FromStep(self.trainer), num_workers=self.workers)
@@ -492,62 +487,12 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         load_checkpoint(checkpoint_file(tmp_path, 1))
 
 
-# what may not change -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "culprit"),
-    [
-        ({"data": Data(fingerprint="other")}, "data_fingerprint was abc, is other"),
-        (
-            {"data": Data(fingerprint="other", languages=("de", "fr"))},
-            r"data_fingerprint was abc, is other \(languages: \['de', 'en'\] -> \['de', 'fr'\]\)",
-        ),
-        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches was 1, is 2"),
-        ({"strategy": "tokens"}, "tokens_per_step was 24, is 48"),
-    ],
-)
-def test_changed_conditions_are_refused_by_name_unless_allowed(run_folder, change, culprit, caplog):
-    if change.get("strategy") == "tokens":
-        data = Data()
-        data.tokens_per_step = 48
-        change = {"data": data}
-    DurableCheckpointIO().remove_checkpoint(checkpoint_file(run_folder, 12))
-    with pytest.raises(ValueError, match=f"step 8 cannot go on as it was: {culprit}; .*allow_changed") as caught:
-        train(run_folder, {}, saver=ResumeCheckpoint(), **change)
-    assert "\n" not in str(caught.value)
-    name = culprit.split()[0]
-    with caplog.at_level(logging.WARNING, "callbacks.resume"):
-        assert train(run_folder, {}, saver=ResumeCheckpoint(allow_changed=(name,)), **change) is not None
-    assert f"resuming although {name} was" in caplog.text
-
-
-def test_another_world_size_is_refused(run_folder):
-    content = load_checkpoint(checkpoint_file(run_folder, 12))
-    assert content["babelscope_resume"]["conditions"]["world_size"] == 1
-    content["babelscope_resume"]["conditions"]["world_size"] = 8
-    DurableCheckpointIO().save_checkpoint(content, checkpoint_file(run_folder, 12))
-    with pytest.raises(ValueError, match="world_size was 8, is 1"):
-        train(run_folder, {}, saver=ResumeCheckpoint())
-
-
-def test_conditions_do_not_hinder_a_validation(run_folder):
-    module = Network({})
-    trainer = make_trainer(run_folder, ResumeCheckpoint())
-    trainer.validate(
-        module, datamodule=Data(fingerprint="other"), ckpt_path=newest_checkpoint(run_folder), verbose=False
-    )
-    stored = load_checkpoint(checkpoint_file(run_folder, 12))["state_dict"]
-    assert all(torch.equal(tensor, stored[name]) for name, tensor in module.state_dict().items())
-
-
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
         ({"every_n_steps": 0}, "every_n_steps is 0"),
         ({"every_n_minutes": 0}, "every_n_minutes is 0"),
         ({"keep": 0}, "keep is 0"),
-        ({"allow_changed": ("seed",)}, "allow_changed holds 'seed'"),
         ({"signals": ("SIGNOPE",)}, "'SIGNOPE' is no signal"),
         ({"signals": ("SIGKILL",)}, "SIGKILL cannot be handled"),
     ],

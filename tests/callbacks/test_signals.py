@@ -270,7 +270,6 @@ def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(tmp_path, hook
     path = newest_checkpoint(tmp_path)
     assert checkpoint_step(path) == saved
     state = torch.load(path, weights_only=True)["babelscope_resume"]
-    assert state["conditions"]["world_size"] == 2
     assert len(state["rng"]) == 2
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,7 +125,9 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     # validation of the newest checkpoint
     code, out, _ = command("validate", "--config", config)
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == [f"bits_per_byte/{x}" for x in ("de", "en", "tr", "mean")]
+    shown = [line.split()[0] for line in out.splitlines()]
+    of_languages = [f"{metric}/{x}" for x in ("de", "en", "tr") for metric in ("bits_per_byte", "perplexity")]
+    assert shown == [*of_languages, "bits_per_byte/mean"]
 
     code, _, line = command("fit", "--config", config, "--model.optimizer.lr", "0.5")
     assert code == 2
@@ -175,7 +180,7 @@ def test_a_missing_configuration_and_an_unknown_command_are_named(command: Comma
     assert "nowhere.yaml" in line
     code, _, line = command("train")
     assert code == 2
-    assert "unknown command 'train'; commands are fit" in line
+    assert "unknown command 'train'; choose one of fit" in line
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "prepare", "audit"])
@@ -206,6 +211,37 @@ def test_the_traceback_is_there_for_who_asks(config: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     with pytest.raises(ValueError, match="unknown language xx"):
         main(["fit", "--config", str(config), "--data.languages", "[xx]"])
+
+
+@pytest.mark.parametrize("name", ["describe", "tokenizer", "prepare", "audit"])
+def test_help_imports_nothing_heavy_and_names_the_command(name: str) -> None:
+    """In a process of its own: what tests import would hide what the command does."""
+    script = (
+        "import sys; from train.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'pytorch_lightning', 'pandas'} & set(sys.modules), sorted(sys.modules)"
+    )
+    for arguments in (["--help"], [name, "--help"]):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    assert f"usage: python -m train {name} " in done.stdout
+    own = {"describe": "--tokens_per_second", "tokenizer": "--vocab_size", "prepare": "--verify", "audit": "--n "}
+    assert own[name] in done.stdout
+
+
+def test_help_of_fit_shows_the_docstring_of_every_option_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m train fit ")
+    options = re.findall(r"^  (--(?:model|data)\.[\w.]+)[^\n]*\n((?:    .*\n?)*)", text, re.MULTILINE)
+    assert len(options) > 25
+    bare = [
+        name
+        for name, said in options
+        if not name.endswith(".help") and not re.sub(r"\((required, )?type:[^)]*\)?|CONFIG", "", said).strip()
+    ]
+    assert not bare
 
 
 def test_help_lists_every_command(command: Command) -> None:

@@ -241,9 +241,13 @@ def test_changed_settings_are_named_on_resume_and_can_be_allowed(
     ):
         with pytest.raises(ValueError, match=message) as caught:
             train(make_data(**options), tmp_path, 4, resume=checkpoint)
-        assert "data.allow_changes" in str(caught.value)
+        assert "--allow_changes true" in str(caught.value)
         assert "\n" not in str(caught.value)
-    module = train(make_data(batch_size=8, allow_changes=True), tmp_path, 4, resume=checkpoint)
+    with pytest.raises(ValueError, match="accumulate_grad_batches 1 -> 2"):
+        train(make_data(), tmp_path, 4, resume=checkpoint, accumulate_grad_batches=2)
+    allowed = make_data(batch_size=8)
+    allowed.allow_changes = True
+    module = train(allowed, tmp_path, 4, resume=checkpoint)
     assert len(module.seen[0][1]) == 8
     assert "batch_size 4 -> 8" in caplog.text
     trainer = make_trainer(tmp_path, 4, limit_val_batches=1.0)

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
-from train.module import LanguageModelingModule, TrainingDivergedError, bits_per_byte
+from train.metrics import LanguageLoss, bits_per_byte, perplexity
+from train.module import LanguageModelingModule, TrainingDivergedError
 from train.optim import OptimizerOptions
 from train.throughput import ThroughputMeter
 
@@ -174,7 +175,7 @@ def test_bits_per_byte_equals_the_sum_by_hand(tmp_path: Path, byte_tokenizer: Pr
     scores = []
     for index, language in enumerate(("de", "en")):
         blocks = Blocks(5, 10 + index, True, num_bytes=20 + 7 * index)
-        nats, num_bytes = 0.0, 0
+        nats, num_bytes, num_tokens = 0.0, 0, 0
         with torch.no_grad():
             for sample in blocks:  # type: ignore[attr-defined]
                 logits = module.model(input_ids=sample["input_ids"][None]).logits[0]
@@ -182,14 +183,27 @@ def test_bits_per_byte_equals_the_sum_by_hand(tmp_path: Path, byte_tokenizer: Pr
                 for position in range(1, BLOCK):
                     if (label := int(sample["labels"][position])) != -100:
                         nats -= float(logs[position - 1, label])
+                        num_tokens += 1
                 num_bytes += sample["num_bytes"]
         scores.append(nats / math.log(2) / num_bytes)
         assert record.validation[f"val/bits_per_byte/{language}"] == pytest.approx(scores[-1], rel=1e-5)
+        assert record.validation[f"val/perplexity/{language}"] == pytest.approx(math.exp(nats / num_tokens), rel=1e-4)
     assert record.validation["val/bits_per_byte/mean"] == pytest.approx(sum(scores) / 2, rel=1e-5)
 
 
 def test_bits_per_byte_of_a_uniform_byte_model_is_eight() -> None:
     assert bits_per_byte(100 * math.log(256), 100) == pytest.approx(8.0)
+    assert perplexity(100 * math.log(256), 100) == pytest.approx(256.0)
+    assert perplexity(1e6, 1) == math.inf
+
+
+def test_a_language_without_text_has_no_score_and_sums_are_exact() -> None:
+    metric = LanguageLoss(2)
+    for _ in range(3):
+        metric.update(1, torch.tensor(math.log(2) * 8), torch.tensor(4), torch.tensor(2))
+    assert metric.compute() == [None, pytest.approx((2.0, 16.0))]
+    metric.reset()
+    assert metric.compute() == [None, None]
 
 
 class Poison(Callback):

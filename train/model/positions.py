@@ -44,7 +44,7 @@ class SinusoidalPositions(xglm.XGLMSinusoidalPositionalEmbedding):
         finally:
             torch.set_default_dtype(default)
 
-    def forward(self, position_ids: Tensor | None = None, past_key_values_length: int = 0) -> Tensor:  # type: ignore[override]
+    def forward(self, position_ids: Tensor | None = None, past_key_values_length: int = 0) -> Tensor:
         return super().forward(position_ids, past_key_values_length).to(self.output_dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SinusoidalPositions:

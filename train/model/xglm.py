@@ -138,7 +138,7 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -196,7 +196,7 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
             weight,
             targets.flatten(),
             num_items=num_items,
-            backend=self.loss_backend,  # type: ignore[arg-type]
+            backend=self.loss_backend,
             chunk=self.loss_chunk,
         )
         logits = None
@@ -246,7 +246,7 @@ class XGLMModel(xglm.XGLMModel):
             attention.__class__ = SelfAttention
             attention.config = config
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -297,7 +297,7 @@ class SelfAttention(xglm.XGLMAttention):
     config: XGLMConfig
     dropout: float
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         key_value_states: Tensor | None = None,

@@ -10,6 +10,7 @@ same held-out loss.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,20 +21,34 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from analysis.report.changes import DECISIVE, PAPER, Change, find_change
 from analysis.report.figures import select
-from analysis.report.run import RunRecord, read_run
-from analysis.report.summary import Change, analyses_of_class, change_since_start
+from analysis.report.run import RunRecord, analyses_of_class, read_run
 from analysis.snapshots import step_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CapacityRun:
     """One size trained with one seed."""
 
-    size: str
-    """Name of the size, e.g. `d128`."""
-    seed: int
     record: RunRecord
+
+    @property
+    def size(self) -> str:
+        """Name of the size, e.g. `d128`."""
+        return f"d{self.width}"
+
+    @property
+    def seed(self) -> int:
+        return int(self.record.config.get("seed_everything") or 0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether both the untrained network and the last one of the training were measured."""
+        last = (self.record.config.get("trainer") or {}).get("max_steps")
+        return {0, last} <= set(self.record.steps)
 
     @cached_property
     def width(self) -> int:
@@ -49,7 +64,7 @@ class CapacityRun:
 
     @cached_property
     def last_step(self) -> int:
-        return max(self.record.steps)
+        return max(self.record.usable_steps)
 
     @cached_property
     def tokens(self) -> int | None:
@@ -92,16 +107,23 @@ class CapacityRun:
         return sum(size for size, _ in sizes), sum(size for size, embeds in sizes if not embeds)
 
     @cached_property
+    def metric(self) -> str:
+        """The measure whose rise is compared: the held-out statistic, or the study's number in older results."""
+        rows = select(self.record.frame, self.overlap, DECISIVE, by=("concept",)) if self.overlap else pd.DataFrame()
+        return DECISIVE if len(rows) else PAPER
+
+    @cached_property
     def change(self) -> Change | None:
-        """Sharing at the last snapshot against the untrained network, paired over concepts."""
-        return change_since_start(self.record, self.overlap, "shared") if self.overlap else None
+        """`metric` at the last usable snapshot against random networks, paired over concepts."""
+        return find_change(self.record, self.overlap, self.metric) if self.overlap else None
 
     @cached_property
     def rise(self) -> float | None:
-        """(shared - shared of step 0) / (1 - chance): the change of kappa, comparable between sizes."""
-        if self.change is None or self.chance is None or self.chance >= 1.0:
-            return None
-        return self.change.difference / (1.0 - self.chance)
+        """Last minus random networks; for `shared` divided by 1 - chance, so that sizes compare."""
+        return None if self.change is None else self._corrected(self.change.contrast.difference)
+
+    def _corrected(self, difference: float) -> float:
+        return difference if self.metric == DECISIVE or not self.chance else difference / (1.0 - self.chance)
 
     @cached_property
     def bits_per_byte(self) -> float | None:
@@ -119,16 +141,15 @@ class CapacityRun:
         return None
 
     def path(self) -> pd.DataFrame:
-        """step, tokens, bits_per_byte, rise (above step 0, corrected for chance) of every measured snapshot."""
+        """step, tokens, bits_per_byte, rise (above random networks) of every measured snapshot."""
         parts = [self.record.frame[["step", "tokens"]].drop_duplicates("step").set_index("step")]
         losses = analyses_of_class(self.record, "HeldOutLoss")
         if losses:
             rows = select(self.record.frame, losses[0], "bits_per_byte")
             parts.append(rows.set_index("step")["value"].rename("bits_per_byte"))
-        if self.overlap and self.chance is not None and self.chance < 1.0:
-            shared = select(self.record.frame, self.overlap, "shared").set_index("step")["value"]
-            if 0 in shared.index:
-                parts.append(((shared - shared.loc[0]) / (1.0 - self.chance)).rename("rise"))
+        if self.overlap and self.change is not None:
+            level = select(self.record.frame, self.overlap, self.metric).set_index("step")["value"]
+            parts.append((level - self.change.first).map(self._corrected).rename("rise"))
         table = pd.concat(parts, axis=1).sort_index().reset_index()
         return table.reindex(columns=["step", "tokens", "bits_per_byte", "rise"])
 
@@ -146,21 +167,27 @@ class CapacityRun:
         return float(rises[after - 1] + share * (rises[after] - rises[after - 1]))
 
 
-def read_family(members: Sequence[tuple[str, int, str | Path]]) -> list[CapacityRun]:
-    """Runs by (size, seed, run folder), smallest first.
+def read_family(folders: Sequence[str | Path]) -> list[CapacityRun]:
+    """The finished ones of these runs, smallest first.
 
     Raises:
-        FileNotFoundError: a folder without results.
-        ValueError: no run, a run without hidden size, or two sizes of one width.
+        ValueError: no finished run, a run without hidden size, or two runs of one width and seed.
     """
-    if not members:
+    runs = []
+    for folder in map(Path, folders):
+        run = CapacityRun(read_run(folder)) if (folder / "results").is_dir() else None
+        if run is not None and run.finished:
+            runs.append(run)
+        else:
+            logger.warning("%s: not finished, left out", folder)
+    if not runs:
         raise ValueError("no finished run: nothing can be compared yet")
-    runs = [CapacityRun(size, seed, read_run(folder)) for size, seed, folder in members]
-    names: dict[int, str] = {}
+    seen: dict[tuple[int, int], CapacityRun] = {}
     for run in runs:
-        if names.setdefault(run.width, run.size) != run.size:
+        if (twin := seen.setdefault((run.width, run.seed), run)) is not run:
             raise ValueError(
-                f"sizes {names[run.width]} and {run.size} both have d_model {run.width}; capacity must differ"
+                f"{twin.record.folder} and {run.record.folder} both have d_model {run.width} and seed {run.seed}; "
+                "two equal runs tell nothing about chance, leave one out"
             )
     return sorted(runs, key=lambda run: (run.width, run.seed))
 

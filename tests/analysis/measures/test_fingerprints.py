@@ -20,11 +20,11 @@ GOLDEN: list[tuple[Analysis, str]] = [
     (HeldOutLoss(texts="none.parquet"), "bd8740583086b539"),
     (LanguageProbe(texts="none.parquet"), "f25c1046b5d04e0b"),
     (ProbeSuite(texts="none.parquet"), "828ceab7a03603a3"),
-    (ConceptOverlap(concepts="none.parquet"), "19d42c2fa39e456c"),
+    (ConceptOverlap(concepts="none.parquet"), "f678e99515e6957f"),
     (Alignment(texts="none.parquet"), "b17b1af60332fb30"),
     (Compression(texts="none.parquet"), "c942368a79aa5206"),
     (Lape(texts="none.parquet"), "bfba58845089a222"),
-    (Steering(concepts="none.parquet"), "bb00ac983eaf8164"),
+    (Steering(concepts="none.parquet"), "a5ce7342ff73022d"),
 ]
 
 
