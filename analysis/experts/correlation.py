@@ -41,4 +41,5 @@ def _standardised_ranks(scores: np.ndarray) -> np.ndarray:
     ranks = rankdata(scores.reshape(-1, scores.shape[-1]), axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(ranks, axis=1, keepdims=True)
-    return np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)
+    unit: np.ndarray = np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)
+    return unit

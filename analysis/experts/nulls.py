@@ -52,7 +52,8 @@ def mismatched(counts: np.ndarray, pairs: np.ndarray, clusters: np.ndarray) -> n
 
 def both_ways(table: np.ndarray) -> np.ndarray:
     """(L, C, L, C) from one half to the other: the mean of both directions, float64."""
-    return (table + np.moveaxis(table, (0, 1), (2, 3))) / 2.0
+    mean: np.ndarray = (table + np.moveaxis(table, (0, 1), (2, 3))) / 2.0
+    return mean
 
 
 def stratified(units: np.ndarray, pairs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
