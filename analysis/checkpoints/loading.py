@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from analysis.checkpoints.options import Loading
+from analysis.checkpoints.options import Loading, computes_bf16
 from analysis.checkpoints.weights import find_weight_files, load_pickled, one_line, select_weights
 
 if TYPE_CHECKING:
@@ -296,5 +296,8 @@ def _ready(model: Any, loading: Loading) -> PreTrainedModel:
     if loading.device_map is None:
         if loading.dtype != "stored":
             model = model.to(dtype=getattr(torch, loading.dtype))
-        model = model.to(loading.chosen_devices[0])
+        device = loading.chosen_devices[0]
+        if loading.dtype == "bfloat16" and not computes_bf16(device):
+            logger.warning("loading.dtype bfloat16 is emulated on this %s and slower than float32", device.type)
+        model = model.to(device)
     return model.eval().requires_grad_(False)

@@ -62,3 +62,14 @@ class Loading:
             if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
                 raise ValueError(f"loading: device {str(device)!r}: this machine has {torch.cuda.device_count()} GPUs")
         return devices
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 natively; elsewhere it is emulated, up to 8 times slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    # AVX-512 BF16 or AMX, as `train.cli.default_precision` asks for.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)

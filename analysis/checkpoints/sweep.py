@@ -26,6 +26,7 @@ from analysis.checkpoints.audit import (
     read_record,
     write_record,
 )
+from analysis.checkpoints.options import computes_bf16
 from analysis.checkpoints.random_networks import measure_null, missing_null
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import one_line
@@ -167,7 +168,9 @@ class Task:
         import torch
 
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            return "out of memory; try a smaller batch_tokens, loading.dtype bfloat16 or loading.device_map auto"
+            loading = self.source.loading
+            half = "loading.dtype bfloat16, " if all(map(computes_bf16, loading.chosen_devices)) else ""
+            return f"out of memory; try a smaller batch_tokens, {half}loading.device_map auto"
         text = one_line(error, limit=400)
         return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 RESOLUTION = 1e-6
@@ -66,3 +67,21 @@ def calibrate(observed: Tensor, null: Tensor, *, alpha: float = 0.05, maximum: f
     excess = torch.where(observed > threshold + RESOLUTION, observed - threshold, 0.0)
     score = (excess / (maximum - threshold).clamp(min=1e-12)).clamp(0.0, 1.0)
     return Calibrated(score, p, threshold)
+
+
+def influence_interval(value: float, influence: np.ndarray, is_share: bool) -> tuple[float, float]:
+    """95 % bounds of a similarity from the influence (n,) of its sentences, see `Similarity.influence`.
+
+    A share takes Wilson's bounds, with as many answers as its standard error is worth: at 0 or 1 no sentence differs
+    from another, and an interval without width would cover nothing.
+    """
+    size = len(influence)
+    error = float(influence.std(ddof=1)) / math.sqrt(size)
+    if not is_share:
+        half = float(student.ppf(0.975, size - 1)) * error
+        return value - half, value + half
+    answers = value * (1 - value) / error**2 if 0.0 < value < 1.0 and error > 0.0 else float(size)
+    squared = 1.96**2
+    centre = (value + squared / (2 * answers)) / (1 + squared / answers)
+    half = 1.96 / (1 + squared / answers) * math.sqrt(value * (1 - value) / answers + squared / (4 * answers**2))
+    return min(value, centre - half), max(value, centre + half)

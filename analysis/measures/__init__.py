@@ -13,21 +13,27 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from analysis.base import Analysis
 from analysis.measures.alignment import Alignment
+from analysis.measures.causal_transfer import CausalTransfer
 from analysis.measures.compression import Compression
+from analysis.measures.concept_directions import ConceptDirections
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.lape import Lape
+from analysis.measures.minimal_pairs import MinimalPairs
 from analysis.measures.overlap import ConceptOverlap
 from analysis.measures.probe_suite import ProbeSuite
 from analysis.measures.steering import Steering
 
 __all__ = [
     "Alignment",
+    "CausalTransfer",
     "Compression",
+    "ConceptDirections",
     "ConceptOverlap",
     "HeldOutLoss",
     "LanguageProbe",
     "Lape",
+    "MinimalPairs",
     "ProbeSuite",
     "Steering",
     "build_analyses",

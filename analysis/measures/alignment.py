@@ -1,6 +1,6 @@
 """Do translations have the same representation? Similarity of languages on parallel text, layer by layer.
 
-Six measures (`analysis.geometry.similarity`), each with its chance level, a permutation p value and a calibrated score
+Five measures (`analysis.geometry.similarity`), each with its chance level, a permutation p value and a calibrated score
 (`analysis.geometry.calibration`); the same permutations serve all layers and pairs, so means over pairs and over layers
 are calibrated by the same means of their nulls.
 
@@ -21,11 +21,10 @@ from torch import Tensor
 from analysis.base import Row
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import SENTENCE_POOLINGS, iter_sentence_states, unit_hash
-from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs
-from analysis.geometry.similarity import SYMMETRIC, Similarity, compare_languages
+from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs, influence_interval
+from analysis.geometry.similarity import SHARES, SYMMETRIC, Similarity, compare_languages
 from analysis.measures.text_analysis import StateAnalysis
 from analysis.snapshots import Snapshot
-from analysis.statistics import bootstrap_interval
 from analysis.texts import Text
 
 logger = logging.getLogger(__name__)
@@ -51,8 +50,8 @@ def choose_parallel(texts: Mapping[str, Sequence[Text]], count: int, seed: int =
 class Alignment(StateAnalysis):
     """Similarity of every pair of languages at every layer.
 
-    Rows, for each measure m: per layer and pair, per layer (mean over pairs), per pair and overall (aggregated over
-    layers) `m` with chance, p and a 95 % interval over sentences, and `m_calibrated` (0 = nothing beyond chance).
+    Rows, for each measure m: per layer (mean over pairs), per pair and overall (aggregated over layers) `m` with
+    chance, p and a 95 % interval over sentences, and `m_calibrated` (0 = nothing beyond chance).
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `read_texts`, `choose_parallel` and `compare_languages`.
@@ -61,7 +60,7 @@ class Alignment(StateAnalysis):
     num_texts: int = 100
     """Sentences at most; all languages must have them."""
     measures: list[str] = field(default_factory=lambda: list(SYMMETRIC))
-    """Of cka, cka_debiased, mutual_knn, mexa, abx_meaning, abx_language."""
+    """Of cka_debiased, mutual_knn, mexa, abx_meaning, abx_language."""
     pool: str = "mean"
     """From tokens to a sentence vector: mean, weighted (later tokens count more, as MEXA) or last."""
     centre: bool = False
@@ -136,54 +135,48 @@ class Alignment(StateAnalysis):
     def _rows(
         self, measure: str, found: Sequence[Similarity], layers: Sequence[int], pairs: Sequence[tuple[str, str]]
     ) -> Iterator[Row]:
-        """Rows of one measure: layers x pairs, then the mean over pairs as a last pair, over layers as a last layer."""
-        observed = _with_margins(torch.stack([one.observed for one in found]), self.aggregate)  # (Y + 1, Q + 1)
+        """Rows of one measure: every layer (mean over pairs), every pair (over layers), and all together."""
+        raw = torch.stack([one.observed for one in found])  # (Y, Q)
+        observed = _with_margins(raw, self.aggregate)  # (Y + 1, Q + 1)
         null = _with_margins(torch.stack([one.null for one in found], dim=1), self.aggregate)  # (K, Y + 1, Q + 1)
         calibrated = calibrate(observed, null, alpha=self.alpha)
         chance = _with_margins(torch.stack([one.chance for one in found]), "mean")
         if self.aggregate == "max":
             chance[-1] = null[:, -1].mean(dim=0)  # the best of several layers is above chance by itself
-        influence = torch.stack([one.influence for one in found]).movedim(2, 0)  # (n, Y, Q)
-        low, high = self._interval(influence, torch.stack([one.observed for one in found]), observed)
-        table = {"observed": observed, "chance": chance, "low": low, "high": high}
-        values = {name: tensor.double().cpu().numpy() for name, tensor in table.items()}
-        for i, layer in enumerate([*layers, None]):
-            for j, (language, other) in enumerate([*pairs, (None, None)]):
-                yield Row(
-                    metric=measure,
-                    value=float(values["observed"][i, j]),
-                    layer=layer,
-                    language=language,
-                    other_language=other,
-                    chance=float(values["chance"][i, j]),
-                    low=float(values["low"][i, j]),
-                    high=float(values["high"][i, j]),
-                    p=float(calibrated.p[i, j]),
-                )
-                yield Row(
-                    metric=f"{measure}_calibrated",
-                    value=float(calibrated.score[i, j]),
-                    layer=layer,
-                    language=language,
-                    other_language=other,
-                    chance=0.0,
-                    p=float(calibrated.p[i, j]),
-                )
+        influence = self._influence(torch.stack([one.influence for one in found]).movedim(2, 0), raw)
+        cells: list[tuple[int | None, tuple[str | None, str | None], tuple[int, int]]] = []
+        cells += [(layer, (None, None), (place, -1)) for place, layer in enumerate(layers)]
+        cells += [(None, pair, (-1, place)) for place, pair in enumerate(pairs)]
+        for layer, (language, other), cell in [*cells, (None, (None, None), (-1, -1))]:
+            value = float(observed[cell])
+            low, high = influence_interval(
+                value, influence[:, cell[0], cell[1]].double().cpu().numpy(), measure in SHARES
+            )
+            row = Row(
+                metric=measure,
+                value=value,
+                layer=layer,
+                language=language,
+                other_language=other,
+                chance=float(chance[cell]),
+                low=low,
+                high=high,
+                p=float(calibrated.p[cell]),
+            )
+            yield row
+            score = float(calibrated.score[cell])
+            yield replace(row, metric=f"{measure}_calibrated", value=score, chance=0.0, low=None, high=None)
 
-    def _interval(self, influence: Tensor, raw: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """95 % bootstrap bounds over sentences, (Y + 1, Q + 1) each, by resampling the sentences' influence."""
-        if self.aggregate == "max":
-            best = raw.argmax(dim=0)  # (Q,)
-            over_layers = influence[:, best, torch.arange(raw.shape[1], device=raw.device)]
-            of_mean = influence.mean(dim=2)[:, int(raw.mean(dim=1).argmax())]
-        else:
-            over_layers = influence.mean(dim=1)
-            of_mean = influence.mean(dim=(1, 2))
-        wide = torch.cat([influence, over_layers[:, None]], dim=1)  # (n, Y + 1, Q)
-        margin = torch.cat([influence.mean(dim=2), of_mean[:, None]], dim=1)  # (n, Y + 1)
-        spread = torch.cat([wide, margin[:, :, None]], dim=2).double().cpu().numpy()
-        low, high = bootstrap_interval(spread.reshape(len(spread), -1), seed=self.seed)
-        return torch.from_numpy(low).view(observed.shape), torch.from_numpy(high).view(observed.shape)
+    def _influence(self, influence: Tensor, raw: Tensor) -> Tensor:
+        """Influence (m, Y, Q) of the sentences, with margins (m, Y + 1, Q + 1) like those of the values (Y, Q)."""
+        if self.aggregate == "mean":
+            return _with_margins(influence, "mean")
+        best = raw.argmax(dim=0)  # (Q,)
+        over_layers = influence[:, best, torch.arange(raw.shape[1], device=raw.device)]
+        of_mean = influence.mean(dim=2)[:, int(raw.mean(dim=1).argmax())]
+        wide = torch.cat([influence, over_layers[:, None]], dim=1)  # (m, Y + 1, Q)
+        margin = torch.cat([influence.mean(dim=2), of_mean[:, None]], dim=1)  # (m, Y + 1)
+        return torch.cat([wide, margin[:, :, None]], dim=2)
 
 
 def _with_margins(values: Tensor, aggregate: str) -> Tensor:

@@ -1,0 +1,292 @@
+"""Do the neurons of one language carry a concept's words in another? Ablate them and look at the loss of those words.
+
+The experts of a concept in a source language are set to zero, and the loss of the concept's own words is measured in
+sentences of every language: language x language, without sampling and without a detector. What any ablation does is
+taken off: as many experts of other concepts, and as many random units of the same sites (the controls of
+`analysis.steering.conditions`). Experts are found on one half of the sentences, losses measured on the other.
+
+The question of activation patching across languages (Dumas et al., ACL 2025) at the level of single neurons.
+
+Shapes:  L languages   C concepts   K experts   B texts of a batch   T tokens   M scored tokens
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from analysis.base import Analysis, Row
+from analysis.concepts.dataset import ConceptSet, load_concepts
+from analysis.concepts.lexicon import read_lexicon
+from analysis.experts.table import ExpertTable, find_experts, forcing_of
+from analysis.extraction.encoding import Batch, Encoded
+from analysis.extraction.hooks import force_units
+from analysis.extraction.losses import token_losses
+from analysis.extraction.options import Extraction
+from analysis.extraction.replicas import deal_batches
+from analysis.extraction.sites import Site
+from analysis.files import file_sha256
+from analysis.probes.scores import mean_interval
+from analysis.snapshots import Snapshot
+from analysis.steering.conditions import random_units
+from analysis.steering.judging import ConceptLexicon
+
+logger = logging.getLogger(__name__)
+
+CONDITIONS = ("experts", "mismatched", "random")
+
+
+@dataclass(kw_only=True)
+class CausalTransfer(Analysis):
+    """Loss of a concept's words under ablation of its experts, minus that under ablation of others.
+
+    Rows, in nats per token of the words, from `language` (whose experts are ablated) to `other_language` (whose
+    sentences are read), with intervals over concepts:
+
+    - `causal_transfer`: rise of the loss by the concept's experts minus that by as many experts of other concepts; also
+      overall (mean over pairs of different languages) and per concept. Chance 0.
+    - `causal_transfer_random`: the same minus as many random units of the same sites; also overall. Chance 0.
+    - `causal_own`: `causal_transfer` where both languages are the same, mean over languages: the most to be expected.
+    - `ablation` (condition `experts`, `mismatched`, `random`): the rise of the loss itself.
+
+    Raises (when measuring):
+        FileNotFoundError, ValueError: see `load_concepts`, `read_lexicon` and `find_experts`; or fewer than two
+            languages or concepts, or a tokenizer that does not say where its tokens stand in the text.
+    """
+
+    default_name: ClassVar[str] = "causal_transfer"
+
+    concepts: str
+    """Concept file."""
+    lexicon: str | None = None
+    """Words of the concepts by language; None means the file that the labelling command wrote beside `concepts`."""
+    only_concepts: list[str] = field(default_factory=list)
+    """Concepts to use; none means all of the file."""
+    languages: list[str] = field(default_factory=list)
+    """ISO 639-1 codes; none means all of the file."""
+    k: int = 500
+    """Experts per concept and language that are ablated."""
+    share: float | None = None
+    """Instead of `k`: share of all units."""
+    site_set: str | list[str] = "linear"
+    """Set of sites or list of kinds, see `analysis.extraction.sites.SITE_SETS`."""
+    pool: Literal["max", "mean", "last"] = "max"
+    """How a unit's activations become one response per sentence."""
+    mismatched: int = 2
+    """Other concepts whose experts are ablated for comparison: those that share the fewest experts."""
+    texts_per_concept: int = 20
+    """Held-out sentences of each concept and language."""
+    min_positives: int = 10
+    """Least number of positives of a concept in a language."""
+    seed: int = 0
+    """Of random units."""
+    max_length: int = 512
+    """Tokens after which a sentence is cut."""
+    batch_tokens: int | None = None
+    """Tokens per forward pass, padding included; none chooses by device and width of the model."""
+    max_bytes: int = 2**30
+    """Bytes of responses held at once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("k", "mismatched", "texts_per_concept"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{self.name}: {option}={getattr(self, option)} must be at least 1")
+        if self.share is not None and not 0.0 < self.share <= 1.0:
+            raise ValueError(f"{self.name}: share={self.share} must be above 0 and at most 1")
+
+    @property
+    def lexicon_file(self) -> str:
+        return self.lexicon or f"{self.concepts}.lexicon.json"
+
+    def settings(self) -> dict[str, object]:
+        lexicon = Path(self.lexicon_file)
+        digest = f"sha256:{file_sha256(lexicon)}" if lexicon.is_file() else None
+        return {**super().settings(), "lexicon": digest}
+
+    def measure(self, snapshot: Snapshot) -> Iterator[Row]:
+        words = ConceptLexicon(read_lexicon(self.lexicon_file))
+        concept_set = load_concepts(
+            self.concepts,
+            languages=self.languages,
+            concepts=self.only_concepts,
+            min_positives=self.min_positives,
+            clones=snapshot.clones,
+        )
+        if len(concept_set.languages) < 2 or len(concept_set.concepts) < 2:
+            raise ValueError(f"{self.concepts}: causal transfer needs two languages and two concepts, or more")
+        extraction = Extraction(
+            pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes, max_length=self.max_length
+        )
+        table = find_experts(
+            snapshot,
+            concept_set.half(0),
+            site_set=self.site_set,
+            k=self.k,
+            share=self.share,
+            extraction=extraction,
+        )
+        rises = np.full((len(CONDITIONS), *table.experts.units.shape[:2], len(table.languages)), np.nan)
+        for place, concept in enumerate(table.concepts):
+            texts = read_words(snapshot, concept_set.half(1), concept, words, self.texts_per_concept, extraction)
+            plain = texts.losses(snapshot, {}, extraction)
+            for source in range(len(table.languages)):
+                for number, condition in enumerate(CONDITIONS):
+                    forced = self._ablations(table, condition, source, place)
+                    losses = [texts.losses(snapshot, forcing, extraction) - plain for forcing in forced]
+                    rises[number, source, place] = np.mean(losses, axis=0)
+        yield from self._rows(table, np.moveaxis(rises, 2, 3))
+
+    def _ablations(self, table: ExpertTable, condition: str, source: int, concept: int) -> list[Mapping[Site, Tensor]]:
+        """Units to set to zero, one or several sets."""
+        names, language = table.concepts, table.languages[source]
+        if condition == "mismatched":
+            own = set(table.experts.units[source, concept].tolist())
+            common = [len(own & set(units.tolist())) for units in table.experts.units[source]]
+            others = [index for index in np.argsort(common, kind="stable").tolist() if index != concept]
+            chosen = others[: self.mismatched]
+        else:
+            chosen = [concept]
+        found = [
+            {site: units for site, (units, _) in forcing_of(table, names[index], language).items()} for index in chosen
+        ]
+        return [random_units(found[0], [self.seed, concept, source])] if condition == "random" else list(found)
+
+    def _rows(self, table: ExpertTable, rises: np.ndarray) -> Iterator[Row]:
+        """From rises (conditions, L, L, C): source, then read language."""
+        languages = table.languages
+        gains = {
+            "causal_transfer": rises[0] - rises[1],
+            "causal_transfer_random": rises[0] - rises[2],
+        }
+        apart = ~np.eye(len(languages), dtype=bool)
+        for metric, gain in gains.items():
+            yield from _mean_row(metric, _nanmean(gain[apart]))
+            for i, language in enumerate(languages):
+                for j, other in enumerate(languages):
+                    yield from _mean_row(metric, gain[i, j], language=language, other_language=other)
+        gain = gains["causal_transfer"]
+        yield from _mean_row("causal_own", _nanmean(gain[~apart]))
+        for concept, value in zip(table.concepts, _nanmean(gain[apart]), strict=True):
+            if np.isfinite(value):
+                yield Row(metric="causal_transfer", value=float(value), concept=concept, chance=0.0)
+        for condition, rise in zip(CONDITIONS, rises, strict=True):
+            for i, language in enumerate(languages):
+                for j, other in enumerate(languages):
+                    yield from _mean_row(
+                        "ablation", rise[i, j], language=language, other_language=other, condition=condition
+                    )
+
+
+@dataclass(frozen=True)
+class ConceptWords:
+    """Held-out sentences of one concept in all languages, and where its words stand in them."""
+
+    encoded: Encoded
+    wanted: tuple[np.ndarray, ...]
+    """For each text (T,) bool: tokens of the concept's words."""
+    owner: np.ndarray
+    """(N,) index of each text's language."""
+    num_languages: int
+
+    def losses(self, snapshot: Snapshot, ablated: Mapping[Site, Tensor], extraction: Extraction) -> np.ndarray:
+        """Mean loss of the words' tokens in each language, (L,) nats; NaN where there are none."""
+        forcing = {site: (units, torch.zeros(len(units))) for site, units in ablated.items()}
+        nats, tokens = np.zeros(len(self.owner)), np.zeros(len(self.owner))
+
+        def run(model: PreTrainedModel, batch: Batch) -> None:
+            with force_units(model, forcing):
+                losses, rows = token_losses(model, batch)
+            wanted = torch.zeros_like(batch.content)
+            for row, index in enumerate(batch.indices.tolist()):
+                wanted[row, : len(self.wanted[index])] = torch.from_numpy(self.wanted[index])
+            counted = wanted[:, 1:][batch.content[:, 1:]]  # (M,), in the order of the losses
+            places = batch.indices[rows[counted]].numpy()
+            np.add.at(nats, places, losses[counted].double().numpy())
+            np.add.at(tokens, places, 1)
+
+        if len(self.owner):
+            deal_batches(snapshot.models, extraction.batches(snapshot, self.encoded), run)
+        total = np.bincount(self.owner, tokens, self.num_languages)
+        found = np.bincount(self.owner, nats, self.num_languages)
+        return np.where(total > 0, found / np.maximum(total, 1), np.nan)
+
+
+def read_words(
+    snapshot: Snapshot,
+    concept_set: ConceptSet,
+    concept: str,
+    words: ConceptLexicon,
+    count: int,
+    extraction: Extraction,
+) -> ConceptWords:
+    """Up to `count` positives of `concept` in every language that have one of its words behind their first token.
+
+    Raises:
+        ValueError: a tokenizer that does not say where its tokens stand.
+    """
+    if not snapshot.tokenizer.is_fast:
+        raise ValueError("causal transfer needs a fast tokenizer, which says where its tokens stand in the text")
+    ids, content, wanted, owner = [], [], [], []
+    for number, language in enumerate(concept_set.languages):
+        pool = concept_set.pools[language]
+        clone = snapshot.clones.get(language)
+        taken = 0
+        for index in pool.positives[concept].tolist():
+            text = pool.texts[index]
+            spans = words.spans(str(text), concept, [clone.of if clone is not None else language])
+            if taken == count or not spans:
+                continue
+            encoded = extraction.encode(snapshot, [text])
+            offsets = snapshot.tokenizer(str(text), return_offsets_mapping=True)["offset_mapping"]
+            inside = [any(start < last and end > first for first, last in spans) for start, end in offsets]
+            flags = np.array([a and b for a, b in zip(inside, encoded.content[0], strict=False)])
+            if flags[1:].any():
+                ids.append(encoded.ids[0])
+                content.append(encoded.content[0])
+                wanted.append(flags)
+                owner.append(number)
+                taken += 1
+        if taken == 0:
+            logger.warning("no sentence of %r in %s has one of its words", concept, language)
+    return ConceptWords(
+        Encoded(ids, content), tuple(wanted), np.array(owner, dtype=np.int64), len(concept_set.languages)
+    )
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is a number, NaN where nothing is."""
+    count = np.isfinite(values).sum(axis=0)
+    return np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
+
+
+def _mean_row(
+    metric: str,
+    values: np.ndarray,
+    *,
+    language: str | None = None,
+    other_language: str | None = None,
+    condition: str | None = None,
+) -> Iterator[Row]:
+    """Mean over concepts (C,) with Student's interval; no row if no concept has a number."""
+    known = values[np.isfinite(values)]
+    if len(known):
+        low, high = mean_interval(known)
+        yield Row(
+            metric=metric,
+            value=float(known.mean()),
+            language=language,
+            other_language=other_language,
+            condition=condition,
+            chance=0.0,
+            low=low,
+            high=high,
+        )

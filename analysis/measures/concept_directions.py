@@ -1,0 +1,152 @@
+"""Does a concept have one direction in all languages? Beside its neurons: what if no single unit carries it?
+
+Difference of means at the residual stream per language and concept (`analysis.geometry.directions`), layer by layer.
+
+Shapes:  Y layers   L languages   C concepts   N sentences of one language   D hidden size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from analysis.base import Analysis, Row
+from analysis.concepts.dataset import ConceptSet, load_concepts
+from analysis.extraction.options import Extraction
+from analysis.extraction.sites import find_sites
+from analysis.extraction.states import iter_sentence_states
+from analysis.geometry.directions import HalfLabels, score_directions
+from analysis.probes.scores import mean_interval
+from analysis.snapshots import Snapshot
+
+
+@dataclass(kw_only=True)
+class ConceptDirections(Analysis):
+    """Held-out transfer of concept directions between languages.
+
+    Rows, with intervals over concepts, per layer (embeddings: -1) and (without layer) as the mean over layers:
+
+    - `direction_transfer`: AUROC of the direction of `language` on held-out sentences of `other_language`; per layer
+      and overall the mean over different languages; as the mean over layers also for every two languages, from and
+      to, and per concept. Chance: directions and labels after the labels have been shuffled.
+    - `direction_own`: the same within a language: the most to be expected.
+    - `direction_cosine`: cosine of two languages' directions, from different halves of the sentences (chance 0); as the
+      mean over layers also per pair. `direction_cosine_own`: of a language's own between the halves.
+
+    Raises (when measuring):
+        FileNotFoundError, ValueError: see `load_concepts` and `iter_sentence_states`; or a single language.
+    """
+
+    default_name: ClassVar[str] = "concept_directions"
+
+    concepts: str
+    """Concept file."""
+    only_concepts: list[str] = field(default_factory=list)
+    """Concepts to use; none means all of the file."""
+    languages: list[str] = field(default_factory=list)
+    """ISO 639-1 codes; none means all of the file. At least two."""
+    pool: Literal["mean", "weighted", "last"] = "mean"
+    """From tokens to a sentence vector, see `iter_sentence_states`."""
+    min_positives: int = 10
+    """Least number of positives of a concept in a language."""
+    shuffles: int = 5
+    """Shuffles of the labels for the chance level."""
+    seed: int = 0
+    """Of the shuffles."""
+    max_length: int = 512
+    """Tokens after which a sentence is cut."""
+    batch_tokens: int | None = None
+    """Tokens per forward pass, padding included; none chooses by device and width of the model."""
+    max_bytes: int = 2**30
+    """Bytes of sentence vectors held at once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shuffles < 1:
+            raise ValueError(f"{self.name}: shuffles={self.shuffles} must be at least 1")
+        if len(self.languages) == 1:
+            raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) compares with nothing; name two")
+
+    def measure(self, snapshot: Snapshot) -> Iterator[Row]:
+        concept_set = load_concepts(
+            self.concepts,
+            languages=self.languages,
+            concepts=self.only_concepts,
+            min_positives=self.min_positives,
+            clones=snapshot.clones,
+        )
+        if len(concept_set.languages) < 2:
+            raise ValueError(f"{self.concepts}: only the language {concept_set.languages[0]!r}; two are needed")
+        shuffled = [concept_set.shuffled(self.seed + number) for number in range(self.shuffles)]
+        labellings = [_labels(labelling) for labelling in (concept_set, *shuffled)]
+        pools = [concept_set.pools[language] for language in concept_set.languages]
+        texts = [text for pool in pools for text in pool.texts]
+        extraction = Extraction(
+            pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes, max_length=self.max_length
+        )
+        sites = find_sites(snapshot.model, "hidden")
+        auroc, chance, cosine = [], [], []
+        for _, vectors in iter_sentence_states(snapshot, texts, sites, extraction):
+            states = vectors.split([len(pool.texts) for pool in pools])
+            found, *null = (score_directions(states, labels) for labels in labellings)
+            auroc.append(found.auroc)
+            cosine.append(found.cosine)
+            chance.append(np.mean([one.auroc for one in null], axis=0))
+        layers = [site.layer for site in sites]
+        yield from _rows(concept_set, layers, np.stack(auroc), np.stack(chance), np.stack(cosine))
+
+
+def _labels(concept_set: ConceptSet) -> list[HalfLabels]:
+    """Labels of every language by half."""
+    halves = [concept_set.half(0), concept_set.half(1)]
+    found = []
+    for language in concept_set.languages:
+        size = len(concept_set.pools[language].texts)
+        sides = []
+        for side in ("positives", "negatives"):
+            member = torch.zeros(2, len(concept_set.concepts), size, dtype=torch.bool)
+            for number, half in enumerate(halves):
+                for place, concept in enumerate(concept_set.concepts):
+                    member[number, place, getattr(half.pools[language], side)[concept]] = True
+            sides.append(member)
+        found.append(HalfLabels(*sides))
+    return found
+
+
+def _rows(
+    concept_set: ConceptSet, layers: list[int], auroc: np.ndarray, chance: np.ndarray, cosine: np.ndarray
+) -> Iterator[Row]:
+    """From arrays (Y, L, L, C)."""
+    languages = concept_set.languages
+    own = np.eye(len(languages), dtype=bool)
+    for metric, values, null, chosen in (
+        ("direction_transfer", auroc, chance, ~own),
+        ("direction_own", auroc, chance, own),
+        ("direction_cosine", cosine, np.zeros_like(cosine), ~own),
+        ("direction_cosine_own", cosine, np.zeros_like(cosine), own),
+    ):
+        by_layer, null_by_layer = values[:, chosen].mean(axis=1), null[:, chosen].mean(axis=1)  # (Y, C)
+        for place, layer in enumerate(layers):
+            yield _row(metric, by_layer[place], null_by_layer[place], Row(metric=metric, value=0.0, layer=layer))
+        yield _row(metric, by_layer.mean(axis=0), null_by_layer.mean(axis=0), Row(metric=metric, value=0.0))
+    for concept, value, null in zip(
+        concept_set.concepts, auroc[:, ~own].mean(axis=(0, 1)), chance[:, ~own].mean(axis=(0, 1)), strict=True
+    ):
+        yield Row(metric="direction_transfer", value=float(value), concept=concept, chance=float(null))
+    for i, language in enumerate(languages):
+        for j, other in enumerate(languages):
+            where = Row(metric="direction_transfer", value=0.0, language=language, other_language=other)
+            if i != j:
+                yield _row("direction_transfer", auroc[:, i, j].mean(axis=0), chance[:, i, j].mean(axis=0), where)
+            if language < other:
+                yield _row("direction_cosine", cosine[:, i, j].mean(axis=0), np.zeros(1), where)
+
+
+def _row(metric: str, values: np.ndarray, chance: np.ndarray, where: Row) -> Row:
+    """Mean over concepts (C,) with Student's interval, at the place of `where`."""
+    low, high = mean_interval(values)
+    return replace(where, metric=metric, value=float(values.mean()), chance=float(chance.mean()), low=low, high=high)
