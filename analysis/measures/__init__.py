@@ -20,6 +20,7 @@ from analysis.measures.lape import Lape
 from analysis.measures.overlap import ConceptOverlap
 from analysis.measures.probe_suite import ProbeSuite
 from analysis.measures.steering import Steering
+from analysis.measures.trajectories import Trajectories
 
 __all__ = [
     "Alignment",
@@ -30,6 +31,7 @@ __all__ = [
     "Lape",
     "ProbeSuite",
     "Steering",
+    "Trajectories",
     "build_analyses",
     "load_analyses",
 ]
