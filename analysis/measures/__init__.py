@@ -23,6 +23,7 @@ from analysis.measures.minimal_pairs import MinimalPairs
 from analysis.measures.overlap import ConceptOverlap
 from analysis.measures.probe_suite import ProbeSuite
 from analysis.measures.steering import Steering
+from analysis.measures.trajectories import Trajectories
 
 __all__ = [
     "Alignment",
@@ -36,6 +37,7 @@ __all__ = [
     "MinimalPairs",
     "ProbeSuite",
     "Steering",
+    "Trajectories",
     "build_analyses",
     "load_analyses",
 ]

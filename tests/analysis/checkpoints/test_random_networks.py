@@ -94,7 +94,7 @@ def test_networks_are_measured_once_by_the_analyses_that_need_them(trained: Snap
     table = ResultTable(tmp_path)
     assert table.steps() == []
     assert table.frame().empty
-    assert ResultTable(null_folder(tmp_path, 2)).stamp(0, "shared")["seed"] == 2
+    assert ResultTable(null_folder(tmp_path, 2)).stamp(0, "shared")["seed"] == 1002
 
 
 def test_the_band_has_the_networks_of_the_same_settings(trained: Snapshot, tmp_path: Path) -> None:

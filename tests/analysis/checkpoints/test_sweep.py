@@ -209,3 +209,30 @@ def test_tasks_may_be_single_analyses(source: LocalFolders, tmp_path: Path) -> N
     ]
     sweep(source, analyses, tmp_path / "results", [1, 2], Inline(), split="analysis")
     assert len(table_of(tmp_path / "results").groupby(["step", "analysis"])) == 4
+
+
+@dataclass(kw_only=True)
+class Against(Norms):
+    """Norms that are held against random networks."""
+
+    default_name: ClassVar[str] = "against"
+    needs_null: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("split", ["checkpoint", "analysis"])
+def test_random_networks_are_measured_once_for_a_suite(source: LocalFolders, tmp_path: Path, split: str) -> None:
+    """Also when they are asked for after everything else was measured, and never twice."""
+    results, log = tmp_path / "results", tmp_path / "log"
+    analyses = [Norms(log=log), Against(log=log)]
+    sweep(source, analyses, results, STEPS, Inline(), split=split)  # type: ignore[arg-type]
+    assert ResultTable(results).null_band("against").empty
+    for _ in range(2):
+        outcomes = sweep(source, analyses, results, STEPS, Inline(), split=split, null_networks=3)  # type: ignore[arg-type]
+        assert not any(outcome.failed for outcome in outcomes)
+    assert log.read_text().split("\n").count("against 0") == 3
+    assert "norms 0" not in log.read_text()
+    band = ResultTable(results).null_band("against")
+    assert sorted(set(band["network"])) == [0, 1, 2]
+    assert band.groupby("layer")["value"].nunique().max() == 3, "three different networks"
+    assert ResultTable(results).steps() == STEPS
+    assert plan(source, analyses, results, STEPS, null_networks=3) == []

@@ -15,12 +15,14 @@ from analysis.measures.lape import Lape
 from analysis.measures.overlap import ConceptOverlap
 from analysis.measures.probe_suite import ProbeSuite
 from analysis.measures.steering import Steering
+from analysis.measures.trajectories import Trajectories
 
 GOLDEN: list[tuple[Analysis, str]] = [
     (HeldOutLoss(texts="none.parquet"), "bd8740583086b539"),
     (LanguageProbe(texts="none.parquet"), "f25c1046b5d04e0b"),
     (ProbeSuite(texts="none.parquet"), "828ceab7a03603a3"),
     (ConceptOverlap(concepts="none.parquet"), "f678e99515e6957f"),
+    (Trajectories(concepts="none.parquet", results="none", frozen_step=8), "f2df8aff72711f2f"),
     (Alignment(texts="none.parquet"), "b17b1af60332fb30"),
     (Compression(texts="none.parquet"), "c942368a79aa5206"),
     (Lape(texts="none.parquet"), "bfba58845089a222"),
