@@ -27,12 +27,12 @@ demo: $(READY) runs/demo-concepts.parquet
 
 # Label 12 concepts in ten languages; the training leaves these sentences out.
 runs/demo-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
-	$(BIN)/python -m analysis label --texts $< --out $@ --max_concepts 12 --min_positives 30 --cap 30 --negatives 3 --complete
+	$(BIN)/python -m analysis label --texts $< --out $@ --max_concepts 12 --min_positives 50 --cap 50 --negatives 3 --complete --independent
 
 # The concepts of configs/analyses/bloom.yaml and its kin, for the languages that the embedded sample and BLOOM share.
 bloom-concepts: runs/bloom-concepts.parquet
 runs/bloom-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
-	$(BIN)/python -m analysis label --texts $< --out $@ --languages en es pt zh
+	$(BIN)/python -m analysis label --texts $< --out $@ --languages en es pt zh --independent
 
 demo-steering: $(READY)
 	$(BIN)/python -m analysis steer --config configs/analyses/steering.yaml

@@ -42,6 +42,8 @@ class _Segment:
     source: str
     split: str
     texts: dict[str, str]
+    keyed: bool = True
+    """False where the file gives no key."""
 
 
 def read_aligned(
@@ -80,6 +82,12 @@ def read_aligned(
     ]
     if not kept:
         raise ValueError(f"{path}: no segment has a text in the pivot language {pivot!r} in the chosen splits")
+    for language in chosen:
+        if not any(language in segment.texts for _, segment in kept):
+            raise ValueError(
+                f"{path}: no text in {language!r} is a translation of one in {pivot!r}; give the rows of one segment "
+                f"the same uid, or choose languages: [{pivot}]"
+            )
     kept.sort(key=lambda item: hashlib.blake2b(item[0].encode(), digest_size=8).digest())
     texts = {language: tuple(segment.texts.get(language) for _, segment in kept) for language in chosen}
     return AlignedText(
@@ -98,6 +106,13 @@ def _collect(place: str, record: object, segments: dict[str, _Segment]) -> None:
     key = record_key(record)
     column = language_column(record)
     languages = [name for name in record if name not in RECORDED]
+    keyed = key is not None
+    first = next(iter(segments.values()), None)
+    if not keyed and column is not None and isinstance(record.get("text"), str) and not (first and first.keyed):
+        # Text that is nobody's translation: a segment of its own, and the same text twice is one.
+        key = hashlib.sha256(f"{record[column]} {record['text']}".encode()).hexdigest()[:16]
+        if key in segments:
+            return
     if key is None or (column is None and not languages) or (column is not None and "text" not in record):
         raise ValueError(
             f"{place}: expected the columns lang, text and uid (or doc with sent_id), "
@@ -105,7 +120,7 @@ def _collect(place: str, record: object, segments: dict[str, _Segment]) -> None:
         )
     texts = {record[column]: record["text"]} if column is not None else {name: record[name] for name in languages}
     segment = segments.setdefault(
-        key, _Segment(str(record.get("source") or ""), str(record.get("split") or "train"), {})
+        key, _Segment(str(record.get("source") or ""), str(record.get("split") or "train"), {}, keyed)
     )
     if segment.split != str(record.get("split") or "train"):
         raise ValueError(

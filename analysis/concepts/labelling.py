@@ -63,6 +63,8 @@ class LabellingSettings:
     """Mean support over the languages below which a concept is left out."""
     strict: bool = False
     """Leave out the weak positives of each language, with their negatives."""
+    independent: bool = False
+    """Keep no two concepts that share a word form: a field gives way to the words in it that are concepts here."""
     complete: bool = False
     """Use only segments that exist in all languages."""
 
@@ -118,6 +120,8 @@ def label_concepts(texts: str | Path, concepts: str | Path, settings: LabellingS
             raise ValueError(f"{texts}: concept {rule.name!r} {reason}; lower the minimum or leave the concept out")
         else:
             dropped[rule.name] = reason
+    if settings.independent:
+        kept = _independent(kept, dropped)
     kept = _richest(kept, settings.max_concepts, dropped)
     if not kept:
         example = next((f"{name} {reason}" for name, reason in dropped.items()), "the list has none of these kinds")
@@ -202,6 +206,19 @@ def _support_by_chance(index: EntryIndex, negatives: Sequence[np.ndarray], limit
 
 def _joined(groups: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.intp), *groups])
+
+
+def _independent(kept: list[_Labelled], dropped: dict[str, str]) -> list[_Labelled]:
+    """Those that share no form with another, in the order of the list; words come before fields, rich before poor."""
+    owners: dict[str, str] = {}
+    for item in sorted(kept, key=lambda item: (item.rule.kind == "field", -int(item.groups.available.min()))):
+        forms = [fold(form) for form in item.rule.forms]
+        shared = next((form for form in forms if form in owners), None)
+        if shared is not None:
+            dropped[item.rule.name] = f"shares the form {shared!r} with {owners[shared]} (independent)"
+        else:
+            owners |= dict.fromkeys(forms, item.rule.name)
+    return [item for item in kept if item.rule.name not in dropped]
 
 
 def _richest(kept: list[_Labelled], limit: int | None, dropped: dict[str, str]) -> list[_Labelled]:

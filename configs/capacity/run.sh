@@ -16,7 +16,7 @@ case $family in
   small) configs=(--config $here/base.yaml) widths="64 128 256 512" steps=2048 ;;
   full) configs=(--config configs/train/xglm_257m.yaml --config $here/full.yaml) widths="64 128 256 512" steps=16384
     runs=runs/capacity-full lr=2e-3 texts=data/own/aligned.parquet analyses=$here/analyses_full.yaml
-    label=(--max_concepts 200) ;;
+    label=(--max_concepts 128) ;;
   *) echo "error: no family '$family'; give cpu, small or full" >&2; exit 2 ;;
 esac
 

@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -444,3 +445,30 @@ def test_labels_of_the_embedded_sample_survive_translation(embedded: Labelling) 
 def test_every_positive_of_the_embedded_sample_brings_its_negatives(embedded: Labelling) -> None:
     for cell in embedded.cells:
         assert 4.9 * cell.positives <= cell.negatives <= 5 * cell.positives
+
+
+def test_a_field_gives_way_to_its_words_where_concepts_must_be_independent(planted: Path, tmp_path: Path) -> None:
+    liquids = "liquid\tfield\twater waters window\t\tany\n"
+    (tmp_path / "list.tsv").write_text(
+        liquids + CONCEPTS.replace("story", "any").replace("docs", "any"), encoding="utf-8"
+    )
+
+    def names(**options: Any) -> list[str]:
+        settings = LabellingSettings(min_positives=10, negatives=1, min_support=0.0, **options)
+        return list(label_concepts(planted / "long.parquet", tmp_path / "list.tsv", settings).lexicon)
+
+    assert names() == ["liquid", "water", "window"]
+    assert names(independent=True) == ["water", "window"]
+    assert names(independent=True, kinds=("field",)) == ["liquid"]
+    assert names(independent=True, max_concepts=1) in (["water"], ["window"])
+
+
+def test_text_without_keys_is_labelled_in_its_own_language(planted: Path, tmp_path: Path) -> None:
+    rows = [{"lang": row["lang"], "text": row["text"]} for row in planted_rows()]
+    (tmp_path / "plain.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    settings = LabellingSettings(languages=("en",), min_positives=10, concepts=("water",))
+    table = label_concepts(tmp_path / "plain.jsonl", planted / "list.tsv", settings).table
+    assert set(table["language"].to_pylist()) == {"en"}
+    assert all("water" in row["text"] for row in table.to_pylist() if row["label"] == 1)
+    with pytest.raises(ValueError, match="no text in 'de' is a translation of one in 'en'"):
+        label_concepts(tmp_path / "plain.jsonl", planted / "list.tsv", replace(settings, languages=("en", "de")))
