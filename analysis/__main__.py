@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,15 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("BABELSCOPE_TRACEBACK") or not _is_expected(error):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from analysis.commands.errors import reword
+
+        print(f"error: {reword(str(error))}", file=sys.stderr)
         return 2
 
 
 def _run(name: str, given: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise ValueError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
+    from analysis.commands.errors import refuse_alias_bomb
+
     command = importlib.import_module(f"analysis.commands.{name}")
     parser = make_parser(name)
+    for flag, path in pairwise(given):
+        if flag == "--config":
+            refuse_alias_bomb(path)
     return command.run(parser.instantiate(parser.parse_args(list(given)))) or 0
 
 

@@ -48,6 +48,8 @@ class CheckpointRecord:
     tokenizer_sha256: str = ""
     config: Mapping[str, object] = field(default_factory=dict)
     """The model's config without `VOLATILE` entries."""
+    origin: str = ""
+    """Folder or repository that it came from; empty in records made before it was kept."""
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:

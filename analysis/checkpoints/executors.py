@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -83,11 +84,13 @@ class ProcessPool(Executor):
                 while waiting and free:
                     slot, task = free.popleft(), waiting.popleft()
                     device = self.devices[slot % len(self.devices)] if self.devices else None
-                    receiver, sender = context.Pipe(duplex=False)
-                    process = context.Process(target=_work, args=(task, device, self._threads(), sender), daemon=True)
+                    ours, theirs = context.Pipe()
+                    process = context.Process(target=_work, args=(self._threads(), theirs), daemon=True)
                     process.start()
-                    sender.close()
-                    running[receiver] = (process, task, slot)
+                    theirs.close()
+                    with suppress(BrokenPipeError):  # it died already, which `_receive` says
+                        ours.send(task if device is None else task.on_device(device))
+                    running[ours] = (process, task, slot)
                 for ready in wait(list(running)):
                     assert isinstance(ready, Connection)
                     process, task, slot = running.pop(ready)
@@ -162,27 +165,32 @@ class Submitit(Executor):
         return executor
 
 
-def _work(task: Task, device: str | None, threads: int, sender: Connection) -> None:
-    """Body of a worker process."""
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
-    torch.set_num_threads(threads)
-    disable_progress_bar()
-    sender.send((task if device is None else task.on_device(device)).run())
-    sender.close()
-
-
-def _receive(receiver: Connection, process: multiprocessing.process.BaseProcess, task: Task) -> Outcome:
+def _work(threads: int, connection: Connection) -> None:
+    """Body of a worker process: a task comes in, an outcome goes out, or in words what went wrong on the way."""
     try:
-        outcome: Outcome = receiver.recv()
-    except EOFError:
+        import torch
+        from transformers.utils.logging import disable_progress_bar
+
+        torch.set_num_threads(threads)
+        disable_progress_bar()
+        connection.send(connection.recv().run())
+    except Exception as error:
+        connection.send(f"its process failed ({type(error).__name__}: {one_line(error)})")
+    finally:
+        connection.close()
+
+
+def _receive(connection: Connection, process: multiprocessing.process.BaseProcess, task: Task) -> Outcome:
+    try:
+        outcome: Outcome | str = connection.recv()
+    except (EOFError, ConnectionResetError):
         process.join()
         code = process.exitcode or 0
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return _lost(task, f"its process {how} (out of memory?)")
+        if code < 0:
+            return _lost(task, f"its process was killed by signal {-code} (out of memory?)")
+        return _lost(task, f"its process ended with exit code {code} before it began; its own message stands above")
     process.join()
-    return outcome
+    return _lost(task, outcome) if isinstance(outcome, str) else outcome
 
 
 def _lost(task: Task, why: str) -> Outcome:

@@ -60,6 +60,10 @@ class HubSource(CheckpointSource):
     def hub(self) -> Hub:
         return Hub(self.endpoint, self.cache_dir)
 
+    @property
+    def origin(self) -> str:
+        return self.repo
+
     @abstractmethod
     def place(self, checkpoint: Checkpoint) -> tuple[str, str, str]:
         """Repository, revision and folder (empty, or with a slash at the end) of a checkpoint that is not in `also`."""

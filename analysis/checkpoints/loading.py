@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_LAYERS = 2000
+"""Layers beyond which a config is damaged: building ten million of them would take hours."""
+
 PADDED_VOCABULARY = 0.9
 """Embedding matrices are padded for speed (BLOOM 250,680 -> 250,880): a tokenizer may leave up to a tenth unused."""
 
@@ -72,6 +75,9 @@ def read_config(folder: Path, name: str, loading: Loading) -> PretrainedConfig:
             config = AutoConfig.for_model(content.pop("model_type", ""), **content)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{name}: config.json is of no use: {one_line(error)}") from None
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
+    if not isinstance(layers, int) or not 0 < layers <= MOST_LAYERS:
+        raise ValueError(f"{name}: config.json asks for {layers!r} layers; a model has 1 to {MOST_LAYERS}")
     if getattr(config, "slow_but_exact", False):
         # BLOOM's tensor-parallel replay calls F.linear on weight slices and bypasses the modules that hooks watch.
         config.slow_but_exact = False

@@ -82,6 +82,10 @@ class LocalFolder(CheckpointSource):
     gguf_file: str | None = None
     """Name of a GGUF file in the folder; its weights are dequantised, its tokenizer is used unless one is named."""
 
+    @property
+    def origin(self) -> str:
+        return str(self.path.resolve())
+
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no such folder; expected config.json and weights (or a gguf_file)")
@@ -130,6 +134,10 @@ class LocalFolders(CheckpointSource):
     pattern: str = "*"
     """Glob for the checkpoint folders below `path` (`*/hf` for suites that nest them)."""
 
+    @property
+    def origin(self) -> str:
+        return str(self.path.resolve())
+
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no such folder")
@@ -164,6 +172,10 @@ class LightningCheckpoint(CheckpointSource):
     """Folder with the model's config.json (and tokenizer); None takes the newest snapshot of the same run folder."""
     prefix: str | None = None
     """Start of the names of the model's weights in `state_dict`, e.g. `wrapper.model.`; None finds it."""
+
+    @property
+    def origin(self) -> str:
+        return str(self.path.resolve())
 
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         files = sorted(self.path.glob("*.ckpt")) if self.path.is_dir() else [self.path]

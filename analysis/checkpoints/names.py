@@ -178,6 +178,8 @@ def select_steps(steps: Sequence[int], selection: int | Sequence[int] | str) -> 
         ValueError: a named step is not there, or a range holds none.
     """
     available = sorted(set(steps))
+    if not isinstance(selection, int) and not selection:
+        raise ValueError(f"steps {selection!r} names no step; say all, last, a number, a range or a list of them")
     if isinstance(selection, int):
         selection = [selection]
     parts = selection.split(",") if isinstance(selection, str) else [str(step) for step in selection]

@@ -74,6 +74,11 @@ class CheckpointSource(SnapshotSource):
     _listed: tuple[Checkpoint, ...] | None = field(default=None, init=False, repr=False)
     _tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict, init=False, repr=False)
 
+    @property
+    def origin(self) -> str:
+        """Folder or repository that the checkpoints come from; empty if it tells nothing."""
+        return ""
+
     @abstractmethod
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         """Find all checkpoints, in any order; called once."""

@@ -158,6 +158,7 @@ class Task:
             weights_sha256=weights,
             tokenizer_sha256=hash_tokenizer(snapshot.tokenizer),
             config=describe_config(snapshot.model),
+            origin=self.source.origin,
         )
         write_record(self.results, identity)
         return identity
@@ -198,6 +199,26 @@ def missing_analyses(
         if not done or any(key in (stamp or {}) and (stamp or {})[key] != value for key, value in marks.items()):
             missing.append(analysis)
     return missing
+
+
+def refuse_clash(source: CheckpointSource, results: Path, steps: Sequence[int]) -> None:
+    """Two models may be named alike (`A/checkpoint-100`, `B/checkpoint-100`) and would share one folder of results.
+
+    Raises:
+        ValueError: `results` holds a step of a source with another origin and other weights.
+    """
+    for checkpoint in source.checkpoints():
+        if checkpoint.id.step not in steps or source.is_baseline(checkpoint):
+            continue
+        known = read_record(results, checkpoint.id.step)
+        if known is None or known.origin in ("", source.origin):
+            continue
+        if hash_tensors(source.tensors(checkpoint, source.fetch(checkpoint))) != known.weights_sha256:
+            raise ValueError(
+                f"{results}: holds results of {known.origin} ({known.name}); {source.origin} ({checkpoint.name}) has "
+                f"other weights at step {checkpoint.id.step}; give one of them another source.run or another results"
+            )
+        return
 
 
 def plan(

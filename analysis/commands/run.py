@@ -6,8 +6,11 @@ python -m analysis run --config configs/suites/bloom_560m.yaml
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
@@ -19,8 +22,9 @@ from analysis.checkpoints.audit import write_summary
 from analysis.checkpoints.executors import Executor, Inline
 from analysis.checkpoints.names import select_steps
 from analysis.checkpoints.random_networks import NUM_NETWORKS
-from analysis.checkpoints.sweep import Outcome, Split, Task, plan
-from analysis.measures import build_analyses, load_analyses
+from analysis.checkpoints.sweep import Outcome, Split, Task, plan, refuse_clash
+from analysis.commands.errors import refuse_alias_bomb
+from analysis.results import ResultTable
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ def run(options: Namespace) -> int:
     analyses = read_analyses(options.analyses)
     results = results_folder(source, options.results)
     steps = select_steps([snapshot_id.step for snapshot_id in source.ids()], options.steps)
+    refuse_clash(source, results, steps)
     if options.dry_run:
         tasks = plan(source, analyses, results, steps, force=options.force, null_networks=options.null_networks)
         sys.stdout.write(describe_plan(tasks, results) + "\n")
@@ -86,6 +91,7 @@ def sweep(
     null_networks: int = 0,
 ) -> list[Outcome]:
     """Run all missing tasks with a progress bar, then write identity.json."""
+    lock_bars_by_thread()
     tasks = plan(source, analyses, results, steps, force=force, split=split, null_networks=null_networks)
     outcomes: list[Outcome] = []
     planned = {task.checkpoint.id.step: len(task.analyses) for task in tasks}
@@ -102,6 +108,11 @@ def sweep(
             bar.update(max(0, ended - bar.n))
             for name, why in outcome.failed.items():
                 bar.write(f"failed: {_named(outcome, name, why)}", file=sys.stderr)
+    if failed_altogether(outcomes, results):
+        shutil.rmtree(results / ".locks", ignore_errors=True)  # nothing was measured, so nothing is left behind
+        with suppress(OSError):
+            results.rmdir()
+        return outcomes
     failed = {o.step: o.failed["checkpoint"] for o in outcomes if "checkpoint" in o.failed}
     every = [snapshot_id.step for snapshot_id in source.ids()]
     for line in write_summary(results, source.ids()[0].run, every, failed):
@@ -109,9 +120,32 @@ def sweep(
     return outcomes
 
 
+def failed_altogether(outcomes: Sequence[Outcome], results: Path) -> bool:
+    """Whether no checkpoint could be opened, now or earlier."""
+    opened = any("checkpoint" not in outcome.failed for outcome in outcomes)
+    return bool(outcomes) and not opened and not any(ResultTable(results).entries())
+
+
+def lock_bars_by_thread() -> None:
+    """Give all bars, those of libraries too, a lock that forked processes do not share.
+
+    tqdm's own is shared with every forked process, and one that is killed while it draws would stop all others.
+    """
+    lock, waiting = threading.RLock(), [tqdm]
+    while waiting:
+        bar = waiting.pop()
+        bar.set_lock(lock)
+        waiting += bar.__subclasses__()
+
+
 def read_analyses(given: list[dict] | str) -> list[Analysis]:
     """The list itself, or the one in the file that `given` names."""
-    return load_analyses(given) if isinstance(given, str) else build_analyses(given)
+    from analysis.measures import build_analyses, load_analyses  # numba and transformers take seconds to import
+
+    if not isinstance(given, str):
+        return build_analyses(given)
+    refuse_alias_bomb(given)
+    return load_analyses(given)
 
 
 def results_folder(source: CheckpointSource, given: Path | None) -> Path:

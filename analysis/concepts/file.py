@@ -120,6 +120,10 @@ def check_suffix(out: str | Path) -> None:
     """Raises `ValueError` for a name whose format is not known: worth asking before the work, not after."""
     if Path(out).suffix not in (".parquet", ".jsonl"):
         raise ValueError(f"{out}: unknown format {Path(out).suffix!r}; a concept file is .parquet or .jsonl")
+    if Path(out).is_dir():
+        raise ValueError(f"{out}: is a folder; a concept file cannot be written in its place")
+    if blocking := next((parent for parent in Path(out).parents if parent.exists() and not parent.is_dir()), None):
+        raise ValueError(f"{out}: {blocking} is a file, so nothing can be written below it")
 
 
 def write_labelling(labelling: Labelling, out: str | Path, settings: Mapping[str, object]) -> None:

@@ -18,13 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-UNSPACED = frozenset({"zh", "ja"})
+from analysis.concepts.words import LETTER, WORD, clusters
+
+IDEOGRAPHIC = frozenset({"zh", "ja"})
+UNSPACED = frozenset({"th", "lo", "km", "my"})
+"""Languages that write words of several letters without spaces."""
 COMPOUNDING = frozenset({"de", "hu", "nl", "sv", "da", "nb", "fi"})
 """Languages in which the concept is often the second part of a longer word."""
 
-_LETTERS = r"[^\W\d_]"
-_WORD = re.compile(rf"{_LETTERS}+")
 _IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]+")
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+")
+
+_PAIR = re.compile(rf"(?<!{LETTER})(?=({LETTER}+) ({LETTER}+))")
 
 MINIMUM_HITS = 3
 MINIMUM_LIFT = 8.0
@@ -44,22 +49,35 @@ def entries_of(text: str, language: str) -> list[str]:
 
 
 def _entries(text: str, language: str) -> Iterator[str]:
-    if language in UNSPACED:
-        for run in _IDEOGRAPHS.findall(text):
-            yield from (f"*{run[i : i + n]}*" for n in (1, 2, 3, 4) for i in range(len(run) - n + 1))
+    if language in IDEOGRAPHIC:
+        yield from _anywhere(_IDEOGRAPHS.findall(text), (1, 2, 3, 4))
         return
-    words = _WORD.findall(text)
+    if language in UNSPACED:
+        yield from _anywhere(_UNSPACED.findall(text), (1, 2, 3, 4, 5, 6))
+        return
+    words = WORD.findall(text)
     yield from words
     if language == "vi":  # a word is often two syllables, written apart
-        yield from (f"{first} {second}" for first, second in re.findall(rf"(?=\b({_LETTERS}+) ({_LETTERS}+))", text))
+        yield from (f"{first} {second}" for first, second in _PAIR.findall(text))
     elif language == "ko":  # particles are glued to short stems
-        yield from (f"{word[:n]}*" for word in words for n in (1, 2, 3) if len(word) >= n)
+        yield from _beginnings(words, (1, 2, 3))
     elif language == "ar":
-        yield from (f"*{word[i : i + n]}*" for word in words for n in (3, 4, 5) for i in range(len(word) - n + 1))
+        yield from _anywhere(words, (3, 4, 5))
     else:
-        yield from (f"{word[:n]}*" for word in words for n in (3, 4, 5, 6) if len(word) >= n)
+        yield from _beginnings(words, (3, 4, 5, 6))
         if language in COMPOUNDING:
-            yield from (f"*{word[-n:]}" for word in words for n in (4, 5, 6) if len(word) > n + 2)
+            for word in map(clusters, words):
+                yield from (f"*{''.join(word[-n:])}" for n in (4, 5, 6) if len(word) > n + 2)
+
+
+def _beginnings(words: Iterable[str], sizes: Iterable[int]) -> Iterator[str]:
+    for word in map(clusters, words):
+        yield from (f"{''.join(word[:n])}*" for n in sizes if len(word) >= n)
+
+
+def _anywhere(words: Iterable[str], sizes: Iterable[int]) -> Iterator[str]:
+    for word in map(clusters, words):
+        yield from (f"*{''.join(word[i : i + n])}*" for n in sizes for i in range(len(word) - n + 1))
 
 
 def lexicon_pattern(entries: Iterable[str]) -> re.Pattern[str]:
@@ -74,12 +92,12 @@ def lexicon_pattern(entries: Iterable[str]) -> re.Pattern[str]:
         body = entry.strip("*")
         if not body:
             raise ValueError(f"lexicon entry {entry!r} has no letters")
-        if entry.startswith("*") and entry.endswith("*") and _IDEOGRAPHS.match(body):
+        if entry.startswith("*") and entry.endswith("*") and (_IDEOGRAPHS.match(body) or _UNSPACED.match(body)):
             parts.append(re.escape(body))
             continue
-        before = rf"{_LETTERS}*" if entry.startswith("*") else ""
-        after = rf"{_LETTERS}*" if entry.endswith("*") else ""
-        parts.append(rf"(?<!{_LETTERS}){before}{re.escape(body)}{after}(?!{_LETTERS})")
+        before = rf"{LETTER}*" if entry.startswith("*") else ""
+        after = rf"{LETTER}*" if entry.endswith("*") else ""
+        parts.append(rf"(?<!{LETTER}){before}{re.escape(body)}{after}(?!{LETTER})")
     if not parts:
         raise ValueError("an empty lexicon matches nothing; leave the concept out")
     return re.compile("|".join(parts))

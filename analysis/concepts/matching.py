@@ -16,11 +16,12 @@ import numpy as np
 from analysis.concepts.aligned import AlignedText
 from analysis.concepts.lexicon import fold
 from analysis.concepts.rules import ConceptRule
+from analysis.concepts.words import WORD_CHARACTERS
 
 LENGTH_CLASSES = (8, 14, 22, 35)
 """Upper bounds, in words of the pivot side, of the length classes; about the quintiles of the medium corpus."""
 
-_TOKEN = re.compile(r"\w+")
+_TOKEN = re.compile(rf"[{WORD_CHARACTERS}]+")
 
 
 @dataclass

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from analysis.concepts.words import WORD_CHARACTERS
+
 KINDS = ("word", "field")
 """`word`: one concept; `field`: many words of one semantic field."""
 
@@ -38,11 +40,13 @@ class ConceptRule:
     @cached_property
     def _whole(self) -> re.Pattern[str]:
         # "fire-proof", "fire.txt" and "+fire" are other words or file names
-        return re.compile(rf"(?<![\w.+-])(?:{self._alternatives})(?![\w-]|\.\w)", re.IGNORECASE)
+        return re.compile(
+            rf"(?<![{WORD_CHARACTERS}.+-])(?:{self._alternatives})(?![{WORD_CHARACTERS}-]|\.\w)", re.IGNORECASE
+        )
 
     @cached_property
     def _anywhere(self) -> re.Pattern[str]:
-        return re.compile(rf"(?<!\w)(?:{self._alternatives})(?!\w)", re.IGNORECASE)
+        return re.compile(rf"(?<![{WORD_CHARACTERS}])(?:{self._alternatives})(?![{WORD_CHARACTERS}])", re.IGNORECASE)
 
     @property
     def _alternatives(self) -> str:
@@ -75,7 +79,11 @@ def read_concept_rules(path: str | Path) -> dict[str, ConceptRule]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such concept list")
     rules: dict[str, ConceptRule] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not text in UTF-8; a concept list is a file of tab-separated lines") from None
+    for number, line in enumerate(content.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         try:

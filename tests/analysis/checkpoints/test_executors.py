@@ -68,6 +68,20 @@ class Place(Analysis):
         yield Row(metric="threads", value=torch.get_num_threads())
 
 
+class Unreadable(LocalFolders):
+    """A source that no other process can read."""
+
+    def __setstate__(self, state: dict) -> None:
+        raise RuntimeError("made elsewhere")
+
+
+def test_the_error_of_a_process_reaches_its_line(suite: Path, analyses: list[Analysis], tmp_path: Path) -> None:
+    source = Unreadable(path=suite, loading=Loading(device="cpu"))
+    executor = ProcessPool(workers=1, start_method="fork")
+    (outcome,) = sweep(source, analyses, tmp_path / "results", [1], executor)
+    assert outcome.failed == {"checkpoint": "its process failed (RuntimeError: made elsewhere)"}
+
+
 @pytest.mark.parametrize(
     "executor",
     [

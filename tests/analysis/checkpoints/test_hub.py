@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlparse
@@ -21,7 +21,7 @@ from huggingface_hub import constants
 from torch import Tensor
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis.checkpoints.hub import HubRevisions, HubSubfolders
+from analysis.checkpoints.hub import HubRepositories, HubRevisions, HubSubfolders
 from analysis.checkpoints.hub_cache import Hub
 from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.names import Naming
@@ -367,11 +367,41 @@ def test_a_named_revision_may_be_a_commit(suite: Suite, hub: FakeHub) -> None:
         ({"template": "global_step{step}"}, "template and steps go together"),
         ({"template": "global_step", "steps": [1]}, "has no {step}"),
         ({"template": "s{step}", "steps": [1], "revisions": ["s1"]}, "either revisions or a template"),
+        ({"select": "step("}, r"lab/suite: select 'step\(' is not a regular expression"),
+        ({"disk_budget_gb": -1}, "disk_budget_gb is -1; give gigabytes above 0"),
+        ({"disk_budget_gb": float("nan")}, "disk_budget_gb is nan"),
+        ({"also": {"final": 7}}, "also: 'final' is not owner/name"),
     ],
 )
 def test_contradicting_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HubRevisions(repo=REPO, **options)
+
+
+def test_the_final_model_of_another_repository_ends_the_curve(suite: Suite, hub: FakeHub, packed: Callable) -> None:
+    hub.add("lab/final", "main", packed(7, "safetensors"))
+    source = suite(also={"lab/final": 40_000, "lab/twin@main": 30_000}, naming=Naming(tokens_per_step=10))
+    assert source.ids()[-1] == SnapshotId("suite", 40_000, 400_000)
+    assert [checkpoint.name for checkpoint in source.checkpoints()][-2:] == ["global_step30000", "lab/final"]
+    with source.open(source.ids()[-1]) as snapshot:
+        assert torch.equal(logits(snapshot.model), logits(small_model(7)))
+    assert source.marks(source.checkpoints()[-1]) == {"commit": hub.refs["lab/final"]["main"]}
+
+
+def test_a_suite_with_a_repository_for_every_checkpoint(hub: FakeHub, packed: Callable, suite: Suite) -> None:
+    for step in (5000, 10_000):
+        hub.add(f"lab/base_{step // 1000}k", "main", packed(step, "safetensors"))
+    shared = {name: getattr(suite(), name) for name in ("tokenizer", "loading", "endpoint", "cache_dir")}
+    source = HubRepositories(repo="lab/base_{k}k", steps=[5000, 10_000], disk_budget_gb=50e-6, **shared)
+    assert source.ids() == [SnapshotId("base", 5000), SnapshotId("base", 10_000)]
+    first, second = source.checkpoints()
+    for checkpoint in (first, second):
+        with source.open(checkpoint.id) as snapshot:
+            assert torch.equal(logits(snapshot.model), logits(small_model(checkpoint.id.step)))
+        source.finish(checkpoint)
+    assert not source.is_cached(first)
+    with pytest.raises(ValueError, match="a single repository is read by HubRevisions"):
+        HubRepositories(repo="lab/base", steps=[1])
 
 
 def test_a_revision_without_a_step_says_how_to_write_it(suite: Suite) -> None:
@@ -396,6 +426,7 @@ def test_a_suite_of_subfolders_is_fetched_folder_by_folder(
         disk_budget_gb=50e-6,
     )
     assert source.ids() == [SnapshotId("folders", 3, 1_500_000_000), SnapshotId("folders", 5, 2_500_000_000)]
+    assert [i.step for i in replace(source, select="^hf_ckpt/2").ids()] == [5]
     first, second = source.checkpoints()
     with source.open(first.id) as snapshot:
         assert torch.equal(logits(snapshot.model), logits(small_model(1)))

@@ -149,6 +149,18 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
         load_tokenizer(tmp_path, NAME)
 
 
+def test_a_tokenizer_with_unusable_settings_is_read_from_its_serialisation(
+    folder: Path, byte_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"additional_special_tokens": [{"id": 1}], "eos_token": {"content": "</s>"}}))
+    tokenizer = load_tokenizer(folder, NAME)
+    assert "tokenizer.json is used as it is" in caplog.text
+    assert tokenizer("a b").input_ids == byte_tokenizer("a b").input_ids
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("</s>", "<pad>")
+
+
 def test_a_tokenizer_that_does_not_fit_is_refused(
     tiny_bloom: PreTrainedModel, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from analysis.checkpoints.audit import hash_tensors
 from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.local import LightningCheckpoint, LocalFolder, LocalFolders, RunFolder
 from analysis.checkpoints.names import Naming
+from analysis.checkpoints.weights import untie
 from analysis.snapshots import SnapshotId
 
 CPU = Loading(device="cpu", check_tokenizer=False)
@@ -126,6 +128,20 @@ def test_lightning_checkpoints_take_the_config_of_their_run(run: Path) -> None:
         assert torch.equal(logits(snapshot.model), logits(small_model(16)))
 
 
+@pytest.mark.parametrize("start", ["net.", "model._orig_mod.", "_orig_mod.model.", "wrapper.model."])
+def test_lightning_weights_are_found_whatever_the_module_calls_its_model(run: Path, start: str) -> None:
+    state = {f"{start}{key}": value for key, value in small_model(8).state_dict().items()}
+    path = run / "checkpoints" / "step_8.ckpt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": state | {"loss.weight": torch.ones(1)}, "global_step": 8}, path)
+    prefix = start if start.startswith("wrapper") else None
+    source = LightningCheckpoint(path=path, loading=CPU, prefix=prefix)
+    with source.open(SnapshotId("demo", 8)) as snapshot:
+        assert torch.equal(logits(snapshot.model), logits(small_model(8)))
+    (one,), reference = source.checkpoints(), small_model(8).state_dict()
+    assert hash_tensors(source.tensors(one, path)) == hash_tensors(untie(reference))
+
+
 def test_a_lightning_file_and_the_snapshot_of_the_same_step_have_the_same_hash(run: Path) -> None:
     save_lightning(run / "checkpoints" / "last.ckpt", small_model(16), 16)
     lightning, snapshots = LightningCheckpoint(path=run / "checkpoints" / "last.ckpt"), RunFolder(path=run)
@@ -168,6 +184,13 @@ def test_a_lightning_checkpoint_without_a_config_says_what_to_do(tmp_path: Path)
         LightningCheckpoint(path=tmp_path, loading=CPU).open(SnapshotId(tmp_path.name, 8)),
     ):
         pass
+
+
+def test_a_single_folder_tells_its_step_by_its_name(run: Path, tmp_path: Path) -> None:
+    for name, step in (("checkpoint-100", 100), ("checkpoint-0", 0), ("final", 1)):
+        folder = tmp_path / "copies" / name
+        shutil.copytree(run / "snapshots" / "step_00000016", folder)
+        assert [i.step for i in LocalFolder(path=folder).ids()] == [step]
 
 
 def test_a_single_folder_is_a_run_of_one(run: Path) -> None:

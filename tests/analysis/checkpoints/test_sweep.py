@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 import torch
+from tqdm import tqdm
+from tqdm.std import TqdmDefaultWriteLock
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
 from analysis.base import Analysis, Row
@@ -150,6 +153,25 @@ def test_a_sweep_that_was_killed_ends_like_a_clean_one(source: LocalFolders, tmp
     assert 0 < len(list(ResultTable(killed).entries())) < len(STEPS), "the kill has to come half-way"
     sweep(source, slow, killed, STEPS, Inline())
     pd.testing.assert_frame_equal(table_of(killed), table_of(clean))
+
+
+def hold_the_lock_of_bars_and_die() -> None:
+    tqdm.get_lock().acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_killed_while_it_drew_a_bar_does_not_stop_a_sweep(source: LocalFolders, tmp_path: Path) -> None:
+    tqdm.set_lock(TqdmDefaultWriteLock())  # what tqdm makes by itself: shared with every process that is forked
+    process = FORK.Process(target=hold_the_lock_of_bars_and_die)
+    process.start()
+    process.join()
+    worker = threading.Thread(
+        target=sweep, args=(source, [Norms(log=tmp_path / "log")], tmp_path / "results", [3], Inline()), daemon=True
+    )
+    worker.start()
+    worker.join(timeout=60)
+    assert not worker.is_alive()
+    assert ResultTable(tmp_path / "results").steps() == [3]
 
 
 def test_two_sweeps_at_once_measure_every_checkpoint_once(source: LocalFolders, tmp_path: Path) -> None:

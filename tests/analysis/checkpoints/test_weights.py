@@ -117,3 +117,13 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save([torch.ones(1)], tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="holds a list"):
         load_pickled(tmp_path / "pytorch_model.bin", "x")
+
+
+@pytest.mark.parametrize("shard", ["../outside.safetensors", "/etc/passwd", "a/../../b", 7, ["x"]])
+def test_an_index_that_points_outside_is_refused(shard: object, tmp_path: Path) -> None:
+    (tmp_path / "outside.safetensors").write_bytes(b"")
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(ValueError, match=r"suite step 3: model\.safetensors\.index\.json (names .*refused|is damaged)"):
+        find_weight_files(folder, "suite step 3")

@@ -25,6 +25,7 @@ def planted(tmp_path: Path) -> Path:
             text = f"{filler} {water[language]}" if number % 3 == 0 else filler
             rows.append({"lang": language, "uid": f"s{number:04d}", "text": text})
     (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "binary.tsv").write_bytes(bytes(range(256)))
     (tmp_path / "list.tsv").write_text("water\tword\twater waters\nfire\tword\tfire fires\n", encoding="utf-8")
     return tmp_path
 
@@ -53,6 +54,8 @@ def test_the_command_writes_the_concept_file_and_its_lexicon(
     ("arguments", "message"),
     [
         (["--out", "c.csv"], "c.csv: unknown format '.csv'"),
+        (["--out", "list.tsv/c.parquet"], "list.tsv is a file, so nothing can be written below it"),
+        (["--out", "c.parquet", "--list", "binary.tsv"], "binary.tsv: not text in UTF-8"),
         (["--out", "c.parquet", "--cap", "0"], "cap must be at least 1, got 0"),
         (["--out", "c.parquet", "--kinds", "verb"], "unknown kind of concept 'verb'"),
         (["--out", "c.parquet", "--concepts", "love"], "unknown concept 'love'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,7 +131,12 @@ def test_the_table_of_checkpoints_tells_duplicates(config: Path, run: Path, caps
         (["--source.path", "nowhere"], "nowhere: no folder 'snapshots'"),
         (["--analyses", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--source.loading.dtype", "float8"], "float8"),
-        (["--executor", "Cloud"], "Cloud"),
+        (["--executor", "Cloud"], "executor: there is no class 'Cloud'; choose Inline, ProcessPool, Submitit"),
+        (["--source", "Folder"], "source: there is no class 'Folder'; choose HubRepositories, HubRevisions"),
+        (["--source.naming.tokens_per_step", "x"], "source.naming.tokens_per_step: expected int or null, got x"),
+        (["--steps", "[]"], "steps [] names no step"),
+        (["--steps", ""], "names no step"),
+        (["--split", "word"], "split: expected one of 'checkpoint', 'analysis', got word"),
         (["--bogus", "1"], "--bogus"),
         (["--source.random_baseline", "true"], "demo: has a step 0 of its own"),
     ],
@@ -144,6 +150,48 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert error[0].startswith("error: ")
     assert message in error[0]
     assert not (run / "results").exists()
+
+
+@pytest.mark.parametrize("option", ["--config", "--analyses"])
+def test_nested_aliases_are_refused_before_they_are_read(
+    option: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    assert main(["run", "--config", str(config), option, str(tmp_path / "bomb.yaml")]) == 2
+    assert "bomb.yaml: 78 aliases (*name), more than 20" in capsys.readouterr().err
+
+
+def test_a_source_that_cannot_be_opened_leaves_nothing_behind(config: Path, run: Path) -> None:
+    for path in run.glob("snapshots/*/config.json"):
+        path.write_text(path.read_text().replace('"n_layer": 1', '"n_layer": 10000000'))
+    assert main(["run", "--config", str(config)]) == 1
+    assert not (run / "results").exists()
+
+
+def test_two_models_named_alike_do_not_share_results(
+    config: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for owner, step in (("A", 1), ("B", 4)):
+        shutil.copytree(run / "snapshots" / f"step_{step:08d}", tmp_path / owner / "checkpoint-100")
+    shutil.copytree(tmp_path / "A", tmp_path / "moved")
+    options = [
+        "run",
+        "--results",
+        str(tmp_path / "results"),
+        "--source",
+        "LocalFolder",
+        "--source.loading.device",
+        "cpu",
+    ]
+    options += ["--analyses", json.dumps(yaml.safe_load(config.read_text())["analyses"])]
+    assert main([*options, "--source.path", str(tmp_path / "A" / "checkpoint-100")]) == 0
+    assert ResultTable(tmp_path / "results").steps() == [100]
+    assert main([*options, "--source.path", str(tmp_path / "moved" / "checkpoint-100")]) == 0
+    assert main([*options, "--source.path", str(tmp_path / "B" / "checkpoint-100")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(tmp_path / "A" / "checkpoint-100") in error
+    assert str(tmp_path / "B" / "checkpoint-100") in error
 
 
 def test_the_traceback_is_an_option(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,77 @@
+"""Refusals of the parser, cut to the line that helps: the key, the value, and what would do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+UNION = (
+    r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: (.*) "
+    r"Given value type: .*? Given value: "
+)
+MOST_ALIASES = 20
+"""Aliases in a YAML file beyond which it is refused: nested ones grow without bound while they are read."""
+
+
+def reword(message: str) -> str:
+    """What jsonargparse says of one wrong word, in one short line.
+
+    Keys are joined (`source.loading.dtype`), a union is cut to the types that it takes, and a class that does not exist
+    is answered with those that do.
+    """
+    text = " ".join(message.split())
+    keys = []
+    while match := re.match(
+        r'Parser key "([^"]+)": (?:Problem with given class_path \S+: (?=Parser key|Option))?', text
+    ):
+        keys.append(match[1])
+        text = text[match.end() :]
+    key = ".".join(keys)
+    text = re.sub(UNION, lambda match: f"{_union(match[1])}, got ", text)
+    text = re.sub(r"Expected an? typing\.Literal\[([^]]*)\]\. Got value: ", r"expected one of \1, got ", text)
+    if match := re.fullmatch(
+        r"Expected a dot import path string: (.*)|Problem with given class_path '?([\w.]+).*", text
+    ):
+        names = _classes(keys[0] if keys else "")
+        if names:
+            text = f"there is no class {match[1] or match[2]!r}; choose {', '.join(names)}"
+    return f"{key}: {text}" if key else text
+
+
+def refuse_alias_bomb(path: str | Path) -> None:
+    """Raise ValueError for a YAML file with so many aliases that reading it could take for ever."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return  # whoever reads the file says what is wrong with it
+    if aliases > MOST_ALIASES:
+        raise ValueError(f"{path}: {aliases} aliases (*name), more than {MOST_ALIASES}; write the values out")
+
+
+def _union(errors: str) -> str:
+    """The types that a union takes, from the errors of its branches; a branch with more to say is kept whole."""
+    branches = [branch.strip() for branch in re.split(r"(?:^|\s)- ", errors) if branch.strip()]
+    types = [match[1] for branch in branches if (match := re.fullmatch(r"Expected an? <class '(\w+)'>.*", branch))]
+    longer = [branch for branch in branches if not branch.startswith("Expected a")]
+    if longer:
+        return longer[0]
+    return "expected " + (" or ".join("null" if name == "NoneType" else name for name in types) or branches[0])
+
+
+def _classes(key: str) -> list[str]:
+    """Names of the classes that an option takes."""
+    if key == "source":
+        from analysis.checkpoints import CheckpointSource as Base
+    elif key == "executor":
+        from analysis.checkpoints.executors import Executor as Base  # type: ignore[assignment]
+    else:
+        return []
+    waiting, found = [Base], []
+    while waiting:
+        subclasses = waiting.pop().__subclasses__()
+        waiting += subclasses
+        found += [cls.__name__ for cls in subclasses if not getattr(cls, "__abstractmethods__", None)]
+    return sorted(found)
