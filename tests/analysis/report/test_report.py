@@ -89,7 +89,7 @@ def test_the_file_stands_alone_and_shows_every_analysis(tmp_path: Path) -> None:
     for expected in (
         "Probe accuracy, layer by training step",
         "Probe accuracy by layer",
-        "Shared share of the top K, mean over pairs and concepts",
+        "Sharing of concept neurons (shared) over training",
         "Where the shared neurons are",
         "Shared / K by language pair, step 16",
         "Change against the untrained network, step 16",
@@ -102,7 +102,7 @@ def test_the_file_stands_alone_and_shows_every_analysis(tmp_path: Path) -> None:
 
 def test_the_overlap_is_drawn_beside_chance_and_the_untrained_network(tmp_path: Path) -> None:
     path = write_report([write(tmp_path / "planted", {0: 0.05, 16: 0.09})], tmp_path / "out.html")
-    (figure,) = (f for f in figures_in(path) if f["layout"]["title"]["text"].startswith("Shared share"))
+    figure = next(f for f in figures_in(path) if f["layout"]["title"]["text"].startswith("Sharing of concept"))
     assert {trace["name"] for trace in figure["data"]} == {"95 % interval", "measured", "chance", "untrained (step 0)"}
 
 
