@@ -212,9 +212,10 @@ def load_tokenizer(
             str(reference), trust_remote_code=False, local_files_only=True, use_fast=True, **options
         )
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
-        tokenizer = _serialised_tokenizer(reference)
-        if tokenizer is None:
+        serialised = _serialised_tokenizer(reference)
+        if serialised is None:
             raise FileNotFoundError(f"{name}: no usable tokenizer in {reference}: {one_line(error)}") from None
+        tokenizer = serialised
         logger.warning("%s: tokenizer.json is used as it is, its settings cannot be: %s", name, one_line(error))
     if not tokenizer.is_fast:
         raise ValueError(f"{name}: the tokenizer in {reference} is not a fast one, which this project needs")
@@ -230,7 +231,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def _serialised_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+def _serialised_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:
     """The tokenizer in tokenizer.json with the roles that its settings name, and nothing else of the settings.
 
     transformers adds all special tokens of the settings again, which fails for B-GPT with its 1,200 of them.
