@@ -30,7 +30,7 @@ from analysis.report.headlines import scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
 from analysis.texts import Clone
-from callbacks.schedule import Schedule
+from callbacks.schedule import Schedule, required
 from callbacks.step import StepCallback
 from callbacks.tracking import Tracker
 
@@ -97,7 +97,7 @@ class AnalysisCallback(StepCallback):
     def __init__(
         self,
         analyses: str,
-        schedule: Schedule,
+        schedule: Schedule | None = None,
         max_share: float | None = None,
         figures: bool = True,
         key_budget: int = 300,
@@ -105,12 +105,14 @@ class AnalysisCallback(StepCallback):
     ) -> None:
         if max_share is not None and not 0 < max_share < 1:
             raise ValueError(f"max_share is {max_share}; use a share between 0 and 1, or leave it out")
+        if key_budget < 1:
+            raise ValueError(f"key_budget is {key_budget}; use at least 1 key a step")
         if not record_as or record_as == "train":
             raise ValueError(f"record_as is {record_as!r}; use a name of its own such as 'steering'")
         self.list_file = analyses
         self.record_as = record_as
         self.analyses: list[Analysis] = load_analyses(analyses)
-        self.schedule = schedule
+        self.schedule = required(schedule, "AnalysisCallback")
         self.max_share, self.figures, self.key_budget = max_share, figures, key_budget
         self.seconds = 0.0
         """Wall time spent on analyses since the fit began."""

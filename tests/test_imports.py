@@ -49,7 +49,14 @@ def test_imports_point_one_way(package: str) -> None:
 
 
 RANKS = (
-    {"analysis.files", "analysis.geometry", "analysis.snapshots", "analysis.statistics", "analysis.texts"},
+    {
+        "analysis.files",
+        "analysis.geometry",
+        "analysis.snapshots",
+        "analysis.statistics",
+        "analysis.texts",
+        "analysis.yaml_text",
+    },
     {"analysis.base", "analysis.concepts", "analysis.extraction"},
     {"analysis.experts", "analysis.probes", "analysis.results"},
     {"analysis.checkpoints"},

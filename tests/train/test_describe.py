@@ -9,7 +9,8 @@ import torch
 
 from train.__main__ import main
 from train.cli import ParsedRun
-from train.describe import activation_bytes, describe, estimate_memory, format_description
+from train.config.memory import activation_bytes, estimate_memory
+from train.describe import describe, format_description
 from train.model.xglm import XGLMForCausalLM, build_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,7 +112,7 @@ def test_a_run_without_schedule_has_no_snapshots() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--trainer.max_steps", "-1"], "trainer.max_steps is not set"),
+        (["--trainer.max_steps", "-1"], "trainer.max_steps is -1; set it"),
         (["--trainer.devices", "7"], "data.batch_size 64 is not divisible by 7 devices x 4"),
         (["--tokens_per_second", "0"], "--tokens_per_second 0: a speed is above 0"),
         (["--tokens_per_second", "fast"], "tokens_per_second"),
