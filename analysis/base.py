@@ -82,6 +82,8 @@ class Analysis(ABC):
     default_name: ClassVar[str] = ""
     version: ClassVar[int] = 1
     """Raise when the numbers change for the same settings: stored results of older versions become stale."""
+    headlines: ClassVar[tuple[str, ...]] = ()
+    """Metrics for a live page, most important first; the first that has rows by layer is the analysis's curve."""
     not_settings: ClassVar[tuple[str, ...]] = ("name", "batch_tokens", "max_bytes")
     """Fields that cannot change the numbers, so they stay out of the fingerprint."""
 

@@ -1,24 +1,39 @@
 """Intervals and corrections that every measure shares.
 
-Bootstrap over concepts or sentences (never over units, which are not a sample of anything), and the Benjamini-Hochberg
-correction over a family of tests (steps x layers x pairs).
+Intervals are over concepts, sentences, random networks or training seeds, never over units, which are not a sample of
+anything. They are made to cover with few of them: tests/benchmarks/bench_coverage.py simulates it, docs/measures.md
+quotes it.
 
-Shapes:  S resampled things (concepts, sentences)   M quantities
+Shapes:  S resampled things (concepts, sentences)   M quantities   R training runs   C concepts
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, norm, t
+
+WIDEST = 2.0
+"""A studentised bound is at most this many times Student's: wider ones cover no better and hang on one outlier."""
 
 
 def bootstrap_interval(
-    values: np.ndarray, *, num_resamples: int = 1000, seed: int = 0, level: float = 0.95
+    values: np.ndarray,
+    *,
+    clusters: np.ndarray | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of the mean over the first axis (Efron 1979).
+    """Interval of the mean over the first axis that covers for few and for skewed values.
+
+    On each side the wider of Student's t and the studentised bootstrap (Efron 1979, Hall 1988): the first is right for
+    few normal values, the second for skewed ones, where percentiles of 6 values cover 80 to 85 % in place of 95.
 
     Args:
         values: (S,) or (S, M); all M quantities are resampled together.
+        clusters: (S,) groups of values that depend on each other and are resampled as one.
         num_resamples: draws of S out of S with replacement.
 
     Returns:
@@ -34,11 +49,156 @@ def bootstrap_interval(
         raise ValueError("bootstrap over values that are not finite")
     if num_resamples < 1 or not 0.0 < level < 1.0:
         raise ValueError(f"num_resamples={num_resamples} must be at least 1, level={level} between 0 and 1")
-    size = values.shape[0]
+    values = merge_clusters(values, clusters)
+    size, mean = len(values), values.mean(axis=0)
+    if size == 1:
+        return mean, mean
+    centred = values - mean
+    error = centred.std(axis=0, ddof=1) / np.sqrt(size)
     weights = np.random.default_rng(seed).multinomial(size, np.full(size, 1.0 / size), size=num_resamples) / size
-    means = weights @ values
-    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)
-    return low, high
+    means = weights @ centred
+    spread = np.sqrt(np.maximum(weights @ centred**2 - means**2, 0.0) / (size - 1))
+    # A resample of one single value says nothing about its own spread.
+    ratios = np.divide(means, spread, out=np.zeros_like(means), where=spread > 1e-9 * error)
+    below, above = np.quantile(ratios, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)
+    student = t.ppf((1.0 + level) / 2.0, size - 1)
+    upper = np.clip(above, student, WIDEST * student)
+    lower = np.clip(below, -WIDEST * student, -student)
+    return mean - upper * error, mean - lower * error
+
+
+def merge_clusters(values: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
+    """One value for each cluster (G, ...), with the mean over values (S, ...) as their mean.
+
+    A cluster counts by the sum of its members' differences from the mean, so that means over all stay what they are.
+    """
+    if clusters is None:
+        return values
+    _, member = np.unique(clusters, return_inverse=True)
+    num_clusters = int(member.max()) + 1
+    mean = values.mean(axis=0)
+    sums = np.zeros((num_clusters, *values.shape[1:]))
+    np.add.at(sums, member, values - mean)
+    return mean + sums * num_clusters / len(values)
+
+
+def wilson_interval(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share of `total` independent texts (Wilson 1927): has a width where none or all are hits.
+
+    Raises:
+        ValueError: not 0 <= hits <= total, or no texts.
+    """
+    if not 0 <= hits <= total or total == 0:
+        raise ValueError(f"{hits} hits of {total}")
+    z = float(norm.ppf((1.0 + level) / 2.0))
+    share, shrink = hits / total, 1.0 + z**2 / total
+    middle = (share + z**2 / (2 * total)) / shrink
+    half = z / shrink * float(np.sqrt(share * (1.0 - share) / total + z**2 / (4 * total**2)))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference with its 95 % interval and a two-sided p."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def against_band(values: np.ndarray, band: np.ndarray, clusters: np.ndarray | None = None) -> Contrast:
+    """One network against random networks, paired over concepts.
+
+    Under the null the network is one more draw of the band. Two errors add up, without what they share: that of the
+    concepts, from the paired differences, and that of the network, from the spread of the band (one new draw against a
+    mean of n, so 1 + 1/n times its variance).
+
+    Args:
+        values: (C,) of the network.
+        band: (n, C) of n random networks on the same sentences.
+        clusters: (C,) groups of concepts that depend on each other.
+
+    Raises:
+        ValueError: fewer than two networks or concepts, or shapes that do not match.
+    """
+    values, band = np.asarray(values, dtype=np.float64), np.asarray(band, dtype=np.float64)
+    if band.ndim != 2 or values.shape != band.shape[1:] or min(band.shape) < 2:
+        raise ValueError(f"values {values.shape} against a band {band.shape}: needs (C,) and (n, C), both at least 2")
+    merged = merge_clusters((band - values).T, clusters).T
+    networks, concepts = merged.shape
+    of_networks = merged.mean(axis=1).var(ddof=1) * (1.0 + 1.0 / networks)
+    if concepts == 1:
+        return _contrast(-float(merged.mean()), [(of_networks, networks - 1)])
+    of_concepts = merged.mean(axis=0).var(ddof=1) / concepts
+    noise = _interaction(merged) / concepts * (1.0 + 1.0 / networks)
+    return _contrast(-float(merged.mean()), _add(of_networks, of_concepts, noise, merged.shape))
+
+
+def two_way_interval(values: np.ndarray, clusters: np.ndarray | None = None) -> Contrast:
+    """Mean over training runs and concepts, both a sample: neither more concepts nor more runs alone make it certain.
+
+    Variance by two-way random effects (the sum of both, without what they share), never below the larger of the two.
+
+    Args:
+        values: (R, C), each a difference to the untrained network of the same run.
+
+    Raises:
+        ValueError: fewer than two runs or concepts.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or min(values.shape) < 2:
+        raise ValueError(f"values {values.shape}: needs (runs, concepts), at least two of each")
+    merged = merge_clusters(values.T, clusters).T
+    runs, concepts = merged.shape
+    if concepts == 1:
+        raise ValueError("the concepts depend on each other, all of them: at least two groups are needed")
+    of_runs = merged.mean(axis=1).var(ddof=1) / runs
+    of_concepts = merged.mean(axis=0).var(ddof=1) / concepts
+    noise = _interaction(merged) / (runs * concepts)
+    return _contrast(float(merged.mean()), _add(of_runs, of_concepts, noise, merged.shape))
+
+
+def mean_above_zero(values: np.ndarray, clusters: np.ndarray | None = None) -> float:
+    """One-sided p of Student's t: mean over concepts (S,) at least this large if the truth is 0; 1 for one cluster."""
+    merged = merge_clusters(np.asarray(values, dtype=np.float64), clusters)
+    if len(merged) == 1:
+        return 1.0
+    mean, error = float(merged.mean()), float(merged.std(ddof=1) / np.sqrt(len(merged)))
+    return float(t.sf(mean / error, len(merged) - 1)) if error > 0.0 else float(mean <= 0.0)
+
+
+def paired_contrast(differences: np.ndarray, clusters: np.ndarray | None = None) -> Contrast:
+    """Mean of paired differences (S,) with its interval (`bootstrap_interval`) and Student's p, two-sided."""
+    low, high = bootstrap_interval(differences, clusters=clusters)
+    p = 2.0 * min(mean_above_zero(differences, clusters), mean_above_zero(-np.asarray(differences), clusters))
+    return Contrast(float(np.mean(differences)), float(low), float(high), min(1.0, p))
+
+
+def _interaction(values: np.ndarray) -> float:
+    """Mean square of what rows and columns of (R, C) do not explain."""
+    rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    return float((rest**2).sum() / ((values.shape[0] - 1) * (values.shape[1] - 1)))
+
+
+def _add(of_rows: float, of_columns: float, shared: float, shape: tuple[int, ...]) -> list[tuple[float, int]]:
+    """Variances with their degrees of freedom: both without what they share, but no less than the larger."""
+    rows, columns = (of_rows, shape[0] - 1), (of_columns, shape[1] - 1)
+    if shared >= min(of_rows, of_columns):
+        return [max(rows, columns)]
+    return [rows, columns, (-shared, rows[1] * columns[1])]
+
+
+def _contrast(difference: float, parts: list[tuple[float, int]]) -> Contrast:
+    """Student's t with the sum of variances, and degrees of freedom by Welch and Satterthwaite."""
+    variance = sum(part for part, _ in parts)
+    if variance <= 0.0:
+        return Contrast(difference, difference, difference, float(difference == 0.0))
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts if part)
+    error = float(np.sqrt(variance))
+    half = float(t.ppf(0.975, freedom)) * error
+    p = float(2.0 * t.sf(abs(difference) / error, freedom))
+    return Contrast(difference, difference - half, difference + half, p)
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:

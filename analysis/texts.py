@@ -160,6 +160,8 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Mapping[str, object]:
         record = json.loads(raw)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path}, line {number}: brackets are nested too deep for a record") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}, line {number}: expected a JSON object, got {type(record).__name__}")
     return record
@@ -205,4 +207,10 @@ def _checked(path: Path, line: str, column: str, text: object) -> str:
         raise ValueError(f"{path}, {line}: {column!r} must be a text, got {type(text).__name__}")
     if not text.strip():
         raise ValueError(f"{path}, {line}: {column!r} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{path}, {line}: {column!r}: character {error.start} is half a surrogate pair, which is no text"
+        ) from None
     return text

@@ -26,7 +26,7 @@ from torch import nn
 
 from analysis.base import Analysis, Row
 from analysis.measures import load_analyses
-from analysis.report.headlines import scalars, within_budget
+from analysis.report.headlines import Group, scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
 from analysis.texts import Clone
@@ -190,13 +190,14 @@ class AnalysisCallback(StepCallback):
         tracker = next((c for c in trainer.callbacks if isinstance(c, Tracker)), None)  # type: ignore[attr-defined]
         if tracker is None or tracker.has(self.record_as, snapshot_id.step):
             return
-        by_analysis: dict[str, dict[str, float]] = {}
+        by_analysis: dict[str, list[Group]] = {}
         cost: dict[str, float] = {}
         for analysis in self.analyses:
             if not table.has(snapshot_id, analysis):
                 continue
             rows = table.rows(snapshot_id.step, analysis.name)
-            by_analysis[analysis.name] = scalars(analysis.name, rows, self._first_rows(table, snapshot_id, analysis))
+            start = self._first_rows(table, snapshot_id, analysis)
+            by_analysis[analysis.name] = scalars(analysis.name, rows, start, analysis.headlines)
             stamp = table.stamp(snapshot_id.step, analysis.name)
             assert stamp is not None
             cost[f"analysis_cost/seconds/{analysis.name}"] = float(stamp["seconds"])

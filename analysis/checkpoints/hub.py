@@ -1,4 +1,4 @@
-"""Sources on the Hugging Face hub: checkpoints as revisions of one repository, or as subfolders of one revision.
+"""Sources on the Hugging Face hub: checkpoints as revisions of one repository, folders of a revision, or repositories.
 
 Everything comes from the cache when it is there; with `HF_HUB_OFFLINE=1` nothing else is tried. With a disk budget, a
 finished checkpoint that the sweep itself downloaded is deleted when the next one would not fit beside it.
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from analysis.checkpoints.hub_cache import Hub, RepoFile, weights_digest
+from analysis.checkpoints.hub_cache import Hub, RepoFile, looks_like_hub_id, weights_digest
 from analysis.checkpoints.source import TOKENIZER_FILES, TOKENIZER_MODELS, Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import choose_weight_files, find_weight_files
 from analysis.snapshots import SnapshotId
@@ -26,10 +26,16 @@ CONFIG_FILES = ("config.json", "generation_config.json")
 
 @dataclass(kw_only=True)
 class HubSource(CheckpointSource):
-    """What both hub sources share: look-ups, downloads, the disk budget."""
+    """What the hub sources share: look-ups, downloads, the disk budget."""
 
     repo: str
     """Hub id, e.g. bigscience/bloom-560m-intermediate."""
+    also: dict[str, int] = field(default_factory=dict)
+    """Further checkpoints in repositories of their own, `owner/name` or `owner/name@revision`, with their steps: the
+    final model of a suite is often published apart from its intermediate checkpoints. A step that the suite has itself
+    is left out."""
+    select: str | None = None
+    """Regular expression that a discovered name must match, e.g. `^stage1-`."""
     endpoint: str | None = None
     """Another hub or a mirror; None is the client's default (`HF_ENDPOINT`)."""
     cache_dir: Path | None = None
@@ -39,24 +45,52 @@ class HubSource(CheckpointSource):
     fetched while another is analysed. What was in the cache before is never deleted."""
     _described: dict[str, Checkpoint] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.disk_budget_gb is not None and not 0 < self.disk_budget_gb < float("inf"):
+            raise ValueError(f"{self.repo}: disk_budget_gb is {self.disk_budget_gb}; give gigabytes above 0, or null")
+        try:
+            re.compile(self.select or "")
+        except re.error as error:
+            raise ValueError(f"{self.repo}: select {self.select!r} is not a regular expression: {error}") from None
+        for name in self.also:
+            if not looks_like_hub_id(name):
+                raise ValueError(f"{self.repo}: also: {name!r} is not owner/name or owner/name@revision")
+
     @property
     def hub(self) -> Hub:
         return Hub(self.endpoint, self.cache_dir)
 
     @abstractmethod
-    def revision(self, checkpoint: Checkpoint) -> str:
-        """The revision that holds `checkpoint`."""
+    def place(self, checkpoint: Checkpoint) -> tuple[str, str, str]:
+        """Repository, revision and folder (empty, or with a slash at the end) of a checkpoint that is not in `also`."""
 
-    def folder(self, checkpoint: Checkpoint) -> str:
-        """Its folder in that revision, with a slash at the end; empty for the top."""
-        return ""
+    @abstractmethod
+    def list_own(self) -> Mapping[str, int]:
+        """Name -> step of the checkpoints that are not in `also`."""
+
+    def list_checkpoints(self) -> Sequence[Checkpoint]:
+        run = self.run or self.repo.rsplit("/", 1)[-1]
+        found = []
+        own = self.list_own()
+        also = {name: step for name, step in self.also.items() if step not in own.values()}
+        for name, step in {**own, **also}.items():
+            checkpoint = Checkpoint(id=SnapshotId(run, step, self.naming.tokens(name, step)), name=name)
+            found.append(replace(checkpoint, cached=self.is_cached(checkpoint), marks=self.marks(checkpoint)))
+        return found
+
+    def where(self, checkpoint: Checkpoint) -> tuple[str, str, str]:
+        """Repository, revision and folder of any checkpoint."""
+        if checkpoint.name in self.also:
+            repo, _, revision = checkpoint.name.partition("@")
+            return repo, revision or "main", ""
+        return self.place(checkpoint)
 
     def describe(self, checkpoint: Checkpoint) -> Checkpoint:
         if self.is_baseline(checkpoint):
             return checkpoint
         if checkpoint.name not in self._described:
-            commit, files = self.hub.files(self.repo, self.revision(checkpoint))
-            prefix = self.folder(checkpoint)
+            repo, revision, prefix = self.where(checkpoint)
+            commit, files = self.hub.files(repo, revision)
             sizes = {f.path.removeprefix(prefix): f.size or 0 for f in files if f.path.startswith(prefix)}
             chosen = choose_weight_files(sizes)
             self._described[checkpoint.name] = replace(
@@ -70,61 +104,67 @@ class HubSource(CheckpointSource):
 
     def is_cached(self, checkpoint: Checkpoint) -> bool:
         """Whether config and all weight files are in the cache."""
-        folder = self.hub.cached_folder(self.repo, self.revision(checkpoint))
-        if folder is None or not (folder / self.folder(checkpoint) / "config.json").is_file():
+        repo, revision, prefix = self.where(checkpoint)
+        folder = self.hub.cached_folder(repo, revision)
+        if folder is None or not (folder / prefix / "config.json").is_file():
             return False
         try:
-            find_weight_files(folder / self.folder(checkpoint), checkpoint.name)
+            find_weight_files(folder / prefix, checkpoint.name)
         except (FileNotFoundError, ValueError):
             return False
         return True
 
     def fetch(self, checkpoint: Checkpoint) -> Path:
-        revision, prefix = self.revision(checkpoint), self.folder(checkpoint)
+        repo, revision, prefix = self.where(checkpoint)
         if self.is_cached(checkpoint):
-            folder = self.hub.cached_folder(self.repo, revision)
+            folder = self.hub.cached_folder(repo, revision)
             assert folder is not None
             return folder / prefix
-        _, files = self.hub.files(self.repo, revision)
+        _, files = self.hub.files(repo, revision)
         names = self._wanted(files, prefix)
-        described = self.describe(checkpoint)
-        self._check_budget(described)
-        folder = self.hub.download(self.repo, revision, names)
-        self.hub.note_fetched(self.repo, folder.name + "/" + prefix)
+        self._check_budget(self.describe(checkpoint))
+        folder = self.hub.download(repo, revision, names)
+        self.hub.note_fetched(repo, folder.name + "/" + prefix)
         find_weight_files(folder / prefix, self.label(checkpoint))
         return folder / prefix
 
     def fetch_config(self, checkpoint: Checkpoint) -> Path:
-        prefix = self.folder(checkpoint)
+        repo, revision, prefix = self.where(checkpoint)
         names = [prefix + name for name in (*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_MODELS)]
-        return self.hub.download(self.repo, self.revision(checkpoint), names) / prefix
+        return self.hub.download(repo, revision, names) / prefix
 
     def fits(self, checkpoint: Checkpoint) -> bool:
         if self.disk_budget_gb is None or self.is_baseline(checkpoint) or self.is_cached(checkpoint):
             return True
-        held = self.hub.bytes_of(self.repo, self.hub.fetched(self.repo))
-        return held + (self.describe(checkpoint).size or 0) <= self.disk_budget_gb * GB
+        return self._bytes_held() + (self.describe(checkpoint).size or 0) <= self.disk_budget_gb * GB
 
     def finish(self, checkpoint: Checkpoint) -> None:
         if self.disk_budget_gb is None or self.is_baseline(checkpoint):
             return
-        folder = self.hub.cached_folder(self.repo, self.revision(checkpoint))
-        if folder is None:
+        repo, revision, prefix = self.where(checkpoint)
+        folder = self.hub.cached_folder(repo, revision)
+        if folder is None or (entry := f"{folder.name}/{prefix}") not in self.hub.fetched(repo):
             return
-        entry, ours = folder.name + "/" + self.folder(checkpoint), self.hub.fetched(self.repo)
-        if entry not in ours:
-            return
-        held = self.hub.bytes_of(self.repo, ours)
-        if held + self.hub.bytes_of(self.repo, {entry}) > self.disk_budget_gb * GB:
+        if self._bytes_held() + self.hub.bytes_of(repo, {entry}) > self.disk_budget_gb * GB:
             logger.info("%s: deleted from the cache (disk budget)", self.label(checkpoint))
-            self.hub.evict(self.repo, entry)
+            self.hub.evict(repo, entry)
 
     def marks(self, checkpoint: Checkpoint) -> dict[str, str]:
         """The commit that the cache holds: known only now if the checkpoint has just been downloaded."""
         if self.is_baseline(checkpoint):
             return dict(checkpoint.marks)
-        commit = self.hub.commit(self.repo, self.revision(checkpoint))
+        repo, revision, _ = self.where(checkpoint)
+        commit = self.hub.commit(repo, revision)
         return {"commit": commit} if commit else {}
+
+    def selects(self, name: str) -> bool:
+        """Whether `select` lets a discovered name pass."""
+        return self.select is None or re.search(self.select, name) is not None
+
+    def _bytes_held(self) -> int:
+        """Disk that sweeps of this suite have filled, over all its repositories."""
+        repos = {self.where(checkpoint)[0] for checkpoint in self.checkpoints() if not self.is_baseline(checkpoint)}
+        return sum(self.hub.bytes_of(repo, self.hub.fetched(repo)) for repo in repos)
 
     def _wanted(self, files: Sequence[RepoFile], prefix: str) -> list[str]:
         present = [file.path.removeprefix(prefix) for file in files if file.path.startswith(prefix)]
@@ -151,10 +191,9 @@ class HubRevisions(HubSource):
     template: str | None = None
     """Name with a place for the step: `global_step{step}`; needs `steps`."""
     steps: list[int] = field(default_factory=list)
-    select: str | None = None
-    """Regular expression that a discovered name must match, e.g. `^stage1-`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.template is None) != (not self.steps):
             raise ValueError(f"{self.repo}: template and steps go together")
         if self.template is not None and "{step" not in self.template:
@@ -162,24 +201,16 @@ class HubRevisions(HubSource):
         if self.template is not None and self.revisions:
             raise ValueError(f"{self.repo}: give either revisions or a template, not both")
 
-    def list_checkpoints(self) -> Sequence[Checkpoint]:
+    def list_own(self) -> Mapping[str, int]:
         named = self._named_steps()
-        run = self.run or self.repo.rsplit("/", 1)[-1]
         if not named:
             raise FileNotFoundError(
-                f"{self.repo}: no branch or tag whose name tells a step (naming.step_pattern, revisions)"
+                f"{self.repo}: no branch or tag whose name tells a step (naming.step_pattern, revisions, select)"
             )
-        found = []
-        for name, step in named.items():
-            checkpoint = Checkpoint(id=SnapshotId(run, step, self.naming.tokens(name, step)), name=name)
-            commit = self.hub.commit(self.repo, name)
-            found.append(
-                replace(checkpoint, cached=self.is_cached(checkpoint), marks={"commit": commit} if commit else {})
-            )
-        return found
+        return named
 
-    def revision(self, checkpoint: Checkpoint) -> str:
-        return checkpoint.name
+    def place(self, checkpoint: Checkpoint) -> tuple[str, str, str]:
+        return self.repo, checkpoint.name, ""
 
     def _named_steps(self) -> Mapping[str, int]:
         if self.template is not None:
@@ -192,7 +223,7 @@ class HubRevisions(HubSource):
             if blank:
                 raise ValueError(f"{self.repo}: revision {blank[0]!r} tells no step; write it as 'name: step'")
             return {name: step for name, step in steps.items() if step is not None}
-        names = [name for name in self.hub.refs(self.repo) if self.select is None or re.search(self.select, name)]
+        names = [name for name in self.hub.refs(self.repo) if self.selects(name)]
         steps = {name: self.naming.step(name) for name in names}
         blank = sorted(name for name, step in steps.items() if step is None and name != "main")
         if blank:
@@ -209,36 +240,26 @@ class HubSubfolders(HubSource):
     folders: list[str] | dict[str, int] = field(default_factory=list)
     """Folder paths (or paths with their steps); empty finds every folder with a config.json whose name tells a step."""
 
-    def list_checkpoints(self) -> Sequence[Checkpoint]:
-        run = self.run or self.repo.rsplit("/", 1)[-1]
-        commit, files = self.hub.files(self.repo, self.at)
+    def list_own(self) -> Mapping[str, int]:
         if isinstance(self.folders, dict) and self.folders:
-            named: dict[str, int | None] = dict(self.folders)
-        else:
-            names = self.folders or [
-                f.path.removesuffix("/config.json") for f in files if f.path.endswith("/config.json")
-            ]
-            named = {name: self.naming.step(name) for name in names}
-        found = []
-        for name, step in named.items():
-            if step is None:
-                if self.folders:
-                    raise ValueError(f"{self.repo}: folder {name!r} tells no step; write it as 'folder: step'")
+            return self.folders
+        _, files = self.hub.files(self.repo, self.at)
+        present = [f.path.removesuffix("/config.json") for f in files if f.path.endswith("/config.json")]
+        found = {}
+        for name in self.folders or [name for name in present if self.selects(name)]:
+            step = self.naming.step(name)
+            if step is not None:
+                found[name] = step
+            elif self.folders:
+                raise ValueError(f"{self.repo}: folder {name!r} tells no step; write it as 'folder: step'")
+            else:
                 logger.info("%s: folder %s tells no step, left out", self.repo, name)
-                continue
-            checkpoint = Checkpoint(id=SnapshotId(run, step, self.naming.tokens(name, step)), name=name)
-            found.append(
-                replace(checkpoint, cached=self.is_cached(checkpoint), marks={"commit": commit} if commit else {})
-            )
         if not found:
             raise FileNotFoundError(f"{self.repo}@{self.at}: no folder with a config.json whose name tells its step")
         return found
 
-    def revision(self, checkpoint: Checkpoint) -> str:
-        return self.at
-
-    def folder(self, checkpoint: Checkpoint) -> str:
-        return checkpoint.name.rstrip("/") + "/"
+    def place(self, checkpoint: Checkpoint) -> tuple[str, str, str]:
+        return self.repo, self.at, checkpoint.name.rstrip("/") + "/"
 
     def tokenizer_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
         """Suites of subfolders often keep one tokenizer at the top."""
@@ -247,3 +268,26 @@ class HubSubfolders(HubSource):
         ):
             return self.hub.download(self.repo, self.at, ["config.json", *TOKENIZER_FILES, *TOKENIZER_MODELS])
         return super().tokenizer_folder(checkpoint, path)
+
+
+@dataclass(kw_only=True)
+class HubRepositories(HubSource):
+    """A suite with a repository for every checkpoint (CroissantLLM: `croissantllm/base_5k ... base_185k`).
+
+    `repo` names them with a place for the step, `{step}`, or for thousands of steps, `{k}`; `steps` lists them.
+    """
+
+    steps: list[int]
+    """Optimizer steps that have a repository."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "{step" not in self.repo and "{k" not in self.repo:
+            raise ValueError(f"{self.repo}: has no {{step}} or {{k}}; a single repository is read by HubRevisions")
+        self.run = self.run or re.sub(r"[-_]?\{[^}]*\}.*", "", self.repo.rsplit("/", 1)[-1])
+
+    def list_own(self) -> Mapping[str, int]:
+        return {self.repo.format(step=step, k=step // 1000): step for step in self.steps}
+
+    def place(self, checkpoint: Checkpoint) -> tuple[str, str, str]:
+        return checkpoint.name, "main", ""

@@ -18,10 +18,17 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from tokenizers import processors
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from analysis.checkpoints.options import Loading
-from analysis.checkpoints.weights import find_weight_files, load_pickled, one_line
+from analysis.checkpoints.weights import find_weight_files, load_pickled, one_line, select_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -143,8 +150,10 @@ def load_model(folder: Path, name: str, loading: Loading, *, gguf_file: str | No
     return _ready(model, loading)
 
 
-def load_lightning(file: Path, config_folder: Path, name: str, loading: Loading) -> PreTrainedModel:
-    """The model inside a Lightning checkpoint: the entries of its `state_dict` under `model.`.
+def load_lightning(
+    file: Path, config_folder: Path, name: str, loading: Loading, prefix: str | None = None
+) -> PreTrainedModel:
+    """The model inside a Lightning checkpoint: the entries of its `state_dict` under `prefix`, see `select_weights`.
 
     Raises:
         FileNotFoundError: no config.json in `config_folder`.
@@ -153,8 +162,8 @@ def load_lightning(file: Path, config_folder: Path, name: str, loading: Loading)
     state = load_pickled(file, name).get("state_dict")
     if not isinstance(state, dict):
         raise ValueError(f"{name}: no 'state_dict' in {file.name}; is it a Lightning checkpoint?")
-    weights = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
     model = build_random(config_folder, name, loading, seed=0)
+    weights = dict(select_weights(state, prefix))
     tied = set(model.state_dict()) - set(dict(model.named_parameters())) - set(dict(model.named_buffers()))
     try:
         outcome = model.load_state_dict(weights, strict=False)
@@ -196,8 +205,11 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(
             str(reference), trust_remote_code=False, local_files_only=True, use_fast=True, **options
         )
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        raise FileNotFoundError(f"{name}: no usable tokenizer in {reference}: {one_line(error)}") from None
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+        tokenizer = _serialised_tokenizer(reference)
+        if tokenizer is None:
+            raise FileNotFoundError(f"{name}: no usable tokenizer in {reference}: {one_line(error)}") from None
+        logger.warning("%s: tokenizer.json is used as it is, its settings cannot be: %s", name, one_line(error))
     if not tokenizer.is_fast:
         raise ValueError(f"{name}: the tokenizer in {reference} is not a fast one, which this project needs")
     if prefix_token is not None:
@@ -210,6 +222,28 @@ def load_tokenizer(
             special_tokens=[(prefix_token, token_id)],
         )
     return tokenizer
+
+
+def _serialised_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer in tokenizer.json with the roles that its settings name, and nothing else of the settings.
+
+    transformers adds all special tokens of the settings again, which fails for B-GPT with its 1,200 of them.
+    """
+    roles: dict[str, str] = {}
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        try:
+            content = json.loads((folder / file).read_text(encoding="utf-8"))
+            for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"):
+                token = content.get(f"{role}_token")
+                token = token.get("content") if isinstance(token, dict) else token
+                if isinstance(token, str):
+                    roles[f"{role}_token"] = token
+        except (OSError, ValueError, AttributeError):
+            continue
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **roles)
+    except Exception:  # the library raises bare Exception for a file that it cannot read
+        return None
 
 
 def check_fit(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
-from analysis.checkpoints.weights import INDEXES, SINGLES, load_pickled, one_line, untie
+from analysis.checkpoints.weights import INDEXES, SINGLES, load_pickled, one_line, select_weights, untie
 from analysis.files import file_sha256
 from analysis.snapshots import SnapshotId
 
@@ -76,8 +76,8 @@ class LocalFolder(CheckpointSource):
     """One Hugging Face folder, or a GGUF file in a folder, as a run of one checkpoint."""
 
     path: Path
-    step: int = 1
-    """The step that it is shown at."""
+    step: int | None = None
+    """The step that it is shown at; None is what the folder's name tells (`checkpoint-100`), else 1."""
     tokens: int | None = None
     gguf_file: str | None = None
     """Name of a GGUF file in the folder; its weights are dequantised, its tokenizer is used unless one is named."""
@@ -85,7 +85,11 @@ class LocalFolder(CheckpointSource):
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no such folder; expected config.json and weights (or a gguf_file)")
-        snapshot_id = SnapshotId(self.run or self.path.resolve().name, self.step, self.tokens)
+        name = self.path.resolve().name
+        told = self.naming.step(name) if self.step is None else self.step
+        step = 1 if told is None else told
+        tokens = self.naming.tokens(name, step) if self.tokens is None else self.tokens
+        snapshot_id = SnapshotId(self.run or name, step, tokens)
         if self.gguf_file is None:
             return [Checkpoint(id=snapshot_id, name=self.path.name, size=_size(self.path), marks=_stamp(self.path))]
         file = self.path / self.gguf_file
@@ -151,12 +155,15 @@ class LocalFolders(CheckpointSource):
 
 @dataclass(kw_only=True)
 class LightningCheckpoint(CheckpointSource):
-    """Lightning `.ckpt` files: one file, or all in a folder. Weights are the entries of `state_dict` under `model.`."""
+    """Lightning `.ckpt` files: one file, or all in a folder. Weights are the entries of `state_dict` that belong to the
+    model, whatever attribute of the LightningModule it was, compiled or not."""
 
     path: Path
     """A `.ckpt` file or a folder of them."""
     config: Path | None = None
     """Folder with the model's config.json (and tokenizer); None takes the newest snapshot of the same run folder."""
+    prefix: str | None = None
+    """Start of the names of the model's weights in `state_dict`, e.g. `wrapper.model.`; None finds it."""
 
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         files = sorted(self.path.glob("*.ckpt")) if self.path.is_dir() else [self.path]
@@ -192,16 +199,14 @@ class LightningCheckpoint(CheckpointSource):
     def load(self, checkpoint: Checkpoint, path: Path) -> PreTrainedModel:
         from analysis.checkpoints.loading import load_lightning
 
-        return load_lightning(path, self.fetch_config(checkpoint), self.label(checkpoint), self.loading)
+        return load_lightning(path, self.fetch_config(checkpoint), self.label(checkpoint), self.loading, self.prefix)
 
     def tokenizer_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
         return super().tokenizer_folder(checkpoint, self.fetch_config(checkpoint))
 
     def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
         state = load_pickled(path, self.label(checkpoint)).get("state_dict", {})
-        return iter(
-            untie({key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")})
-        )
+        return iter(untie(select_weights(state, self.prefix)))
 
 
 def _size(folder: Path) -> int | None:

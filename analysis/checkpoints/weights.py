@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,9 +45,14 @@ def find_weight_files(folder: Path, name: str) -> list[Path]:
     for index, single in zip(INDEXES, SINGLES, strict=True):
         if (folder / index).is_file():
             try:
-                shards = sorted(set(json.loads((folder / index).read_text())["weight_map"].values()))
-            except (json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError):
+                shards = sorted(set(json.loads((folder / index).read_text())["weight_map"].values()), key=str)
+            except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError):
                 raise ValueError(f"{name}: {index} is damaged; delete it and fetch it again") from None
+            for shard in shards:
+                if not isinstance(shard, str) or Path(shard).is_absolute() or ".." in Path(shard).parts:
+                    raise ValueError(
+                        f"{name}: {index} names {shard!r}, which is not a file of this checkpoint; refused"
+                    )
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise FileNotFoundError(
@@ -79,6 +85,19 @@ def iter_tensors(files: Iterable[Path], name: str) -> Iterator[tuple[str, Tensor
                 raise ValueError(f"{name}: {file.name} is truncated or damaged ({one_line(error)})") from None
         else:
             yield from untie(load_pickled(file, name))
+
+
+def select_weights(state: Mapping[str, object], prefix: str | None) -> dict[str, object]:
+    """A model's entries in the `state_dict` of a LightningModule, under the model's own names.
+
+    `torch.compile` puts `_orig_mod.` into names; it is dropped wherever it stands. A `prefix` of None is the attribute
+    that holds most of the entries (`model.` in this project, `net.` elsewhere).
+    """
+    plain = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    if prefix is None:
+        owners = Counter(key.partition(".")[0] + "." for key in plain)
+        prefix = owners.most_common(1)[0][0] if owners else ""
+    return {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
 
 
 def untie(state: Mapping[str, object]) -> list[tuple[str, Tensor]]:

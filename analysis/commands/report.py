@@ -1,49 +1,92 @@
 """The command `report`: one run, or several side by side, as one HTML file.
 
-For a single run the closing tables are printed too: loss, probe and overlap beside their baselines, cost, and where
-everything lies.
+For a single run the verdicts and the closing tables are printed too: loss, probe and overlap beside their baselines,
+cost, and where everything lies.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WATCH_SECONDS = 20.0
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder (runs/demo) or result folder")
     parser.add_argument("--out", type=Path | None, default=None, help="HTML file; null is report.html in the first run")
     parser.add_argument(
+        "--format", type=Literal["html", "pdf", "png"], default="html", help="pdf and png beside the page, by Chromium"
+    )
+    parser.add_argument(
+        "--watch", action=ActionYesNo, default=False, help="go on and renew the page when results are added"
+    )
+    parser.add_argument(
         "--capacity", action=ActionYesNo, default=False, help="compare finished runs of several widths and seeds"
     )
 
 
 def run(options: Namespace) -> int:
-    """Write the report; for a single run print its closing tables too."""
+    """Write the report; for a single run print what it amounts to."""
     from rich.console import Console
 
+    console = Console(soft_wrap=True)
+    path = _write(options, console)
+    if len(options.runs) == 1 and not options.capacity:
+        _print_closing(options.runs[0], console)
+    console.print(f"report:   {path}", markup=False)
+    seen = _newest(options.runs)
+    while options.watch:
+        time.sleep(WATCH_SECONDS)
+        if (newest := _newest(options.runs)) != seen:
+            seen = newest
+            console.print(f"renewed:  {_write(options, console)}", markup=False)
+    return 0
+
+
+def _write(options: Namespace, console: Console) -> Path:
+    from analysis.report.browser import find_browser, render
     from analysis.report.capacity.page import write_capacity_report
     from analysis.report.report import write_report
-    from analysis.report.run import read_run
-    from analysis.report.summary import closing_tables
     from analysis.report.tables import console_table
 
-    console = Console(soft_wrap=True)
+    if options.format != "html" and find_browser() is None:
+        raise FileNotFoundError(
+            f"--format {options.format} needs Chromium or Chrome, of which none is installed; leave it out for html"
+        )
     if options.capacity:
         path = options.out or options.runs[0].parent / "capacity.html"
         said, sizes, _ = write_capacity_report(options.runs, path)
         console.print(console_table(sizes))
-        console.print(said)
-        console.print(f"report:   {path}")
-        return 0
-    path = write_report(options.runs, options.out)
-    if len(options.runs) == 1:
-        record = read_run(options.runs[0])
-        for table in closing_tables(record):
-            console.print(console_table(table))
-        console.print(f"results:  {record.table.root}")
-        for session in sorted((record.folder / "wandb").glob("*run-*")):
-            console.print(f"W&B run:  {session}")
-    console.print(f"report:   {path}")
-    return 0
+        console.print(said, markup=False)
+    else:
+        path = write_report(options.runs, options.out)
+    return path if options.format == "html" else render(path, path.with_suffix(f".{options.format}"))
+
+
+def _print_closing(folder: Path, console: Console) -> None:
+    from analysis.report.closing import closing_tables
+    from analysis.report.report import verdicts
+    from analysis.report.run import read_run
+    from analysis.report.tables import console_table
+
+    record = read_run(folder)
+    for sentence in verdicts(record):
+        console.print(sentence, markup=False)
+    for table in closing_tables(record):
+        console.print(console_table(table))
+    console.print(f"results:  {record.table.root}", markup=False)
+    for session in sorted((record.folder / "wandb").glob("*run-*")):
+        console.print(f"W&B run:  {session}", markup=False)
+
+
+def _newest(runs: list[Path]) -> tuple[int, int]:
+    """How many files of results and records there are, and when the newest was written."""
+    files = [path for run in runs for path in (*run.rglob("step_*/*.parquet"), *run.glob("metrics.jsonl"))]
+    return len(files), max((path.stat().st_mtime_ns for path in files), default=0)

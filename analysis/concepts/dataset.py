@@ -1,26 +1,29 @@
-"""Concepts as labelled sentences: for each language one pool of texts that all concepts share.
+"""Reading labelled sentences of concepts from files.
 
     concept file (parquet or JSONL, long)   concept, language, uid, text, label (1 or 0); optional split, weak, match
     ml-selfcond folder or file              see analysis/concepts/selfcond.py
 
 `uid` is the same for translations of each other; `match` names the positive that a negative was chosen for; `weak`
-marks a positive whose translation may have lost the concept. Sharing one pool means one forward pass and one sort per
-unit for all concepts. The split-half partition is a function of the uid, so every measure holds out the same sentences,
-in every language. Written by `python -m analysis label`, called by every measure of concept units.
+marks a positive whose translation may have lost the concept. Such files are written by `python -m analysis label`,
+which puts the word forms of every concept beside them (`<file>.lexicon.json`): concepts that share a form or many
+positives depend on each other and count as one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
+from analysis.concepts.concept_set import ConceptPool, ConceptSet, group_concepts, hash_order
+from analysis.concepts.file import lexicon_path
 from analysis.concepts.selfcond import LabelledText, read_selfcond
 from analysis.texts import LANGUAGE_COLUMNS, Clone, ClonedText, cloned, read_records, record_key
 
@@ -29,93 +32,8 @@ log = logging.getLogger(__name__)
 NEGATIVES = ("matched", "all")
 FEW_POSITIVES = 50
 """Below this many positives an AP is mostly noise: loading warns."""
-
-
-def half_of(key: str) -> int:
-    """0 or 1: the half to which a sentence belongs, in every language, file and measure."""
-    return hashlib.sha256(f"half:{key}".encode()).digest()[0] & 1
-
-
-def hash_order(key: str) -> bytes:
-    """Sort key of a fixed random order of sentences, the same in every language."""
-    return hashlib.sha256(f"order:{key}".encode()).digest()
-
-
-@dataclass(frozen=True)
-class ConceptPool:
-    """The texts of one language and which of them carry each concept."""
-
-    language: str
-    texts: tuple[str, ...]
-    keys: tuple[str, ...]
-    """One per text; translations share it."""
-    positives: Mapping[str, Tensor]
-    """Concept to (P,) int64 indices into `texts`."""
-    negatives: Mapping[str, Tensor]
-
-    def labels(self, concepts: Sequence[str]) -> tuple[list[Tensor], list[Tensor] | None]:
-        """Positives and negatives in the order of `concepts`, as `analysis.experts.average_precision` takes them."""
-        yes = [self.positives[concept] for concept in concepts]
-        no = [self.negatives[concept] for concept in concepts]
-        if all(len(p) + len(n) == len(self.texts) for p, n in zip(yes, no, strict=True)):
-            return yes, None
-        return yes, no
-
-    def prevalence(self, concept: str) -> float:
-        """Share of positives among the concept's labelled texts: the AP of a unit that knows nothing."""
-        count = len(self.positives[concept])
-        return count / (count + len(self.negatives[concept]))
-
-
-@dataclass(frozen=True)
-class ConceptSet:
-    """The same concepts in several languages."""
-
-    languages: tuple[str, ...]
-    concepts: tuple[str, ...]
-    pools: Mapping[str, ConceptPool]
-    """Language to pool."""
-
-    def shuffled(self, seed: int) -> ConceptSet:
-        """Labels drawn anew among each concept's labelled sentences, as many positives as before.
-
-        The draw is a function of seed, concept and the sentence's key, so translations of a sentence keep a common
-        label.
-        """
-        pools = {}
-        for language, pool in self.pools.items():
-            yes, no = {}, {}
-            for concept in self.concepts:
-                labelled = torch.cat([pool.positives[concept], pool.negatives[concept]]).tolist()
-                prefix = f"shuffle:{seed}:{concept}:"
-                labelled.sort(key=lambda index: hashlib.sha256((prefix + pool.keys[index]).encode()).digest())
-                count = len(pool.positives[concept])
-                yes[concept] = torch.tensor(sorted(labelled[:count]))
-                no[concept] = torch.tensor(sorted(labelled[count:]))
-            pools[language] = replace(pool, positives=yes, negatives=no)
-        return replace(self, pools=pools)
-
-    def half(self, which: int) -> ConceptSet:
-        """Only the sentences of one half (`half_of`) stay labelled; the pools' texts stay as they are.
-
-        Raises:
-            ValueError: a concept has no positive or no negative in this half.
-        """
-        pools = {}
-        for language, pool in self.pools.items():
-            member = torch.tensor([half_of(key) == which for key in pool.keys])
-            kept = [
-                {concept: indices[member[indices]] for concept, indices in side.items()}
-                for side in (pool.positives, pool.negatives)
-            ]
-            for concept in self.concepts:
-                if not all(len(side[concept]) for side in kept):
-                    raise ValueError(
-                        f"concept {concept!r} in {language!r} has no positives or no negatives in one half: "
-                        "it needs more sentences for split-half measures"
-                    )
-            pools[language] = replace(pool, positives=kept[0], negatives=kept[1])
-        return replace(self, pools=pools)
+SAME_SENTENCES = 1 / 3
+"""Share of the positives from which two concepts count as dependent."""
 
 
 def load_concepts(
@@ -171,7 +89,27 @@ def load_concepts(
         cell.limit(max_positives, max_negatives, strict)
     chosen = _enough(path, cells, chosen_languages, chosen, min_positives, negatives == "matched", drop_scarce)
     pools = {language: _pool(cells, language, chosen, negatives) for language in chosen_languages}
-    return ConceptSet(chosen_languages, chosen, pools)
+    return ConceptSet(chosen_languages, chosen, pools, _groups(path, pools, chosen))
+
+
+def _groups(path: Path, pools: Mapping[str, ConceptPool], concepts: Sequence[str]) -> tuple[int, ...]:
+    """Groups of concepts that share a word form in some language, or a third of the positives of the rarer one."""
+    forms: dict[str, set[tuple[str, str]]] = {}
+    if lexicon_path(path).is_file():
+        lexicon = json.loads(lexicon_path(path).read_text(encoding="utf-8"))["lexicon"]
+        forms = {
+            concept: {(language, form.rstrip("*")) for language, entries in by_language.items() for form in entries}
+            for concept, by_language in lexicon.items()
+        }
+    ties = []
+    for (one, first), (other, second) in combinations(enumerate(concepts), 2):
+        common = any(
+            SAME_SENTENCES * min(len(yes), len(no)) <= len(set(yes.tolist()) & set(no.tolist()))
+            for yes, no in ((pool.positives[first], pool.positives[second]) for pool in pools.values())
+        )
+        if common or forms.get(first, set()) & forms.get(second, set()):
+            ties.append((one, other))
+    return group_concepts(ties, len(concepts))
 
 
 @dataclass
@@ -333,4 +271,8 @@ def _pool(
         if not listed:
             raise ValueError(f"concept {concept!r} has no negatives in {language!r}: the pool holds its positives only")
         no[concept] = torch.tensor(sorted(place[key] for key in listed))
-    return ConceptPool(language, tuple(entries[key] for key in keys), keys, yes, no)
+    matches = {
+        concept: {key: entry.match for key, entry in cells[language, concept].negatives.items() if entry.match}
+        for concept in concepts
+    }
+    return ConceptPool(language, tuple(entries[key] for key in keys), keys, yes, no, matches)

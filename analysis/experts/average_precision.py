@@ -27,7 +27,9 @@ from torch import Tensor
 from analysis.experts.kernels import NEGATIVE, POSITIVE, scan
 
 TIE_BITS = 13
-"""Bits below a unit's largest response within which responses count as equal, see `settle_ties`."""
+"""Bits below a unit's large responses within which responses count as equal, see `settle_ties`."""
+USUAL = 0.99
+"""Share of a unit's responses that set its scale: massive activations in a few texts are not what is usual."""
 TORCH_BLOCK = 4096
 """Units per step on an accelerator: about 40 bytes x texts x units of temporaries."""
 
@@ -103,17 +105,26 @@ def auroc(values: Tensor, num_positives: int) -> np.ndarray:
 
 
 def settle_ties(values: Tensor) -> Tensor:
-    """Responses (U, N) on a grid of 2^-13 of each unit's largest magnitude, rounded to a power of two.
+    """Responses (U, N) on a grid of 2^-13 of each unit's large magnitudes, rounded to a power of two.
 
     Texts that share the token at which a unit is largest (the same first word, say) have equal responses in exact
     arithmetic. Rounding errors, which depend on the device and on the batch, break such ties, so that ranks and experts
-    would differ from machine to machine. The grid is coarser than these errors and finer than float16.
+    would differ from machine to machine. The grid is coarser than these errors and finer than float16. Large is the
+    99 % quantile, so that one massive activation does not make all others equal; what is larger than that has a grid of
+    its own magnitude.
     """
+    sizes = values.abs()
+    usual = sizes.topk(max(1, round((1.0 - USUAL) * values.shape[1])), dim=1).values[:, -1:]
     # Below 2^-100 the scale itself would overflow; such units are dead.
-    exponent = torch.frexp(values.abs().amax(1, keepdim=True)).exponent.clamp_(min=-100)
+    exponent = torch.frexp(usual).exponent.clamp_(min=-100)
     # Products with powers of two are exact; one power a unit is ten times as fast as torch.ldexp on every response.
     one = torch.ones_like(values[:, :1])
-    return (values * torch.ldexp(one, TIE_BITS - exponent)).round_().mul_(torch.ldexp(one, exponent - TIE_BITS))
+    settled = (values * torch.ldexp(one, TIE_BITS - exponent)).round_().mul_(torch.ldexp(one, exponent - TIE_BITS))
+    massive = sizes > torch.ldexp(one, exponent)
+    if bool(massive.any()):
+        mantissa, own = torch.frexp(values[massive])
+        settled[massive] = torch.ldexp((mantissa * 2.0**TIE_BITS).round_() * 2.0**-TIE_BITS, own)
+    return settled
 
 
 def _compiled_sums(values: Tensor, labels: Labels) -> Tensor:

@@ -1,8 +1,9 @@
-"""Rank correlation of AP between languages and concepts, accumulated site by site.
+"""Rank correlation of AP between the halves of the sentences, accumulated site by site.
 
 Do two languages rank the units of a layer alike for the same concept? Spearman's correlation within each site, averaged
 over sites with their number of units as weight: differences in level between layers, which all concepts share, cannot
-pass for agreement.
+pass for agreement. One half of the sentences ranks the units of one language, the other half those of the other, so no
+sentence is seen with its own translation.
 
 Shapes:  U units of one site   G groups (a language and a concept each)
 """
@@ -14,26 +15,30 @@ from scipy.stats import rankdata
 
 
 class RankCorrelation:
-    """Mean within-site Spearman correlation between all pairs of groups."""
+    """Mean within-site Spearman correlation of every group by one half with every group by the other."""
 
     def __init__(self, num_groups: int) -> None:
         self._weighted = np.zeros((num_groups, num_groups))
         self._num_units = 0
 
-    def update(self, scores: np.ndarray) -> None:
-        """Add one site: `scores` (..., U), all leading dimensions together being the groups.
+    def update(self, one: np.ndarray, other: np.ndarray) -> None:
+        """Add one site: scores (..., U) by each half, all leading dimensions together being the groups.
 
         A group whose scores are all equal correlates with nothing: its correlation here counts as 0.
         """
-        num_units = scores.shape[-1]
-        ranks = rankdata(scores.reshape(-1, num_units), axis=1)
-        ranks -= ranks.mean(axis=1, keepdims=True)
-        norm = np.linalg.norm(ranks, axis=1, keepdims=True)
-        unit = np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)
-        self._weighted += num_units * (unit @ unit.T)
+        num_units = one.shape[-1]
+        self._weighted += num_units * (_standardised_ranks(one) @ _standardised_ranks(other).T)
         self._num_units += num_units
 
     def result(self) -> np.ndarray:
-        """(G, G) in [-1, 1]."""
+        """(G, G) in [-1, 1]: rows by the first half, columns by the second."""
         assert self._num_units > 0, "no site was added"
         return self._weighted / self._num_units
+
+
+def _standardised_ranks(scores: np.ndarray) -> np.ndarray:
+    """(G, U) ranks of each group with mean 0 and length 1."""
+    ranks = rankdata(scores.reshape(-1, scores.shape[-1]), axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(ranks, axis=1, keepdims=True)
+    return np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)

@@ -38,17 +38,21 @@ def matched(counts: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return same
 
 
-def mismatched(counts: np.ndarray, pairs: np.ndarray) -> np.ndarray | None:
-    """Mean over all other concepts, both ways round: (C, P). None if there is only one concept."""
-    num_concepts = counts.shape[1]
-    if num_concepts < 2:
+def mismatched(counts: np.ndarray, pairs: np.ndarray, clusters: np.ndarray) -> np.ndarray | None:
+    """Mean over all concepts of other clusters, both ways round: (C, P). None if there is only one cluster."""
+    apart = clusters[:, None] != clusters[None, :]
+    if not apart.any():
         return None
-    means = np.empty((num_concepts, len(pairs)))
+    means = np.empty((counts.shape[1], len(pairs)))
     for place, (one, other) in enumerate(pairs):
-        table = counts[one, :, other, :].astype(np.float64)
-        total = table.sum(0) + table.sum(1) - 2 * np.diag(table)
-        means[:, place] = total / (2 * (num_concepts - 1))
+        table = counts[one, :, other, :] * apart
+        means[:, place] = (table.sum(0) + table.sum(1)) / (2 * apart.sum(0))
     return means
+
+
+def both_ways(table: np.ndarray) -> np.ndarray:
+    """(L, C, L, C) from one half to the other: the mean of both directions, float64."""
+    return (table + np.moveaxis(table, (0, 1), (2, 3))) / 2.0
 
 
 def stratified(units: np.ndarray, pairs: np.ndarray, offsets: np.ndarray) -> np.ndarray:

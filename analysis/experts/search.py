@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.concepts.dataset import ConceptPool, ConceptSet
+from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.experts.average_precision import Labels, auroc, average_precision, settle_ties
 from analysis.experts.correlation import RankCorrelation
-from analysis.experts.topk import TopUnits
+from analysis.experts.topk import DeepTop, TopUnits
 
 Details = Callable[[int, np.ndarray], Mapping[str, np.ndarray]]
 """What to keep of the units of one update that enter the ranking of a group."""
@@ -37,15 +37,27 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Halves:
+    """What disjoint halves of the sentences say."""
+
+    experts: tuple[Experts, Experts]
+    """Experts by each half, with AP measured on the *other* half."""
+    deep: tuple[np.ndarray, np.ndarray]
+    """(L, C, D) int64 flat ids by each half, best first: as deep as the largest K that is compared."""
+    correlation: np.ndarray
+    """(L, C, L, C) Spearman correlation of AP over units, within sites: rows by one half, columns by the other."""
+
+
+@dataclass(frozen=True)
 class Found:
     """What `top_units` finds; see the fields of `analysis.experts.table.ExpertTable`."""
 
     experts: Experts
     described: Mapping[str, np.ndarray]
     """(L, C, K) by name: AUROC, and statistics of the responses."""
-    halves: tuple[Experts, Experts] | None
+    halves: Halves | None
     shuffled: tuple[np.ndarray, ...]
-    ap_correlation: np.ndarray | None
+    shuffled_ap: np.ndarray
 
 
 def top_units(
@@ -53,16 +65,18 @@ def top_units(
     concept_set: ConceptSet,
     k: int,
     *,
+    deepest: int = 0,
     halves: bool = False,
     shuffles: int = 0,
-    correlate: bool = False,
     seed: int = 0,
 ) -> Found:
     """The `k` best units of every concept in every language.
 
     Args:
-        stream: flat id of the first unit, and the responses (U, N) of consecutive units to each language's texts.
-        halves, shuffles, correlate, seed: see `analysis.experts.table.find_experts`.
+        stream: flat id of the first unit, and the responses (U, N) of consecutive units of one site to each language's
+            texts.
+        deepest: with halves, as many units of each are kept (at least `k`).
+        halves, shuffles, seed: see `analysis.experts.table.find_experts`.
     """
     languages, concepts = concept_set.languages, concept_set.concepts
     labellings = [concept_set]
@@ -73,7 +87,8 @@ def top_units(
     labels = [_index([labelling.pools[language] for labelling in labellings], concepts) for language in languages]
     num_groups = len(languages) * len(concepts)
     tops = [TopUnits(num_groups, k) for _ in labellings]
-    correlation = RankCorrelation(num_groups) if correlate else None
+    deep = [DeepTop(num_groups, max(deepest, k)) for _ in range(2 if halves else 0)]
+    correlation = RankCorrelation(num_groups)
     for first, values in stream:
         settled = [settle_ties(part) for part in values]
         scores = [average_precision(part, one).cpu().numpy() for part, one in zip(settled, labels, strict=True)]
@@ -81,21 +96,29 @@ def top_units(
         details = [_both(_keep_ap(ap[0]), _describe(values, settled, pools, concepts))]
         if halves:  # held out: each half's experts with their AP on the other half
             details += [_keep_ap(ap[2]), _keep_ap(ap[1])]
+            correlation.update(ap[1], ap[2])
         details += [_nothing] * shuffles
         for top, scores_of, keep in zip(tops, ap, details, strict=True):
             top.update(scores_of.reshape(num_groups, -1), first, keep)
-        if correlation is not None:
-            correlation.update(ap[0])
+        for below, scores_of in zip(deep, ap[1:3], strict=False):
+            below.update(scores_of.reshape(num_groups, -1), first)
 
     shape = (len(languages), len(concepts))
     found = [_experts(top, shape) for top in tops[: 3 if halves else 1]]
     payload = {name: kept for name, kept in tops[0].payload.items() if name not in ("ap", "ap_of_others")}
+    by_chance = tops[len(found) :]
     return Found(
         experts=found[0],
         described={name: kept.reshape(*shape, k) for name, kept in payload.items()},
-        halves=(found[1], found[2]) if halves else None,
-        shuffled=tuple(top.units.reshape(*shape, k) for top in tops[len(found) :]),
-        ap_correlation=None if correlation is None else correlation.result().reshape(*shape, *shape),
+        halves=Halves(
+            experts=(found[1], found[2]),
+            deep=(deep[0].units.reshape(*shape, -1), deep[1].units.reshape(*shape, -1)),
+            correlation=correlation.result().reshape(*shape, *shape),
+        )
+        if halves
+        else None,
+        shuffled=tuple(top.units.reshape(*shape, k) for top in by_chance),
+        shuffled_ap=np.array([top.scores.reshape(*shape, k) for top in by_chance]).reshape(-1, *shape, k),
     )
 
 

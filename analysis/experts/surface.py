@@ -1,27 +1,20 @@
 """What languages share on the surface: the overlap of a "network" that sees only which tokens are there.
 
 Shared subwords, names and digits make units of an *untrained* network respond alike to translations, far above
-chance. Two controls: the experts of a bag of tokens, where a unit is a token and responds 1 to a text that has it; and
-the pairs of languages whose scripts are disjoint, where little surface is shared.
+chance. The control is the experts of a bag of tokens, where a unit is a token and responds 1 to a text that has it.
 """
 
 from __future__ import annotations
-
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from analysis.concepts.dataset import ConceptSet
+from analysis.concepts.concept_set import ConceptSet
 from analysis.experts.average_precision import Labels, average_precision
 from analysis.experts.topk import TopUnits
 from analysis.extraction.encoding import encode_texts
 
-MAIN_SCRIPT = 0.1
-"""Share of a language's letters from which a script counts as one of its own."""
 BLOCK = 4096
 """Tokens scored at a time."""
 
@@ -31,7 +24,8 @@ def token_experts(
 ) -> tuple[np.ndarray, int]:
     """Expert tokens by AP of their presence: ids (L, C, K') and the number of tokens that occur in any language.
 
-    K' is `share` of those tokens (at least 1), so that chance is that of the network's experts.
+    K' is `share` of those tokens (at least 1), so that chance is that of the network's experts. Presences tie
+    massively; ties are broken at random in each language, so that no token is chosen in all languages for its id.
     """
     present = []
     for language in concept_set.languages:
@@ -46,26 +40,14 @@ def token_experts(
     k = min(len(tokens), max(1, round(share * len(tokens))))
     num_concepts = len(concept_set.concepts)
     tops = [TopUnits(num_concepts, k) for _ in concept_set.languages]
-    for language, texts, top in zip(concept_set.languages, present, tops, strict=True):
+    orders = [np.random.default_rng(place).permutation(len(tokens)) for place in range(len(tops))]
+    for language, texts, top, order in zip(concept_set.languages, present, tops, orders, strict=True):
         labels = Labels(len(texts), *concept_set.pools[language].labels(concept_set.concepts))
         columns = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts])
-        rows = np.searchsorted(tokens, np.concatenate(texts))
+        rows = np.argsort(order)[np.searchsorted(tokens, np.concatenate(texts))]
         for first in range(0, len(tokens), BLOCK):
             inside = (rows >= first) & (rows < first + BLOCK)
             values = torch.zeros(min(BLOCK, len(tokens) - first), len(texts))
             values[rows[inside] - first, columns[inside]] = 1.0
             top.update(average_precision(values, labels).numpy(), first, lambda group, units: {})
-    return np.stack([top.units for top in tops]), len(tokens)
-
-
-def main_scripts(texts: Iterable[str]) -> frozenset[str]:
-    """The scripts in which at least a tenth of the letters are written, by the first word of their Unicode names."""
-    letters: Counter[str] = Counter()
-    for text in texts:
-        letters.update(text)
-    scripts: Counter[str] = Counter()
-    for letter, count in letters.items():
-        if letter.isalpha():
-            scripts[unicodedata.name(letter, "UNKNOWN").split()[0]] += count
-    total = sum(scripts.values())
-    return frozenset(script for script, count in scripts.items() if count >= MAIN_SCRIPT * total)
+    return np.stack([order[top.units] for order, top in zip(orders, tops, strict=True)]), len(tokens)

@@ -19,8 +19,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from analysis.concepts.dataset import ConceptSet
-from analysis.experts.search import Experts, top_units
+from analysis.concepts.concept_set import ConceptSet
+from analysis.experts.search import Experts, Halves, top_units
 from analysis.extraction.options import DEFAULTS, Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import Site, UnitSpace, find_sites, unit_kinds
@@ -47,12 +47,13 @@ class ExpertTable:
     """(L, C, K) float32: mean response to the negatives."""
     unit_kind: np.ndarray
     """(A,) kind of every unit, a fused query-key-value output told apart."""
-    halves: tuple[Experts, Experts] | None
-    """Experts by the sentences of each half, with AP measured on the *other* half."""
+    halves: Halves | None
     shuffled: tuple[np.ndarray, ...]
     """(L, C, K) flat ids by shuffled labels, one for each shuffle."""
-    ap_correlation: np.ndarray | None
-    """(L, C, L, C) Spearman correlation of AP over units, within sites."""
+    shuffled_ap: np.ndarray
+    """(shuffles, L, C, K) float32: AP of those units for the shuffled labels, descending."""
+    clusters: np.ndarray
+    """(C,) concepts of one cluster depend on each other."""
 
     @property
     def k(self) -> int:
@@ -112,8 +113,8 @@ def find_experts(
     k: int = 500,
     share: float | None = None,
     halves: bool = False,
+    deepest: int = 0,
     shuffles: int = 0,
-    correlate: bool = False,
     seed: int = 0,
     extraction: Extraction = DEFAULTS,
 ) -> ExpertTable:
@@ -121,10 +122,10 @@ def find_experts(
 
     Args:
         k, share: number of experts per concept and language, or share of all units (takes precedence).
-        halves: also by each half of the sentences (`ConceptSet.half`), with held-out AP.
+        halves: also by each half of the sentences (`ConceptSet.half`): held-out AP, rank correlation.
+        deepest: with halves, the ids of this many units of each half are kept.
         shuffles: also by labels shuffled among a concept's sentences, this many times. A sentence and its translations
             keep one label, so what survives is not the concept.
-        correlate: also correlate the AP of all units between languages and concepts.
         seed: of the shuffles.
 
     Raises:
@@ -141,7 +142,7 @@ def find_experts(
         (offsets[responses.site] + responses.first_unit, torch.split(responses.values, sizes, dim=1))
         for responses in iter_responses(snapshot, texts, sites, extraction)
     )
-    found = top_units(stream, concept_set, count, halves=halves, shuffles=shuffles, correlate=correlate, seed=seed)
+    found = top_units(stream, concept_set, count, deepest=deepest, halves=halves, shuffles=shuffles, seed=seed)
     return ExpertTable(
         space=space,
         languages=concept_set.languages,
@@ -151,7 +152,8 @@ def find_experts(
         unit_kind=np.concatenate([unit_kinds(snapshot.model, site) for site in sites]),
         halves=found.halves,
         shuffled=found.shuffled,
-        ap_correlation=found.ap_correlation,
+        shuffled_ap=found.shuffled_ap,
+        clusters=concept_set.clusters,
         **found.described,
     )
 

@@ -44,11 +44,7 @@ class TopUnits:
             describe: called with a group and the places (n,) in this update of units that enter its ranking; returns
                 what to keep of them, arrays (n, ...) by name.
         """
-        num_units = scores.shape[1]
-        if first + num_units > int(LAST_ID):
-            raise ValueError("more than 2^32 units: flat ids do not fit")
-        ids = LAST_ID - np.arange(first, first + num_units, dtype=np.uint64)
-        keys = (np.ascontiguousarray(scores, dtype=np.float32).view(np.uint32).astype(np.uint64) << np.uint64(32)) | ids
+        keys = _make_keys(scores, first)
         entering = keys > self._keys[:, -1:]
         for group in np.flatnonzero(entering.any(axis=1)).tolist():
             places = np.flatnonzero(entering[group])
@@ -75,3 +71,36 @@ class TopUnits:
             reordered[~new] = kept[order[~new]]
             reordered[new] = values
             self.payload[name][group] = reordered
+
+
+class DeepTop:
+    """The `k` best units of each ranking where `k` is large and nothing is kept of them but the order."""
+
+    def __init__(self, num_groups: int, k: int) -> None:
+        self.k = k
+        self._keys = np.zeros((num_groups, k), dtype=np.uint64)
+
+    def update(self, scores: np.ndarray, first: int) -> None:
+        """Let units with flat ids `first`, `first + 1` ... compete by `scores` (G, U)."""
+        keys = _make_keys(scores, first)
+        for group, row in enumerate(keys):
+            entering = row[row > self._keys[group].min()]
+            if entering.size:
+                merged = np.concatenate([self._keys[group], entering])
+                self._keys[group] = np.partition(merged, entering.size)[entering.size :]
+
+    @property
+    def units(self) -> np.ndarray:
+        """Flat ids (G, K) int64, best first."""
+        return (LAST_ID - (np.sort(self._keys, axis=1)[:, ::-1] & LAST_ID)).astype(np.int64)
+
+
+def _make_keys(scores: np.ndarray, first: int) -> np.ndarray:
+    """(G, U) uint64: score above, complement of the flat id below."""
+    num_units = scores.shape[1]
+    if first + num_units > int(LAST_ID):
+        raise ValueError("more than 2^32 units: flat ids do not fit")
+    ids = LAST_ID - np.arange(first, first + num_units, dtype=np.uint64)
+    bits = np.ascontiguousarray(scores, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    keys: np.ndarray = (bits << np.uint64(32)) | ids
+    return keys

@@ -5,14 +5,16 @@ Shapes:  N texts   W windows   B windows of a batch   T tokens   M scored tokens
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from analysis.extraction.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
 from analysis.extraction.options import context_length
@@ -21,6 +23,8 @@ from analysis.extraction.replicas import deal_batches
 
 BITS = 1.0 / math.log(2.0)
 """Bits in a nat."""
+LOGITS_AT_ONCE = 512
+"""Tokens whose logits over the vocabulary are held at once."""
 
 
 def content_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -76,7 +80,7 @@ def text_losses(
     def run(model: PreTrainedModel, batch: Batch) -> None:
         nats, rows = token_losses(model, batch)
         if not bool(torch.isfinite(nats).all()):
-            raise ValueError("the loss of a held-out text is not finite: the weights are broken")
+            raise ValueError("the loss of a text is not finite: the weights are broken")
         window_nats.index_add_(0, batch.indices[rows], nats.double())
 
     window_nats = torch.zeros(len(windows), dtype=torch.float64)
@@ -89,17 +93,46 @@ def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Losses in nats of all content tokens but a text's first, (M,) float32, and the row of the batch of each, (M,)."""
     hidden = run_body(model, batch)
     scored = batch.content[:, 1:]
-    head = model.get_output_embeddings()
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        chosen = hidden[:, :-1][scored.to(hidden.device)]
-        nats = _head_losses(head, chosen, batch.input_ids[:, 1:][scored])
-    return nats, scored.nonzero()[:, 0]
-
-
-def _head_losses(head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int = 512) -> Tensor:
-    """Cross-entropy of every token, (B T,), float32, without ever holding more than `chunk` x V logits."""
+    chosen = hidden[:, :-1][scored.to(hidden.device)]
+    targets = batch.input_ids[:, 1:][scored]
     losses = [
-        F.cross_entropy(head(part).float(), wanted.to(part.device), reduction="none").cpu()
-        for part, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        F.cross_entropy(logits, wanted.to(logits.device), reduction="none").cpu()
+        for logits, wanted in zip(_iter_logits(model, chosen), targets.split(LOGITS_AT_ONCE), strict=True)
     ]
-    return torch.cat(losses)
+    return torch.cat(losses), scored.nonzero()[:, 0]
+
+
+class _Output(BaseModelOutputWithPast):
+    """Hidden states alone; whatever else a head looks for (router logits, cross-attentions) is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
+class _Given(nn.Module):
+    """Stands where the body was and gives hidden states that are there already."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, *_: object, **__: object) -> _Output:
+        return _Output(last_hidden_state=self.hidden)
+
+
+def _iter_logits(model: PreTrainedModel, hidden: Tensor) -> Iterator[Tensor]:
+    """Logits (m, V) float32 of the hidden states (M, D), `LOGITS_AT_ONCE` at a time.
+
+    What lies between body and logits is the model's own business (Gemma's soft cap, Cohere's and Granite's scale), so
+    its own `forward` makes them, on a shallow copy whose body only hands over the states.
+    """
+    top = copy.copy(model)
+    top._modules = dict(model._modules)
+    for part in hidden.split(LOGITS_AT_ONCE):
+        top._modules[model.base_model_prefix] = _Given(part[None])
+        with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+            # Not through `model(...)`: an instance may carry a `forward` that is bound to the whole model (accelerate).
+            tokens = torch.zeros(1, len(part), dtype=torch.int64, device=hidden.device)
+            logits: Tensor = type(model).forward(top, input_ids=tokens, use_cache=False, return_dict=True).logits
+        yield logits[0].float()

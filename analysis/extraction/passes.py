@@ -62,6 +62,9 @@ def listen(
         read, waiting = reader(model, batch), set(sites)
 
         def on_output(site: Site, activations: Tensor) -> None:
+            if activations.dim() != 3 or activations.shape[-1] != site.num_units:
+                shape = tuple(activations.shape)
+                raise ValueError(f"{site.module} gives {shape}, not texts x tokens x {site.num_units} units")
             read(site, activations)
             waiting.discard(site)
             if not waiting:

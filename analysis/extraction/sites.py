@@ -173,6 +173,7 @@ def find_sites(model: PreTrainedModel, site_set: str | Sequence[str] = "linear")
             f"unknown site kind {unknown[0] if unknown else kinds!r}: choose one of the sets {', '.join(SITE_SETS)} "
             f"or a list of {', '.join(KINDS)}"
         )
+    _refuse_gaps(model, names, blocks, kinds)
     sites: list[Site] = []
     if "embed" in kinds:
         sites.append(Site(-1, "embed", f"{prefix}0", width))
@@ -217,11 +218,25 @@ def _blocks(model: PreTrainedModel) -> tuple[BlockNames, nn.ModuleList, str]:
     blocks = getattr(inner, names.blocks, None)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
         raise _unknown_architecture(model, f"its body has no list of blocks called {names.blocks!r}")
-    for kind, relative in names.linears.items():
-        if kind not in names.optional and _submodule(blocks[0], relative) is None:
-            raise _unknown_architecture(model, f"its blocks have no {relative!r}")
     path = "" if inner is model else f"{model.base_model_prefix}."
     return names, blocks, f"{path}{names.blocks}."
+
+
+def _refuse_gaps(model: PreTrainedModel, names: BlockNames, blocks: nn.ModuleList, kinds: Sequence[str]) -> None:
+    """Every block must have the linear modules that are asked for: no set of units may come from some blocks only."""
+    asked = {*kinds, *(["mlp.out"] if "mlp.act" in kinds else [])}
+    for kind, relative in names.linears.items():
+        if kind not in asked:
+            continue
+        gaps = [layer for layer, block in enumerate(blocks) if _submodule(block, relative) is None]
+        if not gaps or (len(gaps) == len(blocks) and kind in names.optional):
+            continue
+        if len(gaps) == len(blocks):
+            raise _unknown_architecture(model, f"its blocks have no {relative!r}")
+        raise ValueError(
+            f"{type(model).__name__}: block {gaps[0]} has no {relative!r}, other blocks have (a mixture of experts, or "
+            "two kinds of attention); its units do not compare over layers: choose the site set 'residual'"
+        )
 
 
 def _unknown_architecture(model: PreTrainedModel, reason: str) -> ValueError:

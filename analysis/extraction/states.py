@@ -17,6 +17,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def unit_hash(*parts: object) -> float:
 
 @dataclass(frozen=True)
 class TokenSample:
-    """Sampled tokens of several languages; all arrays are (N,) and sorted by language."""
+    """Sampled tokens of several languages; all arrays are (N,) and, but for merged samples, sorted by language."""
 
     languages: tuple[str, ...]
     encoded: Encoded
@@ -114,6 +115,41 @@ def sample_tokens(
                 break
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     return TokenSample(tuple(texts), Encoded(ids, content), **arrays, key_names=tuple(keys))
+
+
+def merge_samples(samples: Sequence[TokenSample]) -> tuple[TokenSample, list[slice]]:
+    """All samples as one, for a single pass over their texts, and the rows of each; their languages must be the same.
+
+    A text that several samples draw from is there once, as long as the longest needs it.
+    """
+    place: dict[tuple[int, str], int] = {}
+    names: dict[str, int] = {}
+    ids: list[list[int]] = []
+    content: list[list[bool]] = []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("text", "position", "token", "language", "key")}
+    ends = [0]
+    for sample in samples:
+        text = np.empty(len(sample.encoded), dtype=np.int64)
+        for index, first in zip(*np.unique(sample.text, return_index=True), strict=True):
+            row, owner = sample.encoded.ids[index], (int(sample.language[first]), sample.key_names[sample.key[first]])
+            number = place.get(owner, len(ids))
+            shared = min(len(row), len(ids[number])) if number < len(ids) else 0
+            if number == len(ids) or ids[number][:shared] != row[:shared]:  # a key that stands for several texts
+                number = place[owner] = len(ids)
+                ids.append([])
+                content.append([])
+            if len(row) > len(ids[number]):
+                ids[number], content[number] = row, sample.encoded.content[index]
+            text[index] = number
+        key = np.array([names.setdefault(name, len(names)) for name in sample.key_names])
+        for name in ("position", "token", "language"):
+            columns[name].append(getattr(sample, name))
+        columns["text"].append(text[sample.text])
+        columns["key"].append(key[sample.key])
+        ends.append(ends[-1] + len(sample))
+    arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+    merged = TokenSample(samples[0].languages, Encoded(ids, content), **arrays, key_names=tuple(names))
+    return merged, [slice(*pair) for pair in pairwise(ends)]
 
 
 def iter_token_states(

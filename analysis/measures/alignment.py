@@ -80,6 +80,8 @@ class Alignment(StateAnalysis):
     """Chooses the sentences and draws the permutations."""
 
     default_name: ClassVar[str] = "alignment"
+    headlines: ClassVar[tuple[str, ...]] = ("mutual_knn", "cka_debiased")
+    version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("num_texts", "neighbours", "permutations", "max_length")
 
     def __post_init__(self) -> None:

@@ -12,39 +12,32 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from analysis.base import Analysis, Row
+from analysis.base import Row
 from analysis.checkpoints.audit import hash_tokenizer
 from analysis.extraction.losses import BITS, content_tokens, text_losses
+from analysis.measures.text_analysis import TextAnalysis, vocabulary
 from analysis.snapshots import Snapshot
 from analysis.texts import read_texts
 
 
 @dataclass(kw_only=True)
-class HeldOutLoss(Analysis):
+class HeldOutLoss(TextAnalysis):
     """Bits per byte of held-out texts: the texts' negative log2 likelihood over their number of UTF-8 bytes.
 
     Rows, for every language and (language None) their mean:
         bits_per_byte           chance: a unigram model of the tokens, fitted on the training split; 95 % interval by
                                 bootstrap over texts
-        bits_per_byte_uniform   every token of the vocabulary equally likely
         perplexity              per token, comparable only between checkpoints of one tokenizer
         unknown_share           share of tokens that are `<unk>` and so make the loss too small (only if there are any)
     """
 
-    default_name: ClassVar[str] = "held_out"
-
-    texts: Path
-    """Parquet or JSONL file, see `analysis.texts`."""
-    languages: list[str] = field(default_factory=list)
-    """ISO 639-1 codes; none means all of the file."""
-    split: str = "valid"
-    """Split that is scored."""
+    splits: list[str] = field(default_factory=lambda: ["valid"])
+    """Splits that are scored."""
     train_split: str = "train"
     """Split on which the unigram baseline is fitted."""
     max_texts: int = 500
@@ -57,14 +50,18 @@ class HeldOutLoss(Analysis):
     """Tokens per forward pass, padding included."""
     num_bootstrap: int = 1000
     seed: int = 0
-    _kept: tuple[object, dict[str, _HeldOut]] | None = field(default=None, init=False, repr=False, compare=False)
+
+    default_name: ClassVar[str] = "held_out"
+    headlines: ClassVar[tuple[str, ...]] = ("bits_per_byte",)
+    version: ClassVar[int] = 2
+    positive: ClassVar[tuple[str, ...]] = ("max_texts", "max_train_texts", "num_bootstrap")
+    min_languages: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_length < 2:
             raise ValueError(f"{self.name}: max_length is {self.max_length}; at least 2 tokens are needed")
-        if min(self.max_texts, self.max_train_texts, self.num_bootstrap) < 1:
-            raise ValueError(f"{self.name}: max_texts, max_train_texts and num_bootstrap must be at least 1")
+        self._kept: tuple[object, dict[str, _HeldOut]] | None = None
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row]:
         prepared = self._prepare(snapshot)
@@ -84,23 +81,20 @@ class HeldOutLoss(Analysis):
             resampled = nats[drawn].sum(axis=1) / texts.num_bytes[drawn].sum(axis=1) * BITS
             resampled_means += resampled / len(prepared)
             yield _with_interval(values[-1], texts.unigram, resampled, language)
-            yield Row(metric="bits_per_byte_uniform", value=texts.uniform, language=language)
             # A broken file may have thousands of nats per token; perplexity stays a number up to exp(700).
             perplexity = math.exp(min(float(nats.sum()) / texts.num_tokens, 700.0))
             yield Row(metric="perplexity", value=perplexity, language=language, chance=float(vocabulary(snapshot)))
             if texts.num_unknown:
                 yield Row(metric="unknown_share", value=texts.num_unknown / texts.num_tokens, language=language)
         unigram = float(np.mean([texts.unigram for texts in prepared.values()]))
-        uniform = float(np.mean([texts.uniform for texts in prepared.values()]))
         yield _with_interval(float(np.mean(values)), unigram, resampled_means, None)
-        yield Row(metric="bits_per_byte_uniform", value=uniform)
 
     def _prepare(self, snapshot: Snapshot) -> dict[str, _HeldOut]:
         """Tokens and baselines of every language: the same for all steps of a run, so kept for the last tokenizer."""
         tokenizer, clones = snapshot.tokenizer, snapshot.clones
         key = hash_tokenizer(tokenizer), tuple(clones.items())
         if self._kept is None or self._kept[0] != key:
-            held_out = read_texts(self.texts, languages=self.languages, splits=[self.split], clones=clones)
+            held_out = self.read(snapshot)
             training = read_texts(self.texts, languages=list(held_out), splits=[self.train_split], clones=clones)
             prepared = {}
             for language, items in held_out.items():
@@ -120,18 +114,11 @@ class _HeldOut:
     """(N,) float64."""
     unigram: float
     """Bits per byte of the unigram model."""
-    uniform: float
-    """Bits per byte of equally likely tokens."""
     num_unknown: int
 
     @property
     def num_tokens(self) -> int:
         return sum(map(len, self.tokens))
-
-
-def vocabulary(snapshot: Snapshot) -> int:
-    """Token ids that a text may have: the tokenizer's, and those of the cloned languages."""
-    return len(snapshot.tokenizer) + max((clone.shift for clone in snapshot.clones.values()), default=0)
 
 
 def _held_out(
@@ -140,9 +127,8 @@ def _held_out(
     tokens = content_tokens(tokenizer, texts)
     num_bytes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
     unigram = unigram_losses(training, tokens, size).sum() / num_bytes.sum() * BITS
-    uniform = sum(map(len, tokens)) * math.log2(size) / num_bytes.sum()
     unknown = sum(row.count(tokenizer.unk_token_id) for row in tokens)
-    return _HeldOut(tokens, num_bytes, float(unigram), float(uniform), unknown)
+    return _HeldOut(tokens, num_bytes, float(unigram), unknown)
 
 
 def _with_interval(value: float, chance: float, resampled: np.ndarray, language: str | None) -> Row:

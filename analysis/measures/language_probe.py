@@ -1,11 +1,12 @@
 """How well each layer knows the language of a token: logistic regression on hidden states, beside its controls.
 
 The probe of Riemenschneider & Frank (ACL 2025, section 4): one classifier per layer on sampled token states, several
-seeds. Every accuracy comes with what it has to be compared to:
+seeds, which draw their own tokens. Every accuracy comes with what it has to be compared to:
 
 - majority: the share of the largest class (classes are balanced, so 1 / languages);
 - shuffled: the same probe trained on permuted labels;
-- token identity: a unigram classifier that sees only which token it is, as the embedding layer can;
+- token identity: the language in which the token is most frequent, counted on the training text; what is above it in
+  the embedding layer is what a probe makes of similar tokens, what is above the embedding layer is context;
 - control task: a random language for every token type (Hewitt & Liang, EMNLP 2019); selectivity is the difference;
 - the untrained network: the step-0 rows of the same run.
 
@@ -14,7 +15,7 @@ I = H(language) - H(language | state) in bits, by the held-out log loss.
 
 Folds are disjoint in sentences, and a key (a sentence and its translations) lies in the same fold in all languages.
 
-Shapes:  Y layers   N sampled tokens   S seeds   P problems (seeds, then controls)   L languages   G keys
+Shapes:  Y layers   N tokens of all seeds   n of one   S seeds   P problems (the seed's, then controls)   L languages
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from analysis.base import Row
+from analysis.base import Attachment, Row
+from analysis.checkpoints.audit import hash_tokenizer
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
-from analysis.measures.text_analysis import TokenProbe
-from analysis.probes.folds import Fold, shared_tokens, token_identity_accuracy
+from analysis.measures.text_analysis import TokenProbe, vocabulary
+from analysis.probes.dip import MINIMUM_BLOCKS, count_dip, measure_dip
+from analysis.probes.folds import Fold, count_tokens, shared_tokens, token_identity_accuracy
 from analysis.probes.logistic import fit_logistic
-from analysis.probes.scores import score_rows
+from analysis.probes.scores import mean_interval, score_rows, spread_row
 from analysis.snapshots import Snapshot
+from analysis.texts import read_texts
 
 logger = logging.getLogger(__name__)
 
@@ -47,102 +51,141 @@ class LanguageProbe(TokenProbe):
     over keys; also per seed), `accuracy_shared` (on tokens that occur in two languages or more), `information` (bits,
     at most log2 of the number of languages), `accuracy_shuffled`, `accuracy_control`, `selectivity`, `recall` per
     language, `confusion` (share of `language` taken for `other_language`; on some layers); without layer only
-    `accuracy_majority` and `accuracy_token_identity`.
+    `accuracy_majority`, `accuracy_token_identity`, `middle_dip` (see `analysis.probes.dip`, on shared tokens) and
+    `spread` (largest minus smallest accuracy of a layer).
+
+    Attachment `dip`: right answers on shared tokens by sentence key, from which `middle_dip` of two steps compares.
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `TokenProbe.draw`.
     """
 
+    train_split: str = "train"
+    """Split on which tokens are counted for the token identity baseline."""
     regularisation: float = 1.0
     """scikit-learn's C: smaller is stronger."""
     controls: bool = True
     """Fit the shuffled-label and control-task probes (for the first seed)."""
+    shuffles: int = 5
+    """Permutations of the labels for `accuracy_shuffled`."""
     confusion_layers: list[int] | None = None
     """Layers for which the confusion matrix is given; None means embeddings, middle and last."""
 
     default_name: ClassVar[str] = "language_probe"
+    headlines: ClassVar[tuple[str, ...]] = ("accuracy", "middle_dip", "accuracy_shared")
+    version: ClassVar[int] = 2
+    positive: ClassVar[tuple[str, ...]] = (*TokenProbe.positive, "shuffles")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.regularisation <= 0:
             raise ValueError(f"{self.name}: regularisation={self.regularisation} must be positive")
+        self._counts: tuple[object, np.ndarray | None] | None = None
 
-    def measure(self, snapshot: Snapshot) -> Iterator[Row]:
+    def measure(self, snapshot: Snapshot) -> Iterator[Row | Attachment]:
         sample, folds = self.draw(snapshot)
-        labels, train = self._problems(sample, folds)
-        sites = find_sites(snapshot.model, "hidden")
-        predicted = np.empty((len(sites), *labels.shape), dtype=np.int64)  # (Y, P, N)
-        surprise = np.empty((len(sites), len(folds), len(sample)))  # (Y, S, N) bits for the true language
+        controls = self._controls(sample, folds[0]) if self.controls else np.empty((0, len(sample)), dtype=np.int64)
+        layers = [site.layer for site in find_sites(snapshot.model, "hidden")]
+        predicted = np.zeros((len(layers), len(folds), len(sample)), dtype=np.int64)  # (Y, S, N), a fold's rows only
+        surprise = np.zeros(predicted.shape)  # bits for the true language
+        by_controls = np.zeros((len(layers), len(controls), len(sample)), dtype=np.int64)
         for index, (_, values) in enumerate(self.states(snapshot)):
-            fit = fit_logistic(
-                values,
-                torch.from_numpy(labels),
-                torch.from_numpy(train),
-                len(sample.languages),
-                inverse_penalty=self.regularisation,
-            )
-            predicted[index] = fit.predictions().cpu().numpy()
-            surprise[index] = fit.surprise(torch.from_numpy(sample.language))[: len(folds)].cpu().numpy()
-        layers = [site.layer for site in sites]
-        yield from self._accuracies(sample, folds, layers, predicted[:, : len(folds)])
-        test = np.stack([fold.test for fold in folds])
+            for number, fold in enumerate(folds):
+                labels = np.stack([sample.language, *(controls if number == 0 else ())])[:, fold.rows]  # (P, n)
+                train = torch.from_numpy(fold.train[fold.rows]).expand(len(labels), -1)
+                fit = fit_logistic(
+                    values[fold.rows],
+                    torch.from_numpy(labels),
+                    train,
+                    len(sample.languages),
+                    inverse_penalty=self.regularisation,
+                )
+                found = fit.predictions().cpu().numpy()
+                predicted[index, number, fold.rows] = found[0]
+                surprise[index, number, fold.rows] = fit.surprise(torch.from_numpy(labels[0]))[0].cpu().numpy()
+                if number == 0:
+                    by_controls[index, :, fold.rows] = found[1:]
+        test = np.stack([fold.test for fold in folds])  # (S, N)
+        yield from self._accuracies(sample, layers, predicted == sample.language, test)
         gained = np.log2(len(sample.languages)) - surprise
         yield from score_rows("information", gained, test, sample, layers, 0.0)
-        yield from self._baselines(sample, folds, layers, predicted, labels)
-        yield from self._by_language(sample, folds, layers, predicted[:, : len(folds)])
-
-    def _problems(self, sample: TokenSample, folds: Sequence[Fold]) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and training masks (P, N): the seeds, then shuffled labels and the control task."""
-        labels = [sample.language] * len(folds)
-        train = [fold.train for fold in folds]
+        yield from self._baselines(snapshot, sample, folds)
         if self.controls:
-            first = folds[0]
-            shuffled = sample.language.copy()
-            shuffled[first.train] = np.random.default_rng(first.seed).permutation(shuffled[first.train])
-            types, inverse = np.unique(sample.token, return_inverse=True)
-            draws = np.array([unit_hash("control", first.seed, token) for token in types])
-            labels += [shuffled, (draws * len(sample.languages)).astype(np.int64)[inverse]]
-            train += [first.train, first.train]
-        return np.stack(labels), np.stack(train)
+            yield from self._control_rows(sample, layers, folds[0], predicted[:, 0], by_controls, controls)
+        yield from self._by_language(sample, folds, layers, predicted)
+
+    def _controls(self, sample: TokenSample, fold: Fold) -> np.ndarray:
+        """Labels (shuffles + 1, N) of the control probes: permuted languages, last a language for every token type."""
+        generator = np.random.default_rng(fold.seed)
+        shuffled = np.tile(sample.language, (self.shuffles, 1))
+        for labels in shuffled:
+            labels[fold.train] = generator.permutation(labels[fold.train])
+        types, inverse = np.unique(sample.token, return_inverse=True)
+        draws = np.array([unit_hash("control", fold.seed, token) for token in types])
+        return np.stack([*shuffled, (draws * len(sample.languages)).astype(np.int64)[inverse]])
 
     def _accuracies(
-        self, sample: TokenSample, folds: Sequence[Fold], layers: Sequence[int], predicted: np.ndarray
-    ) -> Iterator[Row]:
-        test = np.stack([fold.test for fold in folds])  # (S, N)
-        correct = predicted == sample.language
+        self, sample: TokenSample, layers: Sequence[int], correct: np.ndarray, test: np.ndarray
+    ) -> Iterator[Row | Attachment]:
+        """From right answers (Y, S, N)."""
         yield from score_rows("accuracy", correct, test, sample, layers, 1 / len(sample.languages), self.seeds)
+        yield spread_row(correct, test, sample)
         shared = test & shared_tokens(sample)
-        if shared.any(axis=1).all():
-            largest = float(np.mean([np.bincount(sample.language[row]).max() / row.sum() for row in shared]))
-            yield from score_rows("accuracy_shared", correct, shared, sample, layers, largest)
-        else:
+        if not shared.any(axis=1).all():
             logger.info("%s: no test token is shared by two languages, so no accuracy_shared", self.name)
+            return
+        largest = float(np.mean([np.bincount(sample.language[row]).max() / row.sum() for row in shared]))
+        yield from score_rows("accuracy_shared", correct, shared, sample, layers, largest)
+        if len(layers) > MINIMUM_BLOCKS:
+            counts = count_dip(correct, shared, sample)
+            dip = measure_dip(counts)
+            yield Row(metric="middle_dip", value=dip.value, chance=0.0, low=dip.low, high=dip.high)
+            yield Attachment("dip", counts.to_arrow())
 
-    def _baselines(
+    def _baselines(self, snapshot: Snapshot, sample: TokenSample, folds: Sequence[Fold]) -> Iterator[Row]:
+        chance = 1 / len(sample.languages)
+        yield Row(metric="accuracy_majority", value=chance, chance=chance)
+        counts = self._token_counts(snapshot)
+        if counts is not None:
+            identity = float(np.mean([token_identity_accuracy(counts, sample, fold) for fold in folds]))
+            yield Row(metric="accuracy_token_identity", value=identity, chance=chance)
+
+    def _token_counts(self, snapshot: Snapshot) -> np.ndarray | None:
+        """Tokens of the training split by language, kept for the last tokenizer; None if the file has no such split."""
+        clones = snapshot.clones
+        key = hash_tokenizer(snapshot.tokenizer), tuple(clones.items())
+        if self._counts is None or self._counts[0] != key:
+            try:
+                languages = list(self.read(snapshot))
+                texts = read_texts(self.texts, languages=languages, splits=[self.train_split], clones=clones)
+            except ValueError as error:
+                logger.warning("%s: no accuracy_token_identity: %s", self.name, error)
+                self._counts = key, None
+            else:
+                self._counts = key, count_tokens(snapshot.tokenizer, texts, vocabulary(snapshot))
+        return self._counts[1]
+
+    def _control_rows(
         self,
         sample: TokenSample,
-        folds: Sequence[Fold],
         layers: Sequence[int],
+        fold: Fold,
         predicted: np.ndarray,
-        labels: np.ndarray,
+        by_controls: np.ndarray,
+        controls: np.ndarray,
     ) -> Iterator[Row]:
-        chance = 1 / len(sample.languages)
-        identity = float(np.mean([token_identity_accuracy(sample, fold) for fold in folds]))
-        yield Row(metric="accuracy_majority", value=chance, chance=chance)
-        yield Row(metric="accuracy_token_identity", value=identity, chance=chance)
-        if not self.controls:
-            return
-        test = folds[0].test
-        own = (predicted[:, 0] == sample.language)[:, test].mean(axis=1)  # (Y,)
-        shuffled = (predicted[:, -2] == sample.language)[:, test].mean(axis=1)
-        control = (predicted[:, -1] == labels[-1])[:, test].mean(axis=1)
-        frequent = float(np.bincount(labels[-1][test]).max() / test.sum())
-        measured = [
-            ("accuracy_shuffled", shuffled, chance),
-            ("accuracy_control", control, frequent),
-            ("selectivity", own - control, 0.0),
-        ]
-        for metric, values, null in measured:
+        """Shuffled labels, control task and selectivity, all on the first seed's tokens."""
+        test = fold.test
+        shuffled = (by_controls[:, :-1] == sample.language)[:, :, test].mean(axis=2)  # (Y, shuffles)
+        for layer, values in zip([*layers, None], [*shuffled, shuffled.mean(axis=0)], strict=True):
+            # Over permutations, which differ more than the test tokens' own error: one alone may look like a deficit.
+            low, high = mean_interval(values)
+            value, null = float(values.mean()), 1 / len(sample.languages)
+            yield Row(metric="accuracy_shuffled", value=value, layer=layer, chance=null, low=low, high=high)
+        own = (predicted == sample.language)[:, test].mean(axis=1)  # (Y,)
+        control = (by_controls[:, -1] == controls[-1])[:, test].mean(axis=1)
+        frequent = float(np.bincount(controls[-1][test]).max() / test.sum())
+        for metric, values, null in (("accuracy_control", control, frequent), ("selectivity", own - control, 0.0)):
             yield Row(metric=metric, value=float(values.mean()), chance=null)
             for layer, value in zip(layers, values, strict=True):
                 yield Row(metric=metric, value=float(value), layer=layer, chance=null)

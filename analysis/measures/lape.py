@@ -4,15 +4,14 @@ LAPE (Tang et al., ACL 2024, section 2.2): a unit after the nonlinearity fires o
 with p_l its firing probability on language l and p'_l = p_l / sum p, LAPE = -sum p'_l log p'_l. Units that fire often
 in some language and have the lowest entropy are language neurons; a unit belongs to every language in which it fires
 above the threshold. The paper counts on 10^8 tokens a language; on little text the rule finds as many neurons whether
-languages differ or not, so counts stand beside those after the languages of the texts have been shuffled.
+languages differ or not, so everything stands beside the same after the languages of the texts have been shuffled.
 
 Shapes:  L languages   U units of one site   A all units   N texts   T tokens   R shuffles
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,18 +21,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.base import Row
-from analysis.extraction.encoding import Batch, iter_batches, padding_id
-from analysis.extraction.hooks import force_units
-from analysis.extraction.losses import token_losses
+from analysis.extraction.encoding import Batch
+from analysis.extraction.options import Extraction
 from analysis.extraction.passes import listen
-from analysis.extraction.replicas import deal_batches
 from analysis.extraction.sites import Site, UnitSpace, find_sites
 from analysis.extraction.states import TokenSample, sample_tokens
 from analysis.measures.text_analysis import TextAnalysis
 from analysis.snapshots import Snapshot
-from analysis.texts import Text
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,11 @@ class LanguageNeurons:
     """(A,) LAPE in nats; infinity for units that fire in no language above the threshold."""
     chosen: np.ndarray
     """(L, A) bool."""
+
+    @property
+    def any_language(self) -> np.ndarray:
+        """(A,) bool."""
+        return np.any(self.chosen, axis=0)
 
 
 def activation_entropy(probabilities: np.ndarray) -> np.ndarray:
@@ -76,11 +75,9 @@ def find_language_neurons(probabilities: np.ndarray, percentile: float, share: f
 class Lape(TextAnalysis):
     """Language neurons of the MLP activations.
 
-    Rows, chance = mean over shuffles of the texts' languages: `neurons` (number of language neurons) per layer, per
-    language and overall, and per layer and language; `entropy` (mean LAPE / log L of units that fire above the
-    threshold; 1 = no preference) per layer and overall, with p for one at most this low; with `damage`, `damage`
-    (rise of the loss on `other_language`, nats per token, when the neurons of `language` are set to zero; chance: the
-    same number of random units in the same layers).
+    Rows, chance = mean over shuffles of the texts' languages: `entropy` (mean LAPE / log L of the units that fire above
+    the threshold; 1 = no preference) per layer and overall, with p for one at most this low; `language_units` (share of
+    all language neurons that lie in this layer). Where no unit fires above the threshold there is no row.
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `read_texts` and `sample_tokens`.
@@ -94,17 +91,15 @@ class Lape(TextAnalysis):
     """Share of all units that may be language neurons."""
     shuffles: int = 20
     """Shuffles of the texts' languages for the chance level."""
-    damage: bool = False
-    """Also zero each language's neurons and measure the loss of every language (costs 2 L + 1 forward passes)."""
-    damage_tokens: int = 500
-    """Tokens of each language for the loss."""
     seed: int = 0
-    """Chooses texts, shuffles and random units."""
+    """Chooses texts and shuffles."""
     batch_tokens: int = 2048
     """Tokens per forward pass, padding included."""
 
     default_name: ClassVar[str] = "lape"
-    positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "max_length", "shuffles", "damage_tokens")
+    headlines: ClassVar[tuple[str, ...]] = ("entropy",)
+    version: ClassVar[int] = 2
+    positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "max_length", "shuffles")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,94 +110,61 @@ class Lape(TextAnalysis):
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
         texts = dict(sorted(self.read(snapshot).items()))
-        sample = self._sample(snapshot, texts, self.tokens_per_language)
-        space = UnitSpace(find_sites(snapshot.model, "mlp_act"))
-        counts, lengths, owner = count_active_tokens(snapshot, sample, space, self.batch_tokens)
-        measured = _firing(counts, lengths, owner, len(texts))
-        found = find_language_neurons(measured, self.percentile, self.share)
+        sample = sample_tokens(
+            snapshot,
+            texts,
+            self.tokens_per_language,
+            self.extraction,
+            tokens_per_text=self.max_length,
+            seed=self.seed,
+        )
+        space = UnitSpace(find_activations(snapshot.model))
+        counts, lengths, owner = count_active_tokens(snapshot, sample, space, self.extraction)
         generator = np.random.default_rng(self.seed)
-        shuffled = []
-        for _ in range(self.shuffles):
-            probabilities = _firing(counts, lengths, generator.permutation(owner), len(texts))
-            shuffled.append(find_language_neurons(probabilities, self.percentile, self.share))
-        yield from self._neuron_rows(found, shuffled, space, sample.languages)
-        yield from self._entropy_rows(found, shuffled, space, len(texts))
-        if self.damage:
-            yield from self._damage_rows(snapshot, found, space, self._sample(snapshot, texts, self.damage_tokens))
-
-    def _sample(self, snapshot: Snapshot, texts: Mapping[str, Sequence[Text]], tokens: int) -> TokenSample:
-        return sample_tokens(snapshot, texts, tokens, self.extraction, tokens_per_text=self.max_length, seed=self.seed)
-
-    def _neuron_rows(
-        self,
-        found: LanguageNeurons,
-        shuffled: Sequence[LanguageNeurons],
-        space: UnitSpace,
-        languages: Sequence[str],
-    ) -> Iterator[Row]:
-        counts = [_count(one, space) for one in (found, *shuffled)]  # (sites + 1, L + 1) each
-        chance = np.mean(counts[1:], axis=0)
-        for i, layer in enumerate([*(site.layer for site in space.sites), None]):
-            for j, language in enumerate([*languages, None]):
-                yield Row(
-                    metric="neurons",
-                    value=float(counts[0][i, j]),
-                    layer=layer,
-                    language=language,
-                    chance=float(chance[i, j]),
-                )
-
-    def _entropy_rows(
-        self, found: LanguageNeurons, shuffled: Sequence[LanguageNeurons], space: UnitSpace, num_languages: int
-    ) -> Iterator[Row]:
+        owners = [owner, *(generator.permutation(owner) for _ in range(self.shuffles))]
+        found, *shuffled = (
+            find_language_neurons(_firing(counts, lengths, one, len(texts)), self.percentile, self.share)
+            for one in owners
+        )
         spans = [(site.layer, slice(*space.offsets[i : i + 2])) for i, site in enumerate(space.sites)]
         for layer, span in [*spans, (None, slice(None))]:
-            value = _mean_entropy(found.entropy[span], num_languages)
-            null = [_mean_entropy(one.entropy[span], num_languages) for one in shuffled]
-            yield Row(
-                metric="entropy",
-                value=value,
-                layer=layer,
-                chance=float(np.mean(null)),
-                p=(1 + sum(one <= value for one in null)) / (1 + len(null)),
-            )
-
-    def _damage_rows(
-        self, snapshot: Snapshot, found: LanguageNeurons, space: UnitSpace, sample: TokenSample
-    ) -> Iterator[Row]:
-        generator = np.random.default_rng(self.seed)
-        whole = language_losses(snapshot, sample, {}, self.batch_tokens)
-        for number, language in enumerate(sample.languages):
-            own: dict[Site, tuple[Tensor, Tensor]] = {}
-            random: dict[Site, tuple[Tensor, Tensor]] = {}
-            for index, site in enumerate(space.sites):
-                units = np.flatnonzero(found.chosen[number, slice(*space.offsets[index : index + 2])])
-                others = np.sort(generator.choice(site.num_units, len(units), replace=False))
-                own[site] = (torch.from_numpy(units), torch.zeros(len(units)))
-                random[site] = (torch.from_numpy(others), torch.zeros(len(units)))
-            damage = language_losses(snapshot, sample, own, self.batch_tokens) - whole
-            control = language_losses(snapshot, sample, random, self.batch_tokens) - whole
-            for other, value, chance in zip(sample.languages, damage, control, strict=True):
-                yield Row(
-                    metric="damage",
-                    value=float(value),
-                    language=language,
-                    other_language=other,
-                    chance=float(chance),
-                )
+            yield from _entropy_row(layer, span, found, shuffled, len(texts))
+            if layer is not None and found.any_language.any():
+                null = [_share_within(one, span) for one in shuffled]
+                value = _share_within(found, span)
+                yield Row(metric="language_units", value=value, layer=layer, chance=float(np.mean(null)))
 
 
-def _count(neurons: LanguageNeurons, space: UnitSpace) -> np.ndarray:
-    """Language neurons per site and language, (sites + 1, L + 1); last: over all sites, of any language."""
-    member = np.concatenate([neurons.chosen, neurons.chosen.any(axis=0, keepdims=True)])  # (L + 1, A)
-    by_site = np.add.reduceat(member.astype(np.int64), space.offsets[:-1], axis=1)
-    return np.concatenate([by_site, by_site.sum(axis=1, keepdims=True)], axis=1).T
+def find_activations(model: PreTrainedModel) -> tuple[Site, ...]:
+    """Where it shows whether a neuron fires, a site a block.
+
+    Units of a plain MLP after the nonlinearity. In a gated one it is the activation alone, without the value that it is
+    multiplied by, as in the source (RUCAIBox/Language-Specific-Neurons, activation.py); that is read before the
+    nonlinearity, since SiLU, GELU and ReLU keep the sign.
+    """
+    gates = tuple(site for site in find_sites(model, "linear") if site.kind == "mlp.gate")
+    return gates or find_sites(model, "mlp_act")
 
 
-def _mean_entropy(entropy: np.ndarray, num_languages: int) -> float:
-    """Mean over units that fire, as a share of log L; 1 if none does."""
+def _entropy_row(
+    layer: int | None, span: slice, found: LanguageNeurons, shuffled: Sequence[LanguageNeurons], num_languages: int
+) -> Iterator[Row]:
+    value = _mean_entropy(found.entropy[span], num_languages)
+    null = [other for one in shuffled if (other := _mean_entropy(one.entropy[span], num_languages)) is not None]
+    if value is not None and null:
+        p = (1 + sum(one <= value for one in null)) / (1 + len(null))
+        yield Row(metric="entropy", value=value, layer=layer, chance=float(np.mean(null)), p=p)
+
+
+def _mean_entropy(entropy: np.ndarray, num_languages: int) -> float | None:
+    """Mean over units that fire, as a share of log L; None if none does."""
     finite = entropy[np.isfinite(entropy)]
-    return float(finite.mean() / np.log(num_languages)) if len(finite) else 1.0
+    return float(finite.mean() / np.log(num_languages)) if len(finite) else None
+
+
+def _share_within(neurons: LanguageNeurons, span: slice) -> float:
+    """Share of the language neurons that lie in `span`; 0 if there are none at all."""
+    return float(neurons.any_language[span].sum() / max(1, neurons.any_language.sum()))
 
 
 def _firing(counts: np.ndarray, lengths: np.ndarray, owner: np.ndarray, num_languages: int) -> np.ndarray:
@@ -212,7 +174,7 @@ def _firing(counts: np.ndarray, lengths: np.ndarray, owner: np.ndarray, num_lang
 
 
 def count_active_tokens(
-    snapshot: Snapshot, sample: TokenSample, space: UnitSpace, batch_tokens: int
+    snapshot: Snapshot, sample: TokenSample, space: UnitSpace, extraction: Extraction
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For every text the tokens on which each unit is above 0, (N, A) float32; its tokens (N,); its language (N,).
 
@@ -233,29 +195,8 @@ def count_active_tokens(
 
         return count
 
-    listen(snapshot.models, iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)), space.sites, reader)
+    listen(snapshot.models, extraction.batches(snapshot, encoded), space.sites, reader)
     lengths = np.array([sum(flags) for flags in encoded.content], dtype=np.float32)
     owner = np.zeros(len(encoded), dtype=np.int64)
     owner[sample.text] = sample.language
     return counts, lengths, owner
-
-
-def language_losses(
-    snapshot: Snapshot, sample: TokenSample, forcing: Mapping[Site, tuple[Tensor, Tensor]], batch_tokens: int
-) -> np.ndarray:
-    """Mean loss of every language in nats per content token, (L,), with some units forced."""
-    encoded = sample.encoded
-    loss, tokens = np.zeros(len(encoded)), np.zeros(len(encoded))
-
-    def run(model: PreTrainedModel, batch: Batch) -> None:
-        with force_units(model, forcing):
-            nats, rows = token_losses(model, batch)
-        places, size = batch.indices.numpy(), len(batch.indices)
-        loss[places] = np.bincount(rows.numpy(), nats.double().numpy(), size)
-        tokens[places] = np.bincount(rows.numpy(), minlength=size)
-
-    deal_batches(snapshot.models, iter_batches(encoded, batch_tokens, padding_id(snapshot.tokenizer)), run)
-    owner = np.zeros(len(encoded), dtype=np.int64)
-    owner[sample.text] = sample.language
-    number = len(sample.languages)
-    return np.bincount(owner, loss, number) / np.maximum(np.bincount(owner, tokens, number), 1)

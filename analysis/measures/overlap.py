@@ -1,16 +1,18 @@
 """Do languages use the same units for the same concept? Overlap of expert sets beside everything else that explains it.
 
 The measure of the study that this toolkit follows (Riemenschneider and Frank, ACL 2025): the share of the top K units
-by AP (Suau et al., ICML 2022) that two languages have in common for a concept. An untrained network is already far
-above the uniform chance level, so every figure is to be read beside that of step 0 on the same sentences, which the
-report joins.
+by AP (Suau et al., ICML 2022) that two languages have in common for a concept. On parallel sentences it is high
+wherever translations look alike, without any unit of the concept, and an untrained network is far above chance. What
+decides is therefore `rank_transfer`, between disjoint halves of the sentences and against random networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,13 +20,16 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.base import Analysis, Attachment, Row
 from analysis.checkpoints.audit import hash_tokenizer
-from analysis.concepts.dataset import ConceptSet, load_concepts
-from analysis.experts import sharing
+from analysis.concepts.concept_set import ConceptSet
+from analysis.concepts.dataset import load_concepts
+from analysis.concepts.families import main_scripts, stratum_of
+from analysis.experts import heldout, sharing
 from analysis.experts.nulls import intersections, matched
 from analysis.experts.sharing import Sharing
-from analysis.experts.surface import main_scripts, token_experts
-from analysis.experts.table import find_experts
+from analysis.experts.surface import token_experts
+from analysis.experts.table import find_experts, resolve_k
 from analysis.extraction.options import Extraction
+from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.snapshots import Snapshot
 from analysis.texts import Clone
 
@@ -33,33 +38,39 @@ from analysis.texts import Clone
 class ConceptOverlap(Analysis):
     """Overlap of concept experts between languages.
 
-    Rows (of a pair `language` < `other_language`; without languages: mean over all pairs; intervals over concepts):
+    Rows (of a pair `language` < `other_language`; without languages: mean over all pairs without cloned languages, or
+    over the pairs of the stratum in `condition`: `same_family` (common script and family), `same_script`,
+    `disjoint_scripts`, `clone`, `with_clone`; intervals over concepts, a field and its words counting as one):
 
-    - `shared`: shared experts / K. Chance K / N; p exact for the sum over concepts. Also per concept (mean over pairs).
-    - `jaccard`: shared / union of the two expert sets.
-    - `kappa`: (shared - chance) / (1 - chance): compares models with different numbers of units.
-    - `shared_stratified`: expected `shared` if experts kept their sites and were random within them.
-    - `shared_mismatched`: `shared` between different concepts: what general or language units bring.
-    - `shared_excess`: shared - shared_mismatched.
-    - `shared_shuffled`: `shared` by labels shuffled over the same parallel sentences (option `shuffles`).
+    - `rank_transfer`: the statistic that decides. Correlation, within sites, of all units' AP for a concept in one
+      language by half of the sentences with their AP in the other language by the other half, minus the same between
+      different concepts. Chance 0; p over concepts. Also per concept.
+    - `rank_ceiling` (language): the same of a language with itself, the most that the sentences allow; per concept.
+    - `normalized`: rank_transfer / rank_ceiling, where the ceiling's interval is above 0.
+    - `heldout_shared` (by `k`): overlap of expert sets between the halves minus that of different concepts, for every K
+      of `shares`. Chance 0. Also per concept.
+    - `shared`: shared experts / K on the same sentences: the study's number. Chance K / N; p exact for the sum over
+      concepts. Also per concept.
+    - `shared_shuffled`: the same by labels shuffled over the same parallel sentences: what their likeness alone brings.
+    - `shared_mismatched`: the same between different concepts: what general or language units bring.
     - `shared_surface`: the same of a bag of tokens, with the same K / N (option `surface`).
-    - `shared_disjoint_scripts`: `shared` over pairs of languages that have no script in common.
-    - `shared_units` (layer): shared experts in this layer / K, sums to `shared`. Chance: as `shared_stratified`.
+    - `shared_units` (layer): shared experts in this layer / K, sums to `shared`. Chance: random within sites.
     - `expert_units` (layer, or kind): share of all experts that lie there. Chance: share of all units.
     - `shared_by_<m>`: units expert in at least m languages / K. Chance: random sets.
-    - `ap_best`, `ap_experts` (language): AP of the best unit, and mean of the K experts. Chance: prevalence.
+    - `ap_best`, `ap_experts` (language): AP of the best unit, and mean of the K experts. Chance: the same of experts by
+      shuffled labels (the best of many units is far above the prevalence).
+    - `ap_heldout` (language): mean AP of the experts of one half on the other half. Chance: for other concepts.
     - `transfer` (from `language` to `other_language`): mean AP in the other language of the experts of this one, on
       held-out sentences with `halves`. Chance: the same units' AP for other concepts. `transfer_gain`: the difference.
-    - `ap_correlation`: Spearman correlation of AP over all units, within sites (option `correlate`). Chance: different
-      concepts.
-    - `shared_halves`, `ceiling`, `normalized` (option `halves`): overlap across languages between disjoint halves of
-      the sentences; overlap of a language with itself between the halves, the most that the sentences allow;
-      (shared_halves - mismatched) / (ceiling - mismatched).
+      The latter also per concept.
+    - `ceiling` (language): overlap of a language's expert sets between the halves at K. Chance: different concepts.
 
     Attachment `experts`: one row per concept, language and expert unit, see `ExpertTable.to_arrow`.
     """
 
     default_name: ClassVar[str] = "overlap"
+    headlines: ClassVar[tuple[str, ...]] = ("rank_transfer", "heldout_shared", "shared", "normalized", "shared_units")
+    version: ClassVar[int] = 2
 
     concepts: str
     """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
@@ -77,6 +88,8 @@ class ConceptOverlap(Analysis):
     """Experts per concept and language."""
     share: float | None = None
     """Experts as a share of all units, in place of `k`: for comparing models of different sizes."""
+    shares: list[float] = field(default_factory=lambda: [0.003, 0.01, 0.03, 0.1])
+    """Shares of all units at which sets of disjoint halves are compared; memory grows with the largest."""
     negatives: Literal["matched", "all"] = "matched"
     """The sentences labelled 0 for the concept, or all sentences that are not its positives."""
     min_positives: int = 10
@@ -90,13 +103,11 @@ class ConceptOverlap(Analysis):
     drop_scarce: bool = False
     """Leave out concepts with too few positives in some language, instead of an error."""
     halves: bool = True
-    """Also by disjoint halves of the sentences: split-half ceiling and held-out transfer."""
+    """Also by disjoint halves of the sentences: everything that is held out, `rank_transfer` among it."""
     shuffles: int = 1
-    """Label shuffles of the shuffled null; 0 leaves it out."""
+    """Label shuffles of the shuffled null, at least 1."""
     surface: bool = True
     """Also the bag-of-tokens control."""
-    correlate: bool = True
-    """Also the rank correlation of AP."""
     bootstrap: int = 1000
     """Resamples of the concepts for intervals."""
     seed: int = 0
@@ -118,12 +129,14 @@ class ConceptOverlap(Analysis):
             raise ValueError(f"languages={self.languages}: a language is listed twice")
         if self.k < 1 or (self.share is not None and not 0.0 < self.share <= 1.0):
             raise ValueError(f"k={self.k}, share={self.share}: k must be at least 1, share above 0 and at most 1")
-        if self.shuffles < 0 or self.bootstrap < 1:
-            raise ValueError(f"shuffles={self.shuffles}, bootstrap={self.bootstrap}: not negative, at least 1")
+        if not all(0.0 < share <= 1.0 for share in self.shares):
+            raise ValueError(f"shares={self.shares}: each must be above 0 and at most 1")
+        if self.shuffles < 1 or self.bootstrap < 1:
+            raise ValueError(f"shuffles={self.shuffles}, bootstrap={self.bootstrap}: both must be at least 1")
         self._loaded: tuple[tuple[object, ...], ConceptSet] | None = None
         self._surface: tuple[ConceptSet, tuple[str, float], tuple[np.ndarray, int]] | None = None
 
-    def concept_set(self, clones: Mapping[str, Clone]) -> ConceptSet:
+    def concept_set(self, clones: Mapping[str, Clone] = MappingProxyType({})) -> ConceptSet:
         """The labelled sentences, read once and again only if the file or the snapshot's clones change."""
         path = Path(self.concepts)
         stamp = (*((path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()), tuple(clones.items()))
@@ -149,6 +162,8 @@ class ConceptOverlap(Analysis):
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """See the class; draws from its own generators only."""
         concept_set = self.concept_set(snapshot.clones)
+        num_units = UnitSpace(find_sites(snapshot.model, self.site_set)).num_units
+        depths = [resolve_k(self.k, share, num_units) for share in self.shares]
         table = find_experts(
             snapshot,
             concept_set,
@@ -156,8 +171,8 @@ class ConceptOverlap(Analysis):
             k=self.k,
             share=self.share,
             halves=self.halves,
+            deepest=max(depths, default=0),
             shuffles=self.shuffles,
-            correlate=self.correlate,
             seed=self.seed,
             extraction=Extraction(
                 pool=self.pool,
@@ -167,16 +182,14 @@ class ConceptOverlap(Analysis):
                 storage=self.storage,
             ),
         )
-        found = Sharing(table, self.bootstrap, self.seed)
+        found = Sharing(table, strata_of(concept_set, snapshot.clones), self.bootstrap, self.seed)
+        yield from heldout.rank_rows(found)
+        yield from heldout.depth_rows(found, depths)
         yield from sharing.overlap_rows(found)
         yield from sharing.profile_rows(found)
         yield from sharing.curve_rows(found)
         yield from sharing.quality_rows(found)
-        yield from sharing.transfer_rows(found)
-        yield from sharing.halves_rows(found)
-        yield from sharing.shuffled_rows(found)
-        yield from sharing.correlation_rows(found)
-        yield from self._disjoint_scripts(found, concept_set)
+        yield from heldout.transfer_rows(found)
         if self.surface:
             units, num_tokens = self._token_experts(snapshot.tokenizer, concept_set, found.chance)
             shared = matched(intersections(units, units, num_tokens), found.pairs) / units.shape[-1]
@@ -192,9 +205,12 @@ class ConceptOverlap(Analysis):
             self._surface = concept_set, key, token_experts(tokenizer, concept_set, share, self.max_length)
         return self._surface[2]
 
-    @staticmethod
-    def _disjoint_scripts(found: Sharing, concept_set: ConceptSet) -> Iterator[Row]:
-        scripts = [main_scripts(concept_set.pools[language].texts) for language in concept_set.languages]
-        apart = np.array([not scripts[one] & scripts[other] for one, other in found.pairs])
-        if apart.any():
-            yield found.over_all("shared_disjoint_scripts", found.shared[:, apart], found.chance)
+
+def strata_of(concept_set: ConceptSet, clones: Mapping[str, Clone]) -> dict[tuple[str, str], str]:
+    """Every pair of languages, codes in alphabetical order, with its stratum (`analysis.concepts.families.STRATA`)."""
+    scripts = {language: main_scripts(concept_set.pools[language].texts) for language in concept_set.languages}
+    of = {name: clone.of for name, clone in clones.items()}
+    return {
+        (one, other): stratum_of((one, other), (scripts[one], scripts[other]), of)
+        for one, other in combinations(sorted(concept_set.languages), 2)
+    }

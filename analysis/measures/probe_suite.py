@@ -1,16 +1,16 @@
-"""Language identity read by several probes, on the tokens and folds of the language probe.
+"""Language identity read by other probes than the language probe's, on the same tokens and folds.
 
-Beside `LanguageProbe`, whose logistic regression is the paper's: closed-form probes, a non-linear probe, and the length
-of an online code.
+A non-linear probe: does the conclusion hang on the classifier? And the length of an online code: a language that is
+easy to read off needs few examples, which accuracy does not show.
 
-Shapes:  Y layers   N sampled tokens   S seeds
+Shapes:  Y layers   N sampled tokens of all seeds   S seeds   L languages
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,91 +18,105 @@ from torch import Tensor
 
 from analysis.base import Row
 from analysis.extraction.sites import find_sites
-from analysis.extraction.states import unit_hash
+from analysis.extraction.states import TokenSample, unit_hash
 from analysis.measures.text_analysis import TokenProbe
-from analysis.probes.closed_form import fit_lda, fit_ridge
+from analysis.probes.folds import Fold
 from analysis.probes.mlp import fit_mlp
 from analysis.probes.online_code import online_code
 from analysis.probes.scores import score_rows
 from analysis.snapshots import Snapshot
 
-PROBES = ("ridge", "lda", "mlp", "mdl")
+Probe = Literal["mlp", "mdl"]
 
 
 @dataclass(kw_only=True)
 class ProbeSuite(TokenProbe):
-    """Language identity by ridge, LDA, MLP and online code.
+    """Language identity by MLP and online code.
 
-    Rows, per layer and (without layer) as the mean over layers: `accuracy_ridge`, `accuracy_lda`, `accuracy_mlp` with
-    intervals over sentences, chance 1 / languages; `compression_mdl` (uniform code / online code of the training
-    labels, chance 1) and `compression_mdl_control` (the same for a random language per token type, first seed).
+    Rows, per layer and (without layer) as the mean over layers: `accuracy_mlp` with an interval over sentences, chance
+    1 / languages; `compression_mdl` (uniform code / online code of the training labels) and `compression_mdl_control`
+    (the same for a random language per token type), both of the first seed; their chance is the compression of shuffled
+    labels, which is below 1, the more the wider the states: an online probe over-fits.
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `TokenProbe.draw`.
     """
 
-    probes: list[str] = field(default_factory=lambda: ["ridge", "lda", "mdl"])
-    """Of ridge, lda, mlp, mdl; mlp costs several times the others together."""
-    ridge_penalty: float = 1.0
-    """Weight of the squared norm against the sum of squared errors."""
-    shrinkage: float = 0.1
-    """Of LDA's covariance, 0 to 1."""
+    probes: list[Probe] = field(default_factory=lambda: list(get_args(Probe)))
+    """Of mlp, mdl."""
     hidden_units: int = 64
     """Width of the MLP's layer."""
     mlp_steps: int = 300
-    """Optimizer steps of the MLP, 256 tokens each."""
+    """Optimizer steps of the MLP, 256 tokens each; at least 2."""
 
     default_name: ClassVar[str] = "probe_suite"
-    version: ClassVar[int] = 2
+    headlines: ClassVar[tuple[str, ...]] = ("accuracy_mlp",)
+    version: ClassVar[int] = 3
+    positive: ClassVar[tuple[str, ...]] = (*TokenProbe.positive, "hidden_units")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [probe for probe in self.probes if probe not in PROBES]
+        unknown = [probe for probe in self.probes if probe not in get_args(Probe)]
         if unknown or not self.probes:
-            raise ValueError(f"{self.name}: unknown probe {unknown or '(none)'}: choose from {', '.join(PROBES)}")
-        if not 0 <= self.shrinkage <= 1 or self.ridge_penalty <= 0:
-            raise ValueError(f"{self.name}: shrinkage must lie in [0, 1] and ridge_penalty be positive")
-        if self.hidden_units < 1 or self.mlp_steps < 2:
-            raise ValueError(f"{self.name}: hidden_units must be at least 1 and mlp_steps at least 2")
+            allowed = ", ".join(get_args(Probe))
+            raise ValueError(f"{self.name}: unknown probe {unknown or '(none)'}: choose from {allowed}")
+        if self.mlp_steps < 2:
+            raise ValueError(f"{self.name}: mlp_steps={self.mlp_steps} must be at least 2")
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
         sample, folds = self.draw(snapshot)
         size = len(sample.languages)
-        labels = torch.from_numpy(sample.language)
-        train = torch.from_numpy(np.stack([fold.train for fold in folds]))
-        test = np.stack([fold.test for fold in folds])
-        # The code is sent sentence by sentence, all languages of a sentence together, so that every block has them all.
-        rank = np.array([unit_hash("order", folds[0].seed, key) for key in sample.key_names])
-        by_key = np.argsort(rank[sample.key], kind="stable")
-        order = torch.from_numpy(by_key[folds[0].train[by_key]])
-        types, inverse = np.unique(sample.token, return_inverse=True)
-        draws = np.array([unit_hash("control", folds[0].seed, token) for token in types])
-        control = torch.from_numpy((draws * size).astype(np.int64)[inverse])
-        sites = find_sites(snapshot.model, "hidden")
-        correct: dict[str, list[np.ndarray]] = {probe: [] for probe in self.probes if probe != "mdl"}
-        codes: dict[str, list[float]] = {"compression_mdl": [], "compression_mdl_control": []}
-        for _, states in self.states(snapshot):
-            own, rows = labels.to(states.device), train.to(states.device)
-            for probe, results in correct.items():
-                predicted = self._fit(probe, states, own, rows, size).argmax(dim=2)
-                results.append((predicted == own).cpu().numpy())
+        order, targets = self._code_plan(sample, folds[0])
+        layers = [site.layer for site in find_sites(snapshot.model, "hidden")]
+        correct = np.zeros((len(layers), len(folds), len(sample)), dtype=bool)
+        codes = np.zeros((len(layers), len(targets)))
+        for index, (_, states) in enumerate(self.states(snapshot)):
+            if "mlp" in self.probes:
+                for number, fold in enumerate(folds):
+                    correct[index, number, fold.rows] = self._fit_mlp(states, sample, fold)
             if "mdl" in self.probes:
-                for metric, target in (("compression_mdl", labels), ("compression_mdl_control", control)):
-                    place = order.to(states.device)
-                    codes[metric].append(online_code(states[place], target.to(states.device)[place], size).compression)
-        layers = [site.layer for site in sites]
-        for probe, results in correct.items():
-            yield from score_rows(f"accuracy_{probe}", np.stack(results), test, sample, layers, 1 / size)
-        for metric, values in codes.items():
-            if values:
-                yield Row(metric=metric, value=float(np.mean(values)), chance=1.0)
-                for layer, value in zip(layers, values, strict=True):
-                    yield Row(metric=metric, value=value, layer=layer, chance=1.0)
+                rows = states[torch.from_numpy(order).to(states.device)]
+                codes[index] = [
+                    online_code(rows, torch.from_numpy(labels).to(states.device), size).compression
+                    for labels in targets.values()
+                ]
+        if "mlp" in self.probes:
+            test = np.stack([fold.test for fold in folds])
+            yield from score_rows("accuracy_mlp", correct, test, sample, layers, 1 / size)
+        if "mdl" in self.probes:
+            for metric in ("compression_mdl", "compression_mdl_control"):
+                place, null = list(targets).index(metric), list(targets).index("shuffled")
+                yield Row(metric=metric, value=float(codes[:, place].mean()), chance=float(codes[:, null].mean()))
+                for layer, code in zip(layers, codes, strict=True):
+                    yield Row(metric=metric, value=float(code[place]), layer=layer, chance=float(code[null]))
 
-    def _fit(self, probe: str, states: Tensor, labels: Tensor, train: Tensor, size: int) -> Tensor:
-        """Scores (S, N, L)."""
-        if probe == "ridge":
-            return fit_ridge(states, labels, train, size, self.ridge_penalty)
-        if probe == "lda":
-            return fit_lda(states, labels, train, size, self.shrinkage)
-        return fit_mlp(states, labels, train, size, self.seeds, hidden=self.hidden_units, steps=self.mlp_steps)
+    def _code_plan(self, sample: TokenSample, fold: Fold) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Training tokens in the order in which they are sent, and the labels of each code in that order.
+
+        Sentence by sentence, all languages of a sentence together, so that every block has them all.
+        """
+        rank = np.array([unit_hash("order", fold.seed, key) for key in sample.key_names])
+        by_key = np.argsort(rank[sample.key], kind="stable")
+        order = by_key[fold.train[by_key]]
+        types, inverse = np.unique(sample.token, return_inverse=True)
+        draws = np.array([unit_hash("control", fold.seed, token) for token in types])
+        control = (draws * len(sample.languages)).astype(np.int64)[inverse]
+        own = sample.language[order]
+        shuffled = np.random.default_rng(fold.seed).permutation(own)
+        return order, {"compression_mdl": own, "compression_mdl_control": control[order], "shuffled": shuffled}
+
+    def _fit_mlp(self, states: Tensor, sample: TokenSample, fold: Fold) -> np.ndarray:
+        """Whether the MLP is right, (n,) bool, on every token of one seed."""
+        rows = states[fold.rows]
+        labels, train = (torch.from_numpy(part[fold.rows]).to(rows.device) for part in (sample.language, fold.train))
+        scores = fit_mlp(
+            rows,
+            labels,
+            train[None],
+            len(sample.languages),
+            [fold.seed],
+            hidden=self.hidden_units,
+            steps=self.mlp_steps,
+        )
+        right: np.ndarray = (scores[0].argmax(dim=1) == labels).cpu().numpy()
+        return right

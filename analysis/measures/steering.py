@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 from analysis.base import Analysis, Attachment, Row
-from analysis.concepts.dataset import ConceptSet
+from analysis.concepts.concept_set import ConceptSet
 from analysis.experts.table import find_experts, resolve_k
 from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
@@ -57,13 +57,18 @@ class Steering(Analysis):
         language_entropy            entropy of the output languages, bits
         bits_per_byte               of the texts under the unforced model, and under `fluency_model` as
                                     bits_per_byte_judge
-        distinct_2, self_bleu, repetition           variety of the texts, and 4-gram repetition within a text
-    with 95 % bootstrap intervals over concepts (over seeds where there is one concept). `check_accuracy` is
+        distinct_2, repetition      variety of the texts, and 4-gram repetition within a text
+    with 95 % intervals over concepts (over seeds where there is one concept), and
+        concept_hit_effect, concept_hit_other_effect, concept_in_other_language_effect, concept_hit_experts_effect
+                                    experts minus the control in `condition`, paired over concepts; chance 0, `p`.
+     `check_accuracy` is
     the balanced accuracy of those units on held-out sentences, overall and per language. Attachment `texts`: every text
     with its settings and judgements.
     """
 
     default_name: ClassVar[str] = "steering"
+    headlines: ClassVar[tuple[str, ...]] = ("concept_hit_effect", "concept_hit")
+    version: ClassVar[int] = 2
 
     concepts: str
     """Concept file."""

@@ -24,6 +24,11 @@ from analysis.texts import Clone, Text, read_texts
 logger = logging.getLogger(__name__)
 
 
+def vocabulary(snapshot: Snapshot) -> int:
+    """Token ids that a text may have: the tokenizer's, and those of the cloned languages."""
+    return len(snapshot.tokenizer) + max((clone.shift for clone in snapshot.clones.values()), default=0)
+
+
 @dataclass(kw_only=True)
 class TextAnalysis(Analysis):
     """Base of the measures on texts of several languages."""
@@ -41,13 +46,14 @@ class TextAnalysis(Analysis):
 
     positive: ClassVar[tuple[str, ...]] = ("max_length",)
     """Options that must be at least 1."""
+    min_languages: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for option in self.positive:
             if getattr(self, option) < 1:
                 raise ValueError(f"{self.name}: {option}={getattr(self, option)} must be at least 1")
-        if len(self.languages) == 1:
+        if len(self.languages) == 1 < self.min_languages:
             raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) compares with nothing; name two")
         self._read: tuple[Mapping[str, Clone], dict[str, list[Text]]] | None = None
 
@@ -55,14 +61,14 @@ class TextAnalysis(Analysis):
         """Texts of every language, clones of the snapshot among them; read once.
 
         Raises:
-            FileNotFoundError, ValueError: see `read_texts`; or a file with one language.
+            FileNotFoundError, ValueError: see `read_texts`; or a file with too few languages.
         """
         clones = snapshot.clones
         if self._read is None or self._read[0] != clones:
             found = read_texts(self.texts, languages=self.languages, splits=self.splits, clones=clones)
             self._read = clones, found
         found = self._read[1]
-        if len(found) < 2:
+        if len(found) < self.min_languages:
             raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(found)} only; two are needed")
         return found
 
@@ -94,7 +100,7 @@ class TokenProbe(StateAnalysis):
     tokens_per_text: int = 20
     """Tokens drawn from one text at most: more texts make more independent observations."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """One probe per seed, each with its own division of the sentences."""
+    """One probe per seed, each on tokens of its own and with its own division of the sentences."""
 
     positive: ClassVar[tuple[str, ...]] = (
         "tokens_per_language",
@@ -109,7 +115,7 @@ class TokenProbe(StateAnalysis):
             raise ValueError(f"{self.name}: seeds={self.seeds} must be different numbers, at least one")
 
     def draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
-        """Sample tokens, a tenth more than needed so that every fold can be balanced, and divide them.
+        """Sample tokens for every seed, a tenth more than needed so that folds can be balanced, and divide them.
 
         Probes of equal settings share one draw of a snapshot.
 
@@ -149,10 +155,13 @@ class TokenProbe(StateAnalysis):
 
     def _draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
         wanted = int(1.1 * (self.tokens_per_language + self.test_tokens_per_language))
-        sample = sample_tokens(
-            snapshot, self.read(snapshot), wanted, self.extraction, tokens_per_text=self.tokens_per_text
-        )
-        folds = make_folds(sample, self.seeds, self.tokens_per_language, self.test_tokens_per_language)
+        samples = [
+            sample_tokens(
+                snapshot, self.read(snapshot), wanted, self.extraction, tokens_per_text=self.tokens_per_text, seed=seed
+            )
+            for seed in self.seeds
+        ]
+        sample, folds = make_folds(samples, self.seeds, self.tokens_per_language, self.test_tokens_per_language)
         given = int(folds[0].train.sum()) // len(sample.languages)
         if given < self.tokens_per_language:
             logger.info("%s: %d training tokens per language (%d wanted)", self.name, given, self.tokens_per_language)

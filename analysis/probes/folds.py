@@ -3,52 +3,63 @@
 A key (a sentence and all its translations) lies on one side in every language, so that a probe can neither remember a
 sentence nor see its translation.
 
-Shapes:  N sampled tokens   S seeds   L languages   G keys   R bootstrap draws
+Shapes:  N sampled tokens   S seeds   L languages   V vocabulary   G keys   R bootstrap draws
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
-from analysis.extraction.states import TokenSample, unit_hash
+from analysis.extraction.encoding import encode_texts
+from analysis.extraction.states import TokenSample, merge_samples, unit_hash
+from analysis.texts import Text
 
 BOOTSTRAP_DRAWS = 1000
+_TEXTS_AT_ONCE = 1000
 MINIMUM_TOKENS = 10
 """Fewer training or test tokens per language than this are refused: no accuracy could be read off them."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of a token sample into training and test tokens, balanced over languages."""
+    """One draw of tokens, divided into training and test tokens, balanced over languages."""
 
     seed: int
+    rows: slice
+    """The draw's own tokens among those of all draws."""
     train: np.ndarray
     """(N,) bool."""
     test: np.ndarray
     """(N,) bool; its keys do not occur in `train`."""
 
 
-def make_folds(sample: TokenSample, seeds: Sequence[int], train_tokens: int, test_tokens: int) -> list[Fold]:
-    """For each seed, a random share of the keys is for testing; then every language gives equally many tokens.
+def make_folds(
+    samples: Sequence[TokenSample], seeds: Sequence[int], train_tokens: int, test_tokens: int
+) -> tuple[TokenSample, list[Fold]]:
+    """One token sample a seed to all of them together and the division of each.
 
-    A language that cannot fill `train_tokens` or `test_tokens` lowers the number for all of them.
+    For each seed a random share of the keys is for testing; then every language gives equally many tokens. A language
+    that cannot fill `train_tokens` or `test_tokens` lowers the number for all of them.
 
     Raises:
         ValueError: a language would be left with fewer than `MINIMUM_TOKENS` on either side.
     """
+    merged, places = merge_samples(samples)
     folds = []
-    num_test = max(1, round(len(sample.key_names) * test_tokens / (train_tokens + test_tokens)))
-    priority = np.array([unit_hash("token", *pair) for pair in zip(sample.text, sample.position, strict=True)])
-    for seed in seeds:
+    for seed, rows, sample in zip(seeds, places, samples, strict=True):
+        num_test = max(1, round(len(sample.key_names) * test_tokens / (train_tokens + test_tokens)))
+        priority = np.array([unit_hash("token", *pair) for pair in zip(sample.text, sample.position, strict=True)])
         draws = np.array([unit_hash("fold", seed, key) for key in sample.key_names])
         is_test = np.zeros(len(draws), dtype=bool)
         is_test[np.argsort(draws)[:num_test]] = True
         in_test = is_test[sample.key]
-        train = _balanced(sample, ~in_test, train_tokens, priority)
-        test = _balanced(sample, in_test, test_tokens, priority)
+        train, test = np.zeros((2, len(merged)), dtype=bool)
+        train[rows] = _balanced(sample, ~in_test, train_tokens, priority)
+        test[rows] = _balanced(sample, in_test, test_tokens, priority)
         for side, mask in (("training", train), ("test", test)):
             if mask.sum() < MINIMUM_TOKENS * len(sample.languages):
                 counts = np.bincount(sample.language[in_test == (side == "test")], minlength=len(sample.languages))
@@ -57,8 +68,8 @@ def make_folds(sample: TokenSample, seeds: Sequence[int], train_tokens: int, tes
                     f"language probe: {sample.languages[scarce]!r} has only {counts[scarce]} {side} tokens, at least "
                     f"{MINIMUM_TOKENS} are needed; give it more texts or leave it out of 'languages'"
                 )
-        folds.append(Fold(seed, train, test))
-    return folds
+        folds.append(Fold(seed, rows, train, test))
+    return merged, folds
 
 
 def _balanced(sample: TokenSample, eligible: np.ndarray, wanted: int, priority: np.ndarray) -> np.ndarray:
@@ -72,12 +83,26 @@ def _balanced(sample: TokenSample, eligible: np.ndarray, wanted: int, priority: 
     return chosen
 
 
-def token_identity_accuracy(sample: TokenSample, fold: Fold) -> float:
-    """Test accuracy of the language that a token's id was most frequent in during training; ties count in parts."""
-    size = int(sample.token.max()) + 1
-    counts = np.zeros((size, len(sample.languages)), dtype=np.int64)
-    np.add.at(counts, (sample.token[fold.train], sample.language[fold.train]), 1)
-    seen = counts[sample.token[fold.test]]  # (test, L); unseen tokens are ties between all languages
+def count_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, Sequence[Text]], vocabulary: int
+) -> np.ndarray:
+    """How often each token occurs in the texts of each language, (V, L), special tokens aside."""
+    counts = np.zeros((vocabulary, len(texts)), dtype=np.int64)
+    for number, entries in enumerate(texts.values()):
+        for start in range(0, len(entries), _TEXTS_AT_ONCE):
+            encoded = encode_texts(tokenizer, [entry.text for entry in entries[start : start + _TEXTS_AT_ONCE]])
+            ids, flags = np.concatenate(encoded.ids), np.concatenate(encoded.content)
+            counts[:, number] += np.bincount(ids[flags], minlength=vocabulary)
+    return counts
+
+
+def token_identity_accuracy(counts: np.ndarray, sample: TokenSample, fold: Fold) -> float:
+    """Test accuracy of the language in which a token is most frequent by `counts` (V, L); ties count in parts.
+
+    Frequencies are relative to the language's own text: test tokens are balanced over languages, texts are not.
+    """
+    frequency = counts / np.maximum(counts.sum(axis=0), 1)
+    seen = frequency[sample.token[fold.test]]  # (test, L); unseen tokens are ties between all languages
     best = seen == seen.max(axis=1, keepdims=True)
     hit = best[np.arange(len(seen)), sample.language[fold.test]]
     return float((hit / best.sum(axis=1)).mean())
@@ -91,17 +116,21 @@ def shared_tokens(sample: TokenSample) -> np.ndarray:
     return shared
 
 
-def cluster_intervals(hits: np.ndarray, totals: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """95 % bootstrap bounds of mean_s(sum_g hits / sum_g totals) when whole clusters g are drawn again.
+def cluster_draws(hits: np.ndarray, totals: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Bootstrap draws (..., R) of mean_s(sum_g hits / sum_g totals) when whole clusters g are drawn again.
 
     Args:
         hits, totals: (..., S, G) and (S, G): correct answers and all answers per seed and key.
-
-    Returns low and high, (...,).
     """
     num_clusters = totals.shape[-1]
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=BOOTSTRAP_DRAWS)
     ratio = (hits @ drawn.T) / np.maximum(totals @ drawn.T, 1)  # (..., S, R)
-    low, high = np.quantile(ratio.mean(axis=-2), [0.025, 0.975], axis=-1)
+    draws: np.ndarray = ratio.mean(axis=-2)
+    return draws
+
+
+def cluster_intervals(hits: np.ndarray, totals: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """95 % bounds (...,) of `cluster_draws`."""
+    low, high = np.quantile(cluster_draws(hits, totals, seed), [0.025, 0.975], axis=-1)
     return low, high

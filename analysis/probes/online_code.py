@@ -39,7 +39,7 @@ class OnlineCode:
 
     @property
     def compression(self) -> float:
-        """Uniform code / this code: 1 if nothing can be read off the states."""
+        """Uniform code / this code: below 1 if nothing can be read off the states, as an online probe over-fits."""
         return self.uniform_bits / self.bits
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.stats import t as student
 
 from analysis.base import Row
 from analysis.extraction.states import TokenSample
-from analysis.probes.folds import cluster_intervals
+from analysis.probes.folds import cluster_draws, cluster_intervals
 
 
 def score_rows(
@@ -31,10 +32,8 @@ def score_rows(
         mask: (S, N) bool, the tokens that count; at least one a seed.
         seeds: names of the S seeds if each is to have its row.
     """
-    keyed = csr_matrix((np.ones(len(sample)), (np.arange(len(sample)), sample.key)))  # (N, G)
-    sums = np.stack([(scores * mask)[:, number] @ keyed for number in range(len(mask))], axis=1)  # (Y, S, G)
+    sums, totals = _by_key(scores, mask, sample)
     sums = np.concatenate([sums, sums.mean(axis=0, keepdims=True)])  # last: the mean over layers
-    totals = mask @ keyed  # (S, G)
     low, high = cluster_intervals(sums, totals)
     value = sums.sum(axis=-1) / totals.sum(axis=-1)  # (Y + 1, S)
     for index, layer in enumerate([*layers, None]):
@@ -49,3 +48,33 @@ def score_rows(
         if layer is not None:
             for seed, own in zip(seeds, value[index], strict=False):
                 yield Row(metric=metric, value=float(own), layer=layer, seed=seed, chance=chance)
+
+
+def spread_row(correct: np.ndarray, mask: np.ndarray, sample: TokenSample) -> Row:
+    """Largest minus smallest accuracy of a layer, from right answers (Y, S, N) on the tokens of `mask` (S, N).
+
+    Chance is what the noise of the sentences alone would spread over equal layers; the interval is normal, with the
+    standard error of a bootstrap over keys.
+    """
+    sums, totals = _by_key(correct, mask, sample)
+    draws = cluster_draws(sums, totals)  # (Y, R)
+    value = (sums.sum(axis=-1) / totals.sum(axis=-1)).mean(axis=-1)  # (Y,)
+    noise = np.ptp(draws - value[:, None], axis=0).mean()
+    error = 1.96 * float(np.ptp(draws, axis=0).std())
+    spread = float(np.ptp(value))
+    return Row(metric="spread", value=spread, chance=float(noise), low=max(0.0, spread - error), high=spread + error)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """95 % bounds of the mean of a few independent values (Student's t); none for a single one."""
+    if len(values) < 2:
+        return None, None
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def _by_key(scores: np.ndarray, mask: np.ndarray, sample: TokenSample) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of scores (Y, S, G) and numbers of tokens (S, G) of every key."""
+    keyed = csr_matrix((np.ones(len(sample)), (np.arange(len(sample)), sample.key)))  # (N, G)
+    sums = np.stack([(scores * mask)[:, number] @ keyed for number in range(len(mask))], axis=1)
+    return sums, mask @ keyed

@@ -1,7 +1,7 @@
 """Several runs in one report: same axis (tokens seen), and only measures that mean the same at different sizes.
 
-A raw overlap depends on how many units a model has (the expected overlap is K/N), so where the runs differ in size
-only chance-corrected measures are drawn against each other; what was left out is said.
+A raw overlap depends on how many units a model has (the expected overlap is K/N), a rank on its width, so where the
+runs differ in size only measures with a null of their own are drawn against each other; what was left out is said.
 """
 
 from __future__ import annotations
@@ -12,14 +12,30 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report import figures as draw
+from analysis.report.changes import DECISIVE, PAPER, find_change
 from analysis.report.figures import select
 from analysis.report.page import Page
 from analysis.report.run import RunRecord
-from analysis.report.summary import change_since_start
 from analysis.report.tables import Table
 
-SIZE_DEPENDENT = ("shared", "jaccard", "shared_units")
-"""Metrics whose value under the null depends on the number of units."""
+SIZE_DEPENDENT = frozenset(
+    {
+        # of concept neurons: the expected overlap is K / N, the best of N units grows with N
+        *("shared", "shared_shuffled", "shared_mismatched", "shared_stratified", "shared_surface", "shared_excess"),
+        *("shared_halves", "shared_disjoint_scripts", "shared_units", "expert_units", "heldout_shared", "ceiling"),
+        *("jaccard", "kappa", "ap_best", "ap_experts", "ap_heldout", "transfer", "transfer_gain"),
+        # of geometry: bounded by width and by the number of tokens
+        *("effective_rank", "participation_ratio", "coding_rate", "sharing_gain", "sharing", "subspace_overlap"),
+        *("intrinsic_dimension", "cka", "cka_debiased"),
+        # of language neurons and codes: a count of units, and a null that grows with the width
+        *("neurons", "compression_mdl", "compression_mdl_control"),
+    }
+)
+"""Metrics whose value under the null depends on the number of units, directions or tokens."""
+
+
+def depends_on_size(metric: str) -> bool:
+    return metric in SIZE_DEPENDENT or metric.startswith("shared_by_")
 
 
 def add_comparison(page: Page, records: Sequence[RunRecord]) -> None:
@@ -54,11 +70,11 @@ def _add_analysis(page: Page, records: Sequence[RunRecord], frame: pd.DataFrame,
         page.verdict(
             "The runs differ in the number of units (chance "
             + ", ".join(f"{name}: {chance:.4g}" for name, chance in chances.items())
-            + "), so raw overlaps are left out here and chance-corrected ones are shown."
+            + "), so measures whose null depends on the size are left out here."
         )
     items: list[go.Figure] = []
     for metric in rows["metric"].drop_duplicates():
-        if sizes_differ and metric in SIZE_DEPENDENT:
+        if sizes_differ and depends_on_size(metric):
             continue
         overall = {record.name: select(record.frame, analysis, metric) for record in records}
         overall = {name: part for name, part in overall.items() if not part.empty}
@@ -93,21 +109,22 @@ def _changes(records: Sequence[RunRecord]) -> Table | None:
     rows = []
     for record in records:
         for analysis in sorted(record.frame["analysis"].unique()):
-            change = change_since_start(record, analysis, "shared")
+            change = find_change(record, analysis, DECISIVE) or find_change(record, analysis, PAPER)
             if change is not None:
                 rows.append(
                     (
                         record.name,
+                        change.metric,
                         f"{change.first:.4f}",
                         f"{change.last:.4f}",
-                        f"{change.difference:+.4f} [{change.low:+.4f}, {change.high:+.4f}]",
+                        change.interval,
                         change.verdict,
                     )
                 )
     if not rows:
         return None
     return Table(
-        title="Shared concept neurons against the untrained network",
-        header=("run", "step 0", "last", "difference [95 %]", ""),
+        title="Concept neurons across languages against random networks",
+        header=("run", "measure", "random", "last", "difference [95 %]", ""),
         rows=tuple(rows),
     )

@@ -14,7 +14,16 @@ import plotly.graph_objects as go
 
 from analysis.report.headlines import layer_label
 from analysis.report.pair_figures import is_directed, pair_matrix
-from analysis.report.style import CHANCE, PALETTE, SEQUENTIAL, START, base_figure, interval_band, over_training
+from analysis.report.style import (
+    CHANCE,
+    PALETTE,
+    SEQUENTIAL,
+    START,
+    base_figure,
+    interval_band,
+    line_style,
+    over_training,
+)
 
 FIELDS = ("layer", "kind", "condition", "k", "concept", "language", "other_language", "seed")
 """What a number belongs to; an overall number has none of them."""
@@ -41,11 +50,7 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
         steps = part["step"].tolist()
         if group is None:
             figure.add_traces(interval_band(steps, part, colour))
-        figure.add_trace(
-            go.Scatter(
-                x=steps, y=part["value"], mode="lines+markers", name=str(name or "measured"), line={"color": colour}
-            )
-        )
+        figure.add_trace(go.Scatter(x=steps, y=part["value"], name=str(name or "measured"), **line_style(index)))
         if group is None:
             if part["chance"].notna().any():
                 figure.add_trace(
@@ -72,6 +77,53 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
     return figure
 
 
+def against_random(rows: pd.DataFrame, band: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
+    """One measure over training with its interval, beside the range of random networks (or step 0 alone)."""
+    figure = over_steps(rows, title, unit=unit)
+    if band.empty:
+        return figure
+    levels = band.groupby("network")["value"].mean()
+    steps = sorted(rows["step"].unique().tolist())
+    low, high = float(levels.min()), float(levels.max())
+    figure.add_trace(
+        go.Scatter(
+            x=[steps[0], steps[-1], steps[-1], steps[0]],
+            y=[low, low, high, high],
+            mode="lines",
+            fill="toself",
+            fillcolor="rgba(194,87,26,0.18)",
+            line={"width": 0},
+            hoverinfo="skip",
+            name=f"{len(levels)} random networks",
+        )
+    )
+    return figure
+
+
+def picked(rows: pd.DataFrame, by: str, title: str, *, unit: str = "") -> go.Figure:
+    """One line over training for each value of a column, of which the page shows the one that is chosen."""
+    figure = base_figure(title, unit)
+    everything = rows.groupby("step", as_index=False)["value"].mean()
+    for name, part in rows.groupby(by, sort=True):
+        part = part.sort_values("step")
+        figure.add_trace(
+            go.Scatter(
+                x=part["step"].tolist(), y=part["value"], name=str(name), meta={"pick": str(name)}, **line_style(0)
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=everything["step"].tolist(),
+            y=everything["value"],
+            mode="lines",
+            name="mean",
+            line={"color": CHANCE, "dash": "dash"},
+        )
+    )
+    over_training(figure)
+    return figure
+
+
 def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = "", axis: str = "tokens") -> go.Figure:
     """One line a run over tokens seen (log axis); the step-0 value, which has no place there, is a dotted level."""
     figure = base_figure(title, unit)
@@ -93,9 +145,8 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = ""
                 x=trained[axis].astype(float),
                 y=trained["value"],
                 error_y=error,
-                mode="lines+markers",
                 name=name,
-                line={"color": colour},
+                **line_style(index),
             )
         )
         start = rows[rows["step"] == 0]
@@ -139,13 +190,18 @@ def layer_curves(
     figure = base_figure(title, unit)
     steps = sorted(rows["step"].unique())
     shown = list(dict.fromkeys([steps[0], steps[len(steps) // 2], steps[-1]]))
-    for colour, step in zip((START, "#7aa6c2", PALETTE[0]), shown, strict=False):
+    for index, (colour, step) in enumerate(zip((START, "#7aa6c2", PALETTE[0]), shown, strict=False)):
         part = rows[rows["step"] == step].sort_values("layer")
         layers = [layer_label(int(layer)) for layer in part["layer"]]
         if step == shown[-1]:
             figure.add_traces(interval_band(layers, part, colour))
         figure.add_trace(
-            go.Scatter(x=layers, y=part["value"], mode="lines+markers", name=f"step {step}", line={"color": colour})
+            go.Scatter(
+                x=layers,
+                y=part["value"],
+                name=f"step {step}",
+                **line_style(index) | {"line": {"color": colour}},
+            )
         )
     last = rows[rows["step"] == shown[-1]].sort_values("layer")
     if last["chance"].notna().any():
@@ -221,9 +277,8 @@ def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str =
             go.Scatter(
                 x=part["step"],
                 y=part["value"],
-                mode="lines+markers" if len(part) < 40 else "lines",
                 name=str(key).removeprefix(prefix + "/"),
-                line={"color": PALETTE[index % len(PALETTE)]},
+                **line_style(index, markers=len(part) < 40),
             )
         )
     over_training(figure)

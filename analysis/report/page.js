@@ -3,7 +3,7 @@
 const TOKENS = JSON.parse(document.getElementById("tokens").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const axis = document.getElementById("axis");
-let printing = false;
+let printing = false, paper = false; // on paper the page is narrower than the window that it is drawn in
 
 const parse = place => JSON.parse(document.getElementById("figure-" + place.dataset.figure).textContent);
 
@@ -27,6 +27,7 @@ function themed(layout) {
   const ink = colour("--ink"), grid = colour("--grid");
   layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
   layout.font = {...layout.font, color: ink};
+  layout.modebar = {orientation: "h", bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--accent")};
   for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key)))
     Object.assign(layout[name], {gridcolor: grid, linecolor: colour("--soft"), zerolinecolor: grid});
   return layout;
@@ -98,12 +99,14 @@ function draw(place) {
   if (figure.layout.meta && figure.layout.meta.axis === "step") onSteps(figure);
   pick(figure, place);
   place.dataset.drawn = "yes";
-  if (place.clientWidth < 460) {
+  const width = paper ? (place.closest(".single") ? 690 : 335) : place.clientWidth;
+  if (paper) Object.assign(figure.layout, {width, height: 360, autosize: false});
+  if (width < 460) {
     figure.layout.legend = {...figure.layout.legend, orientation: "h", y: -0.25, x: 0};
     figure.layout.margin = {...figure.layout.margin, l: 48, r: 12};
   }
   return Plotly.react(place, figure.data, themed(figure.layout),
-    {responsive: true, displaylogo: false, displayModeBar: "hover"});
+    {responsive: !paper, displaylogo: false, displayModeBar: printing ? false : "hover"});
 }
 
 const all = () => [...document.querySelectorAll(".figure")];
@@ -156,8 +159,17 @@ if (Object.values(TOKENS).some(value => value === null)) axis.querySelector("[va
 if (steps.length > 3 && steps[steps.length - 1] / steps[0] > 30) axis.value = "log";
 axis.addEventListener("change", redraw);
 dark.addEventListener("change", redraw);
-addEventListener("beforeprint", () => all().filter(place => place.clientWidth).forEach(draw));
-if (location.hash === "#all") {
+addEventListener("beforeprint", () => {
+  printing = paper = true;
+  all().filter(place => place.clientWidth).forEach(draw);
+});
+addEventListener("afterprint", () => {
+  printing = paper = false;
+  redraw();
+});
+if (["#all", "#paper"].includes(location.hash)) { // a picture or a PDF is made of the page
+  paper = location.hash === "#paper";
+  printing = true;
   document.querySelectorAll("details").forEach(fold => { if (fold.querySelector(".figure")) fold.open = true; });
   all().forEach(draw);
 } else all().forEach(place => seen.observe(place));

@@ -40,6 +40,15 @@ class Texts:
     """Per text its plain cells, and the text in pieces, of which some are marked."""
 
 
+@dataclass(frozen=True)
+class Searchable:
+    """A long table that can be searched."""
+
+    hint: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 Card: TypeAlias = go.Figure | Captioned | Table
 
 
@@ -75,6 +84,9 @@ class Page:
 
     def texts(self, texts: Texts) -> None:
         self._blocks.append({"type": "texts", "texts": texts})
+
+    def searchable(self, table: Searchable) -> None:
+        self._blocks.append({"type": "searchable", "table": table})
 
     def data(self, title: str, content: object) -> None:
         """JSON behind a disclosure triangle."""

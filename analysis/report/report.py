@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from analysis.report.chapters import any_measure, language_probe, overlap, steering, training
+from analysis.report.chapters import alignment, any_measure, heldout, language_probe, overlap, steering, training
+from analysis.report.chapters.methods import methods
+from analysis.report.closing import closing_tables
 from analysis.report.comparison import add_comparison
 from analysis.report.page import Page
-from analysis.report.run import RunRecord, read_run
-from analysis.report.summary import analyses_of_class, change_since_start, closing_tables
+from analysis.report.run import RunRecord, analyses_of_class, read_run
 
 Chapter = Callable[[Page, RunRecord, str], None]
 CHAPTERS: Mapping[str, Chapter] = {
@@ -23,6 +24,15 @@ CHAPTERS: Mapping[str, Chapter] = {
     "Steering": steering.add_chapter,
 }
 """Chapters of their own by class of the analysis, in the order of the page."""
+
+VERDICTS: Mapping[str, Callable[[RunRecord, str], list[str]]] = {
+    "HeldOutLoss": heldout.verdicts,
+    "LanguageProbe": language_probe.verdicts,
+    "ConceptOverlap": overlap.verdicts,
+    "Alignment": alignment.verdicts,
+    "Steering": steering.verdicts,
+}
+"""What the first screen says, by class of the analysis."""
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -50,7 +60,15 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> P
 def add_run(page: Page, record: RunRecord) -> None:
     """All chapters of one run."""
     page.chapter("In short")
-    _verdicts(page, record)
+    for sentence in verdicts(record):
+        page.verdict(sentence)
+    if record.frame.empty:
+        page.paragraph("No analysis was measured yet: `python -m analysis run` does it for the snapshots of a run.")
+    for name in analyses_of_class(record, "ConceptOverlap")[:1]:
+        page.grid([overlap.headline(record, name)])
+    with page.fold("Methods"):
+        for paragraph in methods(record):
+            page.paragraph(paragraph)
     page.grid(closing_tables(record))
     if not record.history.empty:
         training.add_chapter(page, record)
@@ -64,22 +82,20 @@ def add_run(page: Page, record: RunRecord) -> None:
     _provenance(page, record)
 
 
-def _verdicts(page: Page, record: RunRecord) -> None:
-    for name in analyses_of_class(record, "ConceptOverlap"):
-        change = change_since_start(record, name, "shared")
-        if change is None:
-            page.verdict(
-                f"{name}: no step-0 network was measured on the same sentences, so a level above chance cannot be told "
-                "from surface overlap (shared subwords, names, lengths)."
-            )
-            continue
-        page.verdict(
-            f"Concept neurons shared between languages ({name}): {100 * change.last:.2f} % of the top K at step "
-            f"{change.step}, {100 * change.first:.2f} % in the untrained network on the same sentences; difference "
-            f"{100 * change.difference:+.2f} points, 95 % interval [{100 * change.low:+.2f}, {100 * change.high:+.2f}] "
-            f"over {change.num_concepts} concepts: {change.verdict}. One training run; a claim about training needs "
-            "several seeds."
-        )
+def verdicts(record: RunRecord) -> list[str]:
+    """One sentence a question, each with its interval; then what no sentence may be asked of."""
+    said = [
+        sentence
+        for class_of, sentences in VERDICTS.items()
+        for name in analyses_of_class(record, class_of)
+        for sentence in sentences(record, name)
+    ]
+    if record.unusable:
+        steps = ", ".join(map(str, record.unusable))
+        said.append(f"Left out of all of this: step {steps}, a copy of another checkpoint or broken (see Provenance).")
+    if said:
+        said.append("One training run: a claim about training needs several seeds.")
+    return said
 
 
 def _provenance(page: Page, record: RunRecord) -> None:

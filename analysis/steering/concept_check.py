@@ -2,7 +2,7 @@
 
 Generated text is read by the unforced model, and the units that detect the concept best say whether it is there. So
 that this is not the forcing looking at itself, the sentences are split in two halves
-(`analysis.concepts.dataset.half_of`): the units that are forced come from one half, the units that read from the other.
+(`ConceptSet.half`): the units that are forced come from one half, the units that read from the other.
 
 A text's score is the mean standardised response of the reading units, (r - off_mean) / (on_mean - off_mean), 0 for an
 average negative and 1 for an average positive of the units' own half. Units were chosen for their success there, so on
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from analysis.base import Row
-from analysis.concepts.dataset import ConceptPool, ConceptSet
+from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.experts.table import ExpertTable, find_experts
 from analysis.extraction.options import Extraction
 from analysis.extraction.responses import iter_responses

@@ -4,7 +4,7 @@
                 model then writes in that same language, they are the control of the others: a language's own experts
     next        the units on places K + 1 to 2K: as many, nearly as good
     random      as many units of the same sites, drawn at random, at *their* responses to the same positives
-    mismatched  the top K units of another concept in the same language
+    mismatched  the top K units, in the same language, of the concept with the fewest sentences and experts in common
     none        nothing held
 
 Suau et al. (ICML 2022) offer the random and the next units; the mismatched concept separates "any strong push" from
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.concepts.dataset import ConceptPool
+from analysis.concepts.concept_set import ConceptPool
 from analysis.experts.table import ExpertTable, forcing_of
 from analysis.extraction.encoding import Batch
 from analysis.extraction.options import Extraction
@@ -162,9 +162,23 @@ class Conditions:
         return self._held_at_own_values(units, concept, language)
 
     def other_concept(self, concept: str) -> str:
-        """The next concept of the table, the first after the last."""
-        concepts = self.table.concepts
-        return concepts[(concepts.index(concept) + 1) % len(concepts)]
+        """The concept that has least to do with this one: fewest common positives, then fewest common experts.
+
+        A neighbour in the list would not do: lists are sorted by meaning (metal, steel), and its units would be a
+        weak form of the concept's own.
+        """
+        place = self.table.concepts.index(concept)
+        units = self.table.experts.units  # (languages, concepts, K)
+
+        def likeness(other: str) -> tuple[int, int]:
+            positives = (pool.positives for pool in self.pools.values())
+            experts = zip(units[:, place], units[:, self.table.concepts.index(other)], strict=True)
+            return (
+                sum(len(np.intersect1d(one[concept].numpy(), one[other].numpy())) for one in positives),
+                sum(len(np.intersect1d(mine, theirs)) for mine, theirs in experts),
+            )
+
+        return min((other for other in self.table.concepts if other != concept), key=likeness)
 
     def _held_at_own_values(self, units: Units, concept: str, language: str) -> Forced:
         pool = self.pools[language]

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.concepts.dataset import ConceptSet, load_concepts
+from analysis.concepts.concept_set import ConceptSet
+from analysis.concepts.dataset import load_concepts
 from analysis.concepts.lexicon import read_lexicon
 from analysis.steering.concept_check import labelled_only
 from analysis.steering.judging import ConceptLexicon, LanguageDetector

@@ -177,24 +177,6 @@ def repetition(text: Sequence[int], n: int = 4) -> float:
     return 1.0 - len({tuple(text[i : i + n]) for i in range(count)}) / count if count > 0 else 0.0
 
 
-def self_bleu(texts: Sequence[str], sample: int = 20) -> float:
-    """Mean BLEU of each text against the others (Zhu et al., SIGIR 2018), 0 to 1; over the first `sample` texts.
-
-    Characters are the units, so that languages without spaces count alike.
-    """
-    from sacrebleu.metrics import BLEU
-
-    chosen = [text for text in texts if text.strip()][:sample]
-    if len(chosen) < 2:
-        return 0.0
-    bleu = BLEU(tokenize="char", effective_order=True)
-    scores = [
-        bleu.sentence_score(text, [other for j, other in enumerate(chosen) if j != i]).score
-        for i, text in enumerate(chosen)
-    ]
-    return float(np.mean(scores)) / 100.0
-
-
 def entropy_bits(labels: Sequence[str]) -> float:
     """Entropy of the labels in bits: 0 when all texts are in one language."""
     if not labels:

@@ -1,6 +1,7 @@
 """Rows of a steering experiment: shares and means of judged texts, each beside the level without intervention.
 
-Intervals come from a bootstrap over concepts, the units of generalisation; where there is one concept only, over seeds.
+Intervals are over concepts, the units of generalisation; where there is one concept only, over seeds. An effect is the
+difference of the experts to one control, paired: every concept and seed was written under both.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from functools import partial
 import numpy as np
 
 from analysis.base import Row
-from analysis.statistics import bootstrap_interval
+from analysis.statistics import bootstrap_interval, paired_contrast, wilson_interval
 from analysis.steering.generated import GeneratedText
-from analysis.steering.judging import UNDETERMINED, distinct_n, entropy_bits, self_bleu
+from analysis.steering.judging import UNDETERMINED, distinct_n, entropy_bits
 
 Judged = Callable[[GeneratedText, str, str], float]
 """What a text is worth for a concept and a source language. Without intervention a text has neither, so it is judged
@@ -25,6 +26,9 @@ Under = tuple[str, int | None]
 NOTHING_HELD: Under = ("none", None)
 
 SetMeasure = Callable[[Sequence[GeneratedText]], float | None]
+
+EFFECTS = ("concept_hit", "concept_hit_other", "concept_in_other_language", "concept_hit_experts")
+"""Judgements of which the difference to every control is a row of its own, `<name>_effect`."""
 
 OF_A_SET = ("language_entropy", "distinct_2")
 """Measures of a set of texts, which have no value for a single one."""
@@ -62,6 +66,58 @@ def rows_of(
     for (condition, k), group in groups.items():
         for row in _rows_of_group(group, [] if group is plain else plain, measures, concepts, sources, outputs, seed):
             yield replace(row, condition=condition, k=k)
+    for (condition, k), group in groups.items():
+        if condition == "experts":
+            for (control, places), others in groups.items():
+                if control != "experts" and places in (k, None):
+                    for row in _effect_rows(group, others, measures, concepts, sources):
+                        yield replace(row, condition=control, k=k)
+
+
+def _effect_rows(
+    experts: Sequence[GeneratedText],
+    control: Sequence[GeneratedText],
+    measures: dict[str, Judged],
+    concepts: Sequence[str],
+    sources: Sequence[str],
+) -> Iterator[Row]:
+    """Experts minus one control, overall and by source language: paired over concepts, over seeds for one concept."""
+    for metric in EFFECTS:
+        if metric not in measures:
+            continue
+        for source in (None, *sources):
+            mine = [entry for entry in experts if source in (None, entry.setting.source)]
+            theirs = [entry for entry in control if source in (None, entry.setting.source) or not entry.setting.source]
+            asked = sources if source is None else [source]
+            pairs = [
+                (_paired(measures[metric], mine, concept, asked), _paired(measures[metric], theirs, concept, asked))
+                for concept in concepts
+            ]
+            if len(concepts) > 1:
+                differences = [_mean([*one.values()]) - _mean([*other.values()]) for one, other in pairs]
+            else:
+                [(one, other)] = pairs
+                differences = [one[seed] - other[seed] for seed in one if seed in other]
+            contrast = paired_contrast(np.array(differences))
+            yield Row(
+                metric=f"{metric}_effect",
+                value=contrast.difference,
+                language=source,
+                chance=0.0,
+                low=contrast.low,
+                high=contrast.high,
+                p=contrast.p,
+            )
+
+
+def _paired(judged: Judged, texts: Sequence[GeneratedText], concept: str, sources: Sequence[str]) -> dict[int, float]:
+    """Seed to the mean judgement of its texts for a concept."""
+    values: dict[int, list[float]] = {}
+    for text in texts:
+        if text.setting.concept in (concept, None):
+            found = _judge(judged, [text], [concept], sources)[concept]
+            values.setdefault(text.setting.seed, []).extend(found)
+    return {seed: _mean(found) for seed, found in values.items()}
 
 
 def _rows_of_group(
@@ -130,11 +186,23 @@ def _judged_row(
     """The mean over concepts, its interval, and as chance the same judgement on the texts of no intervention."""
     by_concept = _judge(judged, texts, concepts, sources)
     values = [_mean(values) for values in by_concept.values()] if len(concepts) > 1 else by_concept[concepts[0]]
-    low, high = bootstrap_interval(np.array(values), seed=seed)
+    low, high = _share_interval(values, len(texts), seed)
     chance = None
     if plain:
         chance = _mean([_mean(values) for values in _judge(judged, plain, concepts, sources).values()])
-    return Row(metric=metric, value=_mean(values), chance=chance, low=float(low), high=float(high))
+    return Row(metric=metric, value=_mean(values), chance=chance, low=low, high=high)
+
+
+def _share_interval(values: Sequence[float], num_texts: int, seed: int) -> tuple[float, float]:
+    """Interval of a share of texts over concepts (or texts), at least as wide as Wilson's for that many texts.
+
+    So a rate without a single hit does not pretend to be exactly 0.
+    """
+    low, high = bootstrap_interval(np.array(values), seed=seed)
+    hits = min(num_texts, round(_mean(values) * num_texts))
+    below, above = wilson_interval(hits, num_texts)
+    share = _mean(values)
+    return max(0.0, min(float(low), below, share)), min(1.0, max(float(high), above, share))
 
 
 def _judge(
@@ -165,7 +233,6 @@ SET_MEASURES: dict[str, SetMeasure] = {
     "bits_per_byte": lambda texts: _optional_mean(entry.bits_per_byte for entry in texts),
     "bits_per_byte_judge": lambda texts: _optional_mean(entry.bits_per_byte_judge for entry in texts),
     "distinct_2": lambda texts: distinct_n([entry.tokens for entry in texts], 2),
-    "self_bleu": lambda texts: self_bleu([entry.text for entry in texts]),
     "repetition": lambda texts: _mean([entry.repetition for entry in texts]),
 }
 
@@ -177,10 +244,6 @@ def _set_row(
 
     Nothing where no text has a value (bits per byte of empty texts).
     """
-    if metric == "self_bleu":  # compares texts with each other, whatever their concept
-        if source is not None or texts[0].setting.concept is None:
-            yield Row(metric=metric, value=self_bleu([entry.text for entry in texts]), language=source)
-        return
     by_concept = len({entry.setting.concept for entry in texts}) > 1
     groups: dict[object, list[GeneratedText]] = {}
     for entry in texts:

@@ -74,6 +74,8 @@ def test_unknown_language_and_split_are_named(tmp_path: Path) -> None:
         ('{"lang": "en", "text": "  "}\n', "line 1: 'text' is empty"),
         ('{"lang": 3, "text": "a"}\n', "line 1: language is 3"),
         ('{"txt": "a"}\n', "line 1: expected the columns language and text"),
+        ('{"lang": "en", "text": "a \\ud800"}\n', "line 1: 'text': character 2 is half a surrogate pair"),
+        ("[" * 100_000 + "\n", "line 1: brackets are nested too deep"),
         ("", "holds no texts"),
     ],
 )

@@ -181,7 +181,7 @@ def measure_experts(num_layers: int) -> dict[str, Any]:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
-    from analysis.concepts.dataset import ConceptPool, ConceptSet
+    from analysis.concepts.concept_set import ConceptPool, ConceptSet
     from analysis.experts.table import find_experts
     from analysis.extraction.sites import UnitSpace, find_sites
     from analysis.snapshots import Snapshot, SnapshotId

@@ -30,6 +30,17 @@ def test_command_trains_saves_and_prints_fertility(tmp_path: Path, capsys: pytes
         commands.run_tokenizer(parser.parse_args([]))
 
 
+def test_a_taken_folder_is_refused_before_any_text_is_read(tmp_path: Path) -> None:
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "tokenizer.json").touch()
+    parser = make_parser("tokenizer")
+    arguments = ["--text", f"en={tmp_path / 'not_there.txt'}", "--vocab_size", "300", "--output", str(tmp_path / "tok")]
+    with pytest.raises(ValueError, match=r"tok: something is there already; look at it with --measure"):
+        commands.run_tokenizer(parser.parse_args(arguments))
+    with pytest.raises(ValueError, match="alpha must lie"):
+        commands.run_tokenizer(parser.parse_args([*arguments, "--alpha", "-3"]))
+
+
 def test_command_prepares_from_a_config(
     tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,3 +94,33 @@ def test_command_audits_held_out_splits_or_a_given_file(tmp_path: Path, capsys: 
         parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--evaluation", str(tmp_path / "eval.jsonl")])
     )
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["en", "1", "0", "0.00%"]
+    for option, value in (("--examples", "-1"), ("--n", "0")):
+        arguments = ["--text", str(tmp_path / "not_there.jsonl"), option, value]
+        with pytest.raises(ValueError, match=f"must be at least .*, got {value}"):
+            commands.run_audit(parser.parse_args(arguments))
+
+
+def test_the_audit_looks_at_what_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [" ".join(f"word{place}of{i}" for place in range(30)) for i in range(6)]
+    rows = [{"lang": "en", "text": text, "uid": str(i), "split": "train"} for i, text in enumerate(texts)]
+    near = {"lang": "en", "text": f"New start {texts[0][20:]}", "uid": "near", "split": "train"}
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, near]))
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    section = {
+        "sources": [
+            {"class_path": "train.data.sources.LocalText", "init_args": {"path": str(tmp_path / "text.jsonl")}}
+        ],
+        "tokenizer": "none",
+    }
+    parser = make_parser("audit")
+    found = {}
+    for name, options in (
+        ("as it is", {}),
+        ("exact", {"exclude": [str(tmp_path / "eval.jsonl")], "exclude_ngrams": 0}),
+        ("near", {"exclude": [str(tmp_path / "eval.jsonl")]}),
+    ):
+        (tmp_path / "config.yaml").write_text(json.dumps({"data": section | options}))
+        arguments = ["--config", str(tmp_path / "config.yaml"), "--evaluation", str(tmp_path / "eval.jsonl")]
+        commands.run_audit(parser.parse_args(arguments))
+        found[name] = capsys.readouterr().out.splitlines()[1].split()[:3]
+    assert found == {"as it is": ["en", "2", "2"], "exact": ["en", "2", "1"], "near": ["en", "2", "0"]}

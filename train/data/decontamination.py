@@ -89,6 +89,22 @@ class Exclusion:
         return None
 
 
+def excluded_files(patterns: Iterable[str | Path]) -> list[Path]:
+    """Files of `data.exclude`.
+
+    Raises:
+        FileNotFoundError: nothing there, with the command that makes a concept file.
+        ValueError: a folder, an empty file or an unknown kind of file.
+    """
+    try:
+        return [path for pattern in patterns for path in expand(pattern)]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"data.exclude: {error}; if it is a concept file, make it first with `python -m analysis label` (the whole "
+            "command stands at the head of configs/train/demo.yaml), so that its sentences stay out of training"
+        ) from None
+
+
 def read_exclusion(patterns: Iterable[str | Path], n: int = NGRAM) -> Exclusion:
     """Everything that identifies the texts of these files (parquet, JSONL, plain text), such as concept files.
 
@@ -104,7 +120,7 @@ def read_exclusion(patterns: Iterable[str | Path], n: int = NGRAM) -> Exclusion:
     seen: set[tuple[bytes, object]] = set()
     keys: set[str] = set()
     hashes: dict[bool, list[np.ndarray]] = {False: [], True: []}
-    for path in (path for pattern in patterns for path in expand(pattern)):
+    for path in excluded_files(patterns):
         for record, place in read_records(path):
             if not isinstance(record.get("text"), str):
                 raise ValueError(f"{place}: no text in column 'text'; columns are {', '.join(record)}")

@@ -26,10 +26,9 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from train.data.clones import Clone, as_json, make_clones
-from train.data.decontamination import NGRAM, RULES, read_exclusion
+from train.data.decontamination import NGRAM, RULES, excluded_files, read_exclusion
 from train.data.documents import SPLITS, TextSource
 from train.data.packing import Packer, tokenizer_hash
-from train.data.records import expand
 from train.data.shards import COUNTS, Task, write_shard
 from train.data.streams import FORMAT, MANIFEST, PreparedText
 from train.files import file_sha256, remove_leftovers, write_text
@@ -60,7 +59,7 @@ class Recipe:
     def files(self) -> tuple[list[Path], list[Path]]:
         """Local files of the sources, and those that are excluded."""
         read = [path for source in self.sources for path in source.files()]
-        return read, [path for pattern in self.exclude for path in expand(pattern)]
+        return read, excluded_files(self.exclude)
 
     def key(self, cache: Path) -> str:
         """Hash of it all; where files lie does not matter."""

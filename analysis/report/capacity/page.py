@@ -14,19 +14,21 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t
 
 from analysis.report.capacity.figures import against_capacity, against_loss, paths, seed_interval
 from analysis.report.capacity.runs import CapacityRun, by_size, common_loss, read_family
 from analysis.report.capacity.trend import Trend, trend_test
+from analysis.report.changes import POWER, smallest_visible
 from analysis.report.page import Page
 from analysis.report.tables import Table
 
 ALPHA = 0.05
 ABOUT = (
     "Runs with the same text, tokenizer and steps; what differs is the width, and among runs of one width the seed of "
-    "weights and order. Rise: share of the top K concept neurons that two languages have in common, minus the same in "
-    "the untrained network on the same sentences, divided by 1 - chance. K is a share of all units. Measures that grow "
-    "with the number of units or directions are left out or divided by it."
+    "weights and order. Rise: what a unit's AP for a concept in one language says of its AP in another language on "
+    "other sentences (rank_transfer), minus the same in random networks; results without it use the share of common "
+    "experts on the same sentences, divided by 1 - chance. Measures whose null depends on the size are left out."
 )
 
 
@@ -42,7 +44,10 @@ def write_capacity_report(folders: Sequence[str | Path], out: str | Path) -> tup
     runs = read_family(folders)
     measured = [run for run in runs if run.rise is not None]
     if not measured:
-        raise ValueError("no run has concept overlap at step 0 and later; put ConceptOverlap into the list of analyses")
+        raise ValueError(
+            "no run has concept overlap of an untrained and of a trained network; put ConceptOverlap into the list of "
+            "analyses"
+        )
     trends = find_trends(measured)
     page = Page(f"Capacity: {Path(out).stem}")
     page.chapter("Sharing against capacity", ABOUT)
@@ -120,13 +125,35 @@ def verdict(trend: Trend, runs: Sequence[CapacityRun]) -> str:
             f"Seen: {figures}. Add seeds."
         )
     if trend.p > ALPHA:
-        return f"No trend of sharing with capacity is shown ({basis}; {figures})."
+        slope = detectable_slope(runs)
+        seen = (
+            "with one seed a size it is unknown which slope could have been"
+            if slope is None
+            else f"a slope of {slope:.4f} or more per doubling of the width would have been ({POWER:.0%} power)"
+        )
+        return f"No trend of sharing with capacity could be seen ({basis}; {figures}); {seen}."
     if trend.correlation < 0:
         return (
             f"Sharing rises more in smaller models ({basis}; {figures}), as the compression hypothesis predicts. "
             "Read it beside the same test at equal loss."
         )
     return f"Sharing rises more in larger models ({basis}; {figures}), against the compression hypothesis."
+
+
+def detectable_slope(runs: Sequence[CapacityRun]) -> float | None:
+    """The rise per doubling of the width that a straight line would have shown with 80 % power, two-sided at 5 %.
+
+    The error is the spread among seeds of one width, pooled over widths; None with one seed a width.
+    """
+    points = [(float(np.log2(run.width)), run.rise, run.width) for run in runs if run.rise is not None]
+    widths = sorted({width for _, _, width in points})
+    rest = [rise - float(np.mean([r for _, r, w in points if w == width])) for _, rise, width in points]
+    freedom = len(points) - len(widths)
+    spread = float(np.var([x for x, _, _ in points])) * len(points)
+    if freedom < 1 or not spread:
+        return None
+    error = (sum(value**2 for value in rest) / freedom / spread) ** 0.5
+    return smallest_visible(float(t.ppf(0.975, freedom)) * error, freedom)
 
 
 def _without_means(values: Sequence[float], blocks: Sequence[Hashable]) -> list[float]:
@@ -138,12 +165,9 @@ def _without_means(values: Sequence[float], blocks: Sequence[Hashable]) -> list[
 def _size_table(runs: Sequence[CapacityRun]) -> Table:
     columns: dict[str, Callable[[CapacityRun], float | None]] = {
         "bits per byte": lambda run: run.bits_per_byte,
-        "shared, step 0": lambda run: run.change.first if run.change else None,
-        "shared, last": lambda run: run.change.last if run.change else None,
-        "kappa": lambda run: run.overall("ConceptOverlap", "kappa"),
-        "normalized": lambda run: run.overall("ConceptOverlap", "normalized"),
-        "directions shared": lambda run: run.overall("Compression", "sharing"),
-        "effective rank / width": lambda run: _per_width(run, run.overall("Compression", "effective_rank")),
+        "random networks": lambda run: run.change.first if run.change else None,
+        "last": lambda run: run.change.last if run.change else None,
+        "of the ceiling": lambda run: run.overall("ConceptOverlap", "normalized"),
     }
     found = {name: [column(run) for run in runs] for name, column in columns.items()}
     shown = {name: column for name, column in columns.items() if any(value is not None for value in found[name])}
@@ -204,20 +228,16 @@ def _run_table(runs: Sequence[CapacityRun]) -> Table:
                 _number(run.bits_per_byte),
                 "" if change is None else _number(change.first),
                 "" if change is None else _number(change.last),
-                "" if change is None else f"{change.difference:+.4f} [{change.low:+.4f}, {change.high:+.4f}]",
+                "" if change is None else change.interval,
                 "" if change is None else change.verdict,
             )
         )
     return Table(
-        title="Shared concept neurons of every run",
-        header=("run", "width", "seed", "step", "bits per byte", "shared, step 0", "shared, last",
+        title=f"Concept neurons across languages in every run ({runs[0].metric})",
+        header=("run", "width", "seed", "step", "bits per byte", "random networks", "last",
                 "difference [95 % over concepts]", ""),
         rows=tuple(rows),
     )  # fmt: skip
-
-
-def _per_width(run: CapacityRun, value: float | None) -> float | None:
-    return None if value is None else value / run.width
 
 
 def _with_interval(values: Sequence[float]) -> str:

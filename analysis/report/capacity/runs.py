@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from analysis.report.changes import DECISIVE, PAPER, Change, find_change
 from analysis.report.figures import select
-from analysis.report.run import RunRecord, read_run
-from analysis.report.summary import Change, analyses_of_class, change_since_start
+from analysis.report.run import RunRecord, analyses_of_class, read_run
 from analysis.snapshots import step_name
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class CapacityRun:
 
     @cached_property
     def last_step(self) -> int:
-        return max(self.record.steps)
+        return max(self.record.usable_steps)
 
     @cached_property
     def tokens(self) -> int | None:
@@ -107,16 +107,23 @@ class CapacityRun:
         return sum(size for size, _ in sizes), sum(size for size, embeds in sizes if not embeds)
 
     @cached_property
+    def metric(self) -> str:
+        """The measure whose rise is compared: the held-out statistic, or the study's number in older results."""
+        rows = select(self.record.frame, self.overlap, DECISIVE, by=("concept",)) if self.overlap else pd.DataFrame()
+        return DECISIVE if len(rows) else PAPER
+
+    @cached_property
     def change(self) -> Change | None:
-        """Sharing at the last snapshot against the untrained network, paired over concepts."""
-        return change_since_start(self.record, self.overlap, "shared") if self.overlap else None
+        """`metric` at the last usable snapshot against random networks, paired over concepts."""
+        return find_change(self.record, self.overlap, self.metric) if self.overlap else None
 
     @cached_property
     def rise(self) -> float | None:
-        """(shared - shared of step 0) / (1 - chance): the change of kappa, comparable between sizes."""
-        if self.change is None or self.chance is None or self.chance >= 1.0:
-            return None
-        return self.change.difference / (1.0 - self.chance)
+        """Last minus random networks; for `shared` divided by 1 - chance, so that sizes compare."""
+        return None if self.change is None else self._corrected(self.change.contrast.difference)
+
+    def _corrected(self, difference: float) -> float:
+        return difference if self.metric == DECISIVE or not self.chance else difference / (1.0 - self.chance)
 
     @cached_property
     def bits_per_byte(self) -> float | None:
@@ -134,16 +141,15 @@ class CapacityRun:
         return None
 
     def path(self) -> pd.DataFrame:
-        """step, tokens, bits_per_byte, rise (above step 0, corrected for chance) of every measured snapshot."""
+        """step, tokens, bits_per_byte, rise (above random networks) of every measured snapshot."""
         parts = [self.record.frame[["step", "tokens"]].drop_duplicates("step").set_index("step")]
         losses = analyses_of_class(self.record, "HeldOutLoss")
         if losses:
             rows = select(self.record.frame, losses[0], "bits_per_byte")
             parts.append(rows.set_index("step")["value"].rename("bits_per_byte"))
-        if self.overlap and self.chance is not None and self.chance < 1.0:
-            shared = select(self.record.frame, self.overlap, "shared").set_index("step")["value"]
-            if 0 in shared.index:
-                parts.append(((shared - shared.loc[0]) / (1.0 - self.chance)).rename("rise"))
+        if self.overlap and self.change is not None:
+            level = select(self.record.frame, self.overlap, self.metric).set_index("step")["value"]
+            parts.append((level - self.change.first).map(self._corrected).rename("rise"))
         table = pd.concat(parts, axis=1).sort_index().reset_index()
         return table.reindex(columns=["step", "tokens", "bits_per_byte", "rise"])
 

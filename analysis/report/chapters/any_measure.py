@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.base import class_name, find_class
 from analysis.report import figures as draw
+from analysis.report.explanations import explain, trap
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
 from analysis.report.pair_figures import is_directed, pair_matrix
@@ -27,10 +28,14 @@ def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[st
     overall = overall_table(record, name)
     if overall is not None:
         page.grid([overall])
+    if warning := trap(record.classes.get(name, "")):
+        page.paragraph(f"How it can mislead: {warning}.")
     items: list[Card | None] = []
     for metric in frame["metric"].drop_duplicates():
         if metric not in leave_out:
-            items.extend(_figures_of(frame[frame["metric"] == metric], name, metric))
+            said = explain(record.classes.get(name, ""), metric)
+            for item in _figures_of(frame[frame["metric"] == metric], name, metric):
+                items.append(Captioned(item.figure, " ".join(part for part in (said, item.caption) if part)))
     if len(items) <= 8:
         page.grid(items)
         return
@@ -39,11 +44,11 @@ def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[st
         page.grid(items[8:])
 
 
-def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Card | None]:
+def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Captioned]:
     title = metric.replace("_", " ")
     overall = select(rows, name, metric)
     if overall["step"].nunique() > 1:
-        yield draw.over_steps(overall, title)
+        yield Captioned(draw.over_steps(overall, title), "")
     layers = select(rows, name, metric, by=("layer",))
     averaged = ""
     if layers.empty:
@@ -61,7 +66,7 @@ def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Card | N
         yield Captioned(draw.layer_curves(layers, f"{title} by layer"), averaged)
     languages = select(rows, name, metric, by=("language",))
     if not languages.empty:
-        yield draw.over_steps(languages, f"{title} per language", group="language")
+        yield Captioned(draw.over_steps(languages, f"{title} per language", group="language"), "")
     pairs = select(rows, name, metric, by=("language", "other_language"))
     if not pairs.empty:
         step = int(pairs["step"].max())

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from analysis.report import figures as draw
 from analysis.report.chapters.any_measure import add_figures
+from analysis.report.explanations import explain
 from analysis.report.figures import select
-from analysis.report.page import Page
+from analysis.report.headlines import layer_label
+from analysis.report.page import Captioned, Page
 from analysis.report.run import RunRecord
+
+
+def verdicts(record: RunRecord, name: str) -> list[str]:
+    """Does the middle of the network lose the language of a token while an end keeps it?"""
+    rows = select(record.frame, name, "accuracy", by=("layer",))
+    rows = rows[rows["step"].isin(record.usable_steps)]
+    if rows.empty:
+        return []
+    step = int(rows["step"].max())
+    rows = rows[rows["step"] == step]
+    best, worst = rows.loc[rows["value"].idxmax()], rows.loc[rows["value"].idxmin()]
+    said = (
+        f"Language identity: a linear probe reads the language of a token at step {step} with accuracy "
+        f"{_with_interval(best)} at best ({layer_label(int(best['layer']))}), {_with_interval(worst)} at worst "
+        f"({layer_label(int(worst['layer']))})"
+    )
+    dip = select(record.frame, name, "middle_dip")
+    dip = dip[dip["step"] == step]
+    if dip.empty:
+        return [said + "."]
+    row = dip.iloc[0]
+    verdict = "no fall of the middle is shown"
+    if row["high"] < 0:
+        verdict = "the middle knows less than the better end"
+    elif row["low"] > 0:
+        verdict = "the middle knows more than both ends"
+    return [f"{said}; middle third minus the better of both ends, on shared tokens, {_with_interval(row)}: {verdict}."]
+
+
+def _with_interval(row: pd.Series) -> str:
+    return f"{row['value']:.3f}" + ("" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]")
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     page.chapter(
         "Language identity by layer",
         "Accuracy of a linear probe that reads the language off hidden states of single tokens, sentences never shared "
-        "between training and test. Token identity is what the token alone gives away; a layer above it uses context.",
+        "between training and test. The embedding layer sees the token alone: what lies above its accuracy is context.",
     )
     frame = record.frame
     accuracy = select(frame, name, "accuracy", by=("layer",))
@@ -24,11 +59,8 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
             rows = select(frame, name, metric) if rows.empty else rows
             if not rows.empty:
                 baselines[metric.removeprefix("accuracy_").replace("_", " ")] = rows
-        page.grid(
-            [
-                draw.layers_by_steps(accuracy, "Probe accuracy, layer by training step", unit="accuracy"),
-                draw.layer_curves(accuracy, "Probe accuracy by layer", unit="accuracy", baselines=baselines),
-            ]
-        )
+        over = draw.layers_by_steps(accuracy, "Probe accuracy, layer by training step", unit="accuracy")
+        curves = draw.layer_curves(accuracy, "Probe accuracy by layer", unit="accuracy", baselines=baselines)
+        page.grid(Captioned(figure, explain("LanguageProbe", "accuracy")) for figure in (over, curves))
     page.heading("Further measures of the probe")
     add_figures(page, record, name, leave_out=("accuracy", "accuracy_shuffled", "accuracy_majority"))

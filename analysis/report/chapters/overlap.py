@@ -3,11 +3,62 @@
 from __future__ import annotations
 
 from analysis.report import figures as draw
+from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum, find_change
 from analysis.report.chapters.any_measure import add_figures
+from analysis.report.explanations import explain
 from analysis.report.figures import select
-from analysis.report.page import Card, Page
+from analysis.report.headlines import layer_label
+from analysis.report.page import Captioned, Card, Page, Searchable
 from analysis.report.pair_figures import dendrogram, pair_matrix
 from analysis.report.run import RunRecord
+
+UNITS = 12
+"""Units of a concept in the table of the page; all are in the attachment `experts`."""
+
+
+def verdicts(record: RunRecord, name: str) -> list[str]:
+    """Do languages share concept neurons more than in random networks? Over all pairs, and in each stratum."""
+    found = changes_by_stratum(record, name, DECISIVE)
+    if found:
+        change = found[0]
+        said = (
+            f"Sharing ({name}): what a unit's AP for a concept in one language says of its AP in another, on other "
+            f"sentences (rank correlation, minus that of different concepts): {change.last:.4f} at step {change.step}, "
+            f"{change.first:.4f} in {change.reference}; difference {change.interval} over {change.num_concepts} "
+            f"concepts, p {change.contrast.p:.2g}: {change.verdict}."
+        )
+        strata = [
+            f"{STRATA[part.condition]} {part.interval}, {part.in_a_word}"
+            for part in found
+            if part.condition is not None
+        ]
+        return [said, "By pairs of languages: " + "; ".join(strata) + "."] if strata else [said]
+    paper = find_change(record, name, PAPER)
+    if paper is None:
+        return [
+            f"Sharing ({name}): neither random networks nor step 0 were measured on the same sentences, so a level "
+            "above chance cannot be told from surface overlap (shared subwords, names, lengths)."
+        ]
+    return [
+        f"Sharing ({name}): these results are older than the held-out statistic that decides; measure them again for a "
+        f"verdict. Shared experts on the same sentences, which likeness of translations alone raises: {paper.last:.4f} "
+        f"at step {paper.step}, {paper.first:.4f} in {paper.reference}; difference {paper.interval} over "
+        f"{paper.num_concepts} concepts: {paper.verdict}."
+    ]
+
+
+def headline(record: RunRecord, name: str) -> Card | None:
+    """The one figure that matters: the statistic that decides over training, against random networks."""
+    for metric in (DECISIVE, PAPER):
+        rows = select(record.frame, name, metric)
+        rows = rows[rows["step"].isin(record.usable_steps)]
+        if not rows.empty:
+            band = select(record.null_band(name), name, metric)
+            figure = draw.against_random(
+                rows, band, f"Sharing of concept neurons ({metric}) over training", unit=metric
+            )
+            return Captioned(figure, explain("ConceptOverlap", metric))
+    return None
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
@@ -19,26 +70,70 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     )
     frame = record.frame
     shared = select(frame, name, "shared")
-    layers = select(frame, name, "shared_units", by=("layer",))
     pairs = select(frame, name, "shared", by=("language", "other_language"))
-    items: list[Card | None] = []
+    items: list[Card | None] = [headline(record, name)]
+
+    def show(figure: Card | None, metric: str) -> None:
+        items.append(None if figure is None else Captioned(figure, explain("ConceptOverlap", metric)))
+
     if not shared.empty:
-        items.append(
-            draw.over_steps(shared, "Shared share of the top K, mean over pairs and concepts", unit="shared / K")
+        show(
+            draw.over_steps(shared, "Shared share of the top K, mean over pairs and concepts", unit="shared / K"),
+            "shared",
         )
-    if not layers.empty:
-        items.append(draw.profile(layers, "Where the shared neurons are", unit="shared units"))
+    for metric, title, unit in (
+        ("shared_units", "Where the shared neurons are", "shared units"),
+        ("expert_units", "Where the experts are", "share of experts"),
+    ):
+        layers = select(frame, name, metric, by=("layer",))
+        if not layers.empty:
+            show(draw.profile(layers, title, unit=unit), metric)
+            if layers["step"].nunique() > 1:
+                show(draw.layers_by_steps(layers, f"{title}, layer by training step", unit=unit), metric)
+    for metric in (DECISIVE, PAPER):
+        concepts = select(frame, name, metric, by=("concept",))
+        if not concepts.empty and concepts["step"].nunique() > 1:
+            show(draw.picked(concepts, "concept", f"A concept over training ({metric})", unit=metric), metric)
+            break
     if not pairs.empty:
-        steps = sorted(pairs["step"].unique())
+        steps = [step for step in sorted(pairs["step"].unique()) if step in record.usable_steps]
         last = pairs[pairs["step"] == steps[-1]]
-        items.append(pair_matrix(last, f"Shared / K by language pair, step {steps[-1]}"))
+        show(pair_matrix(last, f"Shared / K by language pair, step {steps[-1]}"), "shared")
         if steps[0] == 0 and len(steps) > 1:
             first = pairs[pairs["step"] == 0].set_index(["language", "other_language"])["value"]
             difference = last.set_index(["language", "other_language"])
             difference = difference.assign(value=difference["value"] - first).reset_index().dropna(subset=["value"])
             title = f"Change against the untrained network, step {steps[-1]}"
-            items.append(pair_matrix(difference, title, diverging=True))
-        items.append(dendrogram(last, f"Languages by shared concept neurons, step {steps[-1]}"))
+            show(pair_matrix(difference, title, diverging=True), "shared")
+        show(dendrogram(last, f"Languages by shared concept neurons, step {steps[-1]}"), "shared")
     page.grid(items)
+    _units(page, record, name)
     page.heading("Nulls, ceilings and further measures")
-    add_figures(page, record, name, leave_out=("shared", "shared_units"))
+    add_figures(page, record, name, leave_out=("shared", "shared_units", "expert_units"))
+
+
+def _units(page: Page, record: RunRecord, name: str) -> None:
+    """The experts of every concept at the last usable step that most languages have in common, with their AP."""
+    for step in reversed(record.usable_steps):
+        try:
+            table = record.table.attachment(step, name, "experts").to_pandas()
+        except FileNotFoundError:
+            continue
+        columns = [column for column in table.columns if column.startswith("ap_")]
+        units = table.groupby(["concept", "layer", "kind", "index"], as_index=False).agg(
+            {"language": lambda found: sorted(set(found)), **dict.fromkeys(columns, "first")}
+        )
+        units = units.assign(count=units["language"].map(len), mean=units[columns].mean(axis=1))
+        units = units.sort_values(["concept", "count", "mean"], ascending=[True, False, False])
+        shown = units.groupby("concept").head(UNITS)
+        rows = tuple(
+            (
+                *(row["concept"], layer_label(int(row["layer"])), row["kind"], str(row["index"]), str(row["count"])),
+                *(f"{row[column]:.2f}" for column in columns),
+            )
+            for _, row in shown.iterrows()
+        )
+        header = ("concept", "layer", "kind", "unit", "languages", *(f"AP {column[3:]}" for column in columns))
+        page.heading(f"Experts that most languages have in common, step {step} ({UNITS} a concept)")
+        page.searchable(Searchable("filter by concept, layer, kind", header, rows))
+        return

@@ -32,6 +32,25 @@ COLUMNS = (
 """Metrics of the closing table. Naming the concept "in" a language means that the text is written in it, too."""
 
 
+def verdicts(record: RunRecord, name: str) -> list[str]:
+    """What holding the experts does beyond the strongest control, paired over concepts."""
+    rows = record.frame[(record.frame["analysis"] == name) & (record.frame["metric"] == "concept_hit_effect")]
+    rows = rows[rows["step"].isin(record.usable_steps)]
+    rows = rows[rows[[field for field in FIELDS if field not in ("condition", "k")]].isna().all(axis=1)]
+    if rows.empty:
+        return []
+    rows = rows[(rows["step"] == rows["step"].max()) & (rows["k"] == rows["k"].max())]
+    last = rows.iloc[0]
+    effects_of = "; ".join(
+        f"{row['condition']} {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" for _, row in rows.iterrows()
+    )
+    return [
+        f"Steering ({name}): texts that name the concept, held experts minus control, K = {int(last['k'])}, step "
+        f"{int(last['step'])}: {effects_of}. "
+        + ("Above every control." if (rows["low"] > 0).all() else "No effect beyond every control is shown.")
+    ]
+
+
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     """Figures and texts of one steering analysis."""
     frame = record.frame[record.frame["analysis"] == name]
@@ -43,7 +62,7 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
         "untrained network; on the diagonal of the matrices a language meets its own experts.",
     )
     steps = sorted(frame["step"].unique())
-    page.grid([effects(frame[frame["step"] == steps[-1]], name)[0]])
+    page.grid(effects(frame[frame["step"] == steps[-1]], name))
     figures = [output_language_bars(frame, k) for k in held_counts(frame)]
     figures += [concept_hit_by_k(frame, steps[-1]), hit_over_steps(frame)]
     for k in held_counts(frame):
@@ -56,36 +75,58 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
 
 
 def effects(frame: pd.DataFrame, name: str) -> list[Table]:
-    """For every step the overall numbers of each condition against the others."""
+    """For every step the rates of each condition, and the experts' difference to each control."""
     tables = []
     fields = [field for field in FIELDS if field not in ("condition", "k")]
     for step, rows in frame.groupby("step", sort=True):
         overall = rows[rows[fields].isna().all(axis=1) & rows["condition"].notna()]
-        columns = [column for column in COLUMNS if column[0] in set(overall["metric"])]
-        groups = {
-            (str(condition), 0 if pd.isna(k) else int(k)): part.set_index("metric")
-            for (condition, k), part in overall.groupby(["condition", "k"], dropna=False)
-        }
-        # No intervention first, then by K, the experts before their controls.
-        ordered = sorted(groups, key=lambda under: (under[1], "" if under[0] == "experts" else under[0]))
+        differences = overall["metric"].str.endswith("_effect")
         accuracy = rows[(rows["metric"] == "check_accuracy") & rows["language"].isna()]["value"]
-        note = (
-            ""
-            if accuracy.empty
-            else (
-                "In source (other) lang.: written in that language, with a word of it. Units find it: the concept's "
-                f"units; on held-out sentences their balanced accuracy is {accuracy.iloc[0]:.2f} (chance 0.5)."
-            )
-        )
-        tables.append(
-            Table(
-                title=f"{name}, step {step}: share of texts that name the concept, against controls",
-                header=("condition", "K", *(title for column in columns for title in _titles(*column))),
-                rows=tuple(_line(*under, groups[under], columns) for under in ordered),
-                note=note,
-            )
-        )
+        tables.append(_rates(overall[~differences], f"{name}, step {step}", accuracy))
+        if differences.any():
+            tables.append(_differences(overall[differences], f"{name}, step {step}"))
     return tables
+
+
+def _rates(overall: pd.DataFrame, what: str, accuracy: pd.Series) -> Table:
+    columns = [column for column in COLUMNS if column[0] in set(overall["metric"])]
+    groups = {
+        (str(condition), 0 if pd.isna(k) else int(k)): part.set_index("metric")
+        for (condition, k), part in overall.groupby(["condition", "k"], dropna=False)
+    }
+    # No intervention first, then by K, the experts before their controls.
+    ordered = sorted(groups, key=lambda under: (under[1], "" if under[0] == "experts" else under[0]))
+    note = ""
+    if not accuracy.empty:
+        note = (
+            "In source (other) lang.: written in that language, with a word of it. Units find it: the concept's units; "
+            f"on held-out sentences their balanced accuracy is {accuracy.iloc[0]:.2f} (chance 0.5)."
+        )
+    return Table(
+        title=f"{what}: share of texts that name the concept, against controls",
+        header=("condition", "K", *(title for column in columns for title in _titles(*column))),
+        rows=tuple(_line(*under, groups[under], columns) for under in ordered),
+        note=note,
+    )
+
+
+def _differences(overall: pd.DataFrame, what: str) -> Table:
+    rows = tuple(
+        (
+            str(row["condition"]),
+            str(int(row["k"])),
+            row["metric"].removesuffix("_effect").replace("_", " "),
+            f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
+            f"{row['p']:.2g}",
+        )
+        for _, row in overall.sort_values(["k", "condition"], kind="stable").iterrows()
+    )
+    return Table(
+        title=f"{what}: held experts minus each control",
+        header=("control", "K", "share of texts", "difference [95 %]", "p"),
+        rows=rows,
+        note="Paired over concepts: every concept and seed was written under both.",
+    )
 
 
 def _line(condition: str, k: int, numbers: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report.pair_figures import directed_matrix
-from analysis.report.style import CHANCE, PALETTE, base_figure, over_training
+from analysis.report.style import CHANCE, PALETTE, base_figure, line_style, over_training
 from analysis.results import ResultTable
 from analysis.steering.judging import UNDETERMINED
 
@@ -123,9 +123,8 @@ def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
                     "array": part["high"] - part["value"],
                     "arrayminus": part["value"] - part["low"],
                 },
-                mode="lines+markers",
                 name=str(condition),
-                line={"color": PALETTE[index % len(PALETTE)]},
+                **line_style(index),
             )
         )
     if rows["chance"].notna().any():
@@ -154,9 +153,8 @@ def hit_over_steps(frame: pd.DataFrame) -> go.Figure | None:
             go.Scatter(
                 x=part["step"].tolist(),
                 y=part["value"],
-                mode="lines+markers",
                 name="no intervention" if plain else str(condition),
-                line={"color": CHANCE, "dash": "dash"} if plain else {"color": PALETTE[index % len(PALETTE)]},
+                **line_style(index) | ({"line": {"color": CHANCE, "dash": "dash"}} if plain else {}),
             )
         )
     over_training(figure)

@@ -11,17 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import Namespace
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
-from analysis.__main__ import COMMANDS, main
-from analysis.commands.run import add_arguments, read_analyses
+from analysis.__main__ import COMMANDS, main, make_parser
+from analysis.commands.run import read_analyses
 from analysis.results import ResultTable
 
 ROOT = Path(__file__).parents[3]
-SUITES = [
-    path for path in sorted((ROOT / "configs" / "suites").glob("*.yaml")) if "class_path: Hub" in path.read_text()
-]
+SUITES = [path for path in sorted((ROOT / "configs" / "suites").glob("*.yaml")) if "repo:" in path.read_text()]
 
 
 @pytest.fixture
@@ -192,12 +190,18 @@ def test_docstrings_of_options_are_their_help() -> None:
     assert "Hub id, e.g. bigscience/bloom-560m-intermediate." in " ".join(done.stdout.split())
 
 
+def read_suite(path: Path) -> Namespace:
+    """The options of a suite by the command that its own file gives, which names the file that it is an overlay of."""
+    command = re.search(r"# +python -m analysis run (--config .*configs/suites/\S+)", path.read_text())
+    assert command is not None, path
+    parser = make_parser("run")
+    return parser.instantiate(parser.parse_args(command[1].split()))
+
+
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_shipped_suites_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    parser = ArgumentParser(exit_on_error=False)
-    add_arguments(parser)
-    options = parser.instantiate(parser.parse_args(["--config", str(path)]))
+    options = read_suite(path)
     assert [analysis.name for analysis in read_analyses(options.analyses)][:3] == [
         "held_out",
         "language_probe",
@@ -209,11 +213,12 @@ def test_shipped_suites_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_bloom_configs_know_steps_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    parser = ArgumentParser(exit_on_error=False)
-    add_arguments(parser)
-    small = parser.instantiate(parser.parse_args(["--config", "configs/suites/bloom_560m.yaml"])).source
-    large = parser.instantiate(parser.parse_args(["--config", "configs/suites/bloom_7b1.yaml"])).source
-    assert [i.step for i in small.ids()] == [0, 1000, 10_000, *range(100_000, 600_001, 100_000)]
+    small, large = (read_suite(ROOT / "configs" / "suites" / f"bloom_{size}.yaml").source for size in ("560m", "7b1"))
+    assert [i.step for i in small.ids()] == [0, 1000, 10_000, *range(100_000, 400_001, 100_000), 659_500]
     assert [i.step for i in large.ids()] == [0, 1000, 10_000, *range(50_000, 300_001, 50_000)]
-    assert small.ids()[-1].tokens == 314_572_800_000 == large.ids()[-1].tokens
+    assert [round(i.tokens / 1e9, 2) for i in small.ids()[1:3]] == [0.39, 3.93]
+    assert [round(i.tokens / 1e9, 2) for i in large.ids()[1:3]] == [0.39, 4.29]
+    assert small.ids()[-1].tokens == 341_005_959_168
     assert small.checkpoints()[3].name == "global_step100000"
+    assert small.where(small.checkpoints()[-1]) == ("bigscience/bloom-560m", "main", "")
+    assert (large.repo, large.loading.architecture) == ("bigscience/bloom-7b1-intermediate", "BloomForCausalLM")

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.concepts.dataset import ConceptSet, half_of, load_concepts
+from analysis.concepts.concept_set import ConceptSet
+from analysis.concepts.dataset import load_concepts
 from analysis.concepts.file import write_labelling
 from analysis.concepts.labelling import LabellingSettings, label_concepts
 
@@ -89,26 +90,63 @@ def test_weak_positives_are_left_out_when_strict(tmp_path: Path) -> None:
     assert len(loaded.pools["en"].positives["fire"]) == 11
 
 
-def test_halves_are_disjoint_complete_and_common_to_languages(tmp_path: Path) -> None:
+def test_halves_are_disjoint_complete_equal_and_common_to_languages(tmp_path: Path) -> None:
     loaded = load_concepts(write(tmp_path / "c.parquet", records(positives=40)))
     halves = [loaded.half(0), loaded.half(1)]
-    for side in ("positives", "negatives"):
+    for side, size in (("positives", 20), ("negatives", 40)):
         parts = [keys(half, "en", "fire", side) for half in halves]
         assert not parts[0] & parts[1]
         assert parts[0] | parts[1] == keys(loaded, "en", "fire", side)
         assert parts[0] == keys(halves[0], "de", "fire", side)
-        assert all(half_of(key) == which for which, part in enumerate(parts) for key in part)
+        assert len(parts[0]) == len(parts[1]) == size
     assert halves[0].pools["en"].texts == loaded.pools["en"].texts
 
 
-def test_the_partition_never_changes() -> None:
+def test_a_negative_is_in_the_half_of_its_positive(tmp_path: Path) -> None:
+    loaded = load_concepts(write(tmp_path / "c.parquet", records(positives=40)))
+    for which in (0, 1):
+        half = loaded.half(which)
+        chosen = keys(half, "en", "water", "positives")
+        assert {key.rpartition("/")[0] for key in keys(half, "en", "water", "negatives")} == chosen
+
+
+def test_halves_stay_equal_where_languages_have_other_sentences_and_no_matches(tmp_path: Path) -> None:
+    rows = [row | {"uid": f"{row['language']}/{row['uid']}", "match": None} for row in records(positives=13)]
+    loaded = load_concepts(write(tmp_path / "c.parquet", rows))
+    for language in loaded.languages:
+        sizes = [len(loaded.half(which).pools[language].positives["fire"]) for which in (0, 1)]
+        assert sorted(sizes) == [6, 7]
+        assert [len(loaded.half(which).pools[language].negatives["fire"]) for which in (0, 1)] == [13, 13]
+
+
+def test_the_partition_never_changes(tmp_path: Path) -> None:
     """Numbers of earlier runs hang on it."""
-    assert [half_of(f"doc/{index}") for index in range(12)] == [half_of(f"doc/{index}") for index in range(12)]
-    assert "".join(str(half_of(f"doc/{index}")) for index in range(16)) == PARTITION
-    assert 0.45 < sum(half_of(str(index)) for index in range(2000)) / 2000 < 0.55
+    loaded = load_concepts(write(tmp_path / "c.parquet", records(positives=16)))
+    assert "".join(str(loaded.halves["fire"][f"fire/{index}"]) for index in range(16)) == PARTITION
 
 
-PARTITION = "1111000010110011"
+PARTITION = "1000010101110011"
+
+
+def test_a_concept_without_sentences_in_one_half_is_refused(tmp_path: Path) -> None:
+    loaded = load_concepts(write(tmp_path / "c.parquet", records(positives=1)), min_positives=1)
+    with pytest.raises(ValueError, match="'fire' in 'de' has no positives or no negatives in one half"):
+        loaded.half(1)
+
+
+def test_a_field_and_its_words_are_one_group(tmp_path: Path) -> None:
+    """By the word forms beside the file, or by the sentences that they share."""
+    path = write(tmp_path / "c.parquet", records(concepts=("fire", "water", "metal", "metals", "river")))
+    assert load_concepts(path).groups == (0, 1, 2, 3, 4)
+    forms = {"fire": {"en": ["fire"]}, "metal": {"en": ["metal"]}, "metals": {"en": ["metal*", "iron"]}}
+    (tmp_path / "c.parquet.lexicon.json").write_text(json.dumps({"lexicon": forms}), encoding="utf-8")
+    assert load_concepts(path).groups == (0, 1, 2, 2, 4)
+    assert load_concepts(path, concepts=["metals", "fire", "metal"]).clusters.tolist() == [0, 1, 0]
+    rows = records(concepts=("fire", "water", "sea"))
+    for row in rows:
+        if row["concept"] == "sea" and row["label"] and int(row["uid"].rpartition("/")[2]) < 4:
+            row["uid"], row["text"] = row["uid"].replace("sea", "water"), row["text"].replace("sea", "water")
+    assert load_concepts(write(tmp_path / "shared.parquet", rows)).groups == (0, 1, 1)
 
 
 def test_scarce_concepts_are_named_with_the_way_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -191,5 +229,4 @@ def test_labelled_real_text_loads_with_its_matches(tmp_path: Path) -> None:
     pool = loaded.pools["en"]
     assert all("water" in pool.texts[index].lower() for index in pool.positives["water"].tolist())
     halves = [len(loaded.half(which).pools["de"].positives["wood"]) for which in (0, 1)]
-    assert sum(halves) == 20
-    assert min(halves) >= 4
+    assert halves == [10, 10]

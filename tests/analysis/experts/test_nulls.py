@@ -26,14 +26,21 @@ def test_intersections_equal_sets_in_a_loop() -> None:
                 for d in range(4):
                     assert counts[one, c, other, d] == len(set(units[one, c]) & set(units[::-1][other, d]))
     counts = nulls.intersections(units, units, 40)
-    matched, mismatched = nulls.matched(counts, PAIRS), nulls.mismatched(counts, PAIRS)
+    matched = nulls.matched(counts, PAIRS)
+    mismatched = nulls.mismatched(counts, PAIRS, np.arange(4))
+    apart = nulls.mismatched(counts, PAIRS, np.array([0, 0, 1, 2]))
     assert mismatched is not None
+    assert apart is not None
     for place, (one, other) in enumerate(PAIRS):
         for c in range(4):
             assert matched[c, place] == counts[one, c, other, c]
             rest = [counts[one, c, other, d] + counts[one, d, other, c] for d in range(4) if d != c]
             assert mismatched[c, place] == pytest.approx(sum(rest) / 6)
-    assert nulls.mismatched(counts[:, :1, :, :1], PAIRS) is None
+        rest = [counts[one, 1, other, d] + counts[one, d, other, 1] for d in (2, 3)]
+        assert apart[1, place] == pytest.approx(sum(rest) / 4), "concepts of one cluster are not another concept"
+    assert nulls.mismatched(counts, PAIRS, np.zeros(4)) is None
+    both = nulls.both_ways(counts)
+    np.testing.assert_allclose(both, np.transpose(both, (2, 3, 0, 1)))
 
 
 def test_stratified_expectation_by_hand_and_by_simulation() -> None:

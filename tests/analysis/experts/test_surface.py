@@ -1,12 +1,12 @@
-"""The bag of tokens finds shared words, and scripts are told apart."""
+"""The bag of tokens finds shared words."""
 
 from __future__ import annotations
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from analysis.concepts.dataset import ConceptPool, ConceptSet
-from analysis.experts.surface import main_scripts, token_experts
+from analysis.concepts.concept_set import ConceptPool, ConceptSet
+from analysis.experts.surface import token_experts
 
 
 def test_token_that_goes_with_a_concept_is_its_expert(byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -29,10 +29,14 @@ def test_more_experts_than_tokens_are_cut(byte_tokenizer: PreTrainedTokenizerFas
     assert (units.shape[-1], num_tokens) == (2, 2)
 
 
-def test_scripts_of_languages() -> None:
-    assert main_scripts(["Übung macht den Meister 12!"]) == {"LATIN"}
-    assert main_scripts(["Быстрая лиса iPhone"] * 3) == {"CYRILLIC", "LATIN"}
-    assert main_scripts(["Быстрая коричневая лиса прыгает через ленивую собаку OK"]) == {"CYRILLIC"}
-    assert main_scripts(["水は冷たいです"]) == {"CJK", "HIRAGANA"}
-    assert main_scripts(["喔，上有烈日下有水流"]) == {"CJK"}
-    assert main_scripts(["12 + 3"]) == frozenset()
+def test_ties_are_not_broken_alike_in_all_languages(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """All tokens are in all texts: experts that are chosen at random share K / tokens, not everything."""
+    texts = tuple(["abcdefghijklmnopqrstuvwxyz"] * 8)
+    pools = {
+        name: ConceptPool(name, texts, tuple(map(str, range(8))), {"x": torch.arange(4)}, {"x": torch.arange(4, 8)})
+        for name in ("aa", "bb", "cc", "dd")
+    }
+    units, num_tokens = token_experts(byte_tokenizer, ConceptSet(tuple(pools), ("x",), pools), share=0.5)
+    assert units.shape[-1] == num_tokens // 2 == 13
+    shared = [len(set(units[one, 0]) & set(units[other, 0])) for one in range(4) for other in range(one)]
+    assert max(shared) < 12

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import analysis.experts.table
-from analysis.concepts.dataset import ConceptPool, ConceptSet
+from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.experts.average_precision import settle_ties
 from analysis.experts.table import ExpertTable, find_experts, forcing_of, resolve_k
 from analysis.extraction.hooks import force_units
@@ -83,7 +85,7 @@ def brute_force_ap(values: Tensor, yes: Tensor, no: Tensor) -> np.ndarray:
 
 def test_experts_equal_brute_force(stream: Callable[..., Snapshot], tiny_xglm: PreTrainedModel) -> None:
     values, concepts, k = random_values(tiny_xglm), make_concepts(), 25
-    table = find_experts(stream(values), concepts, k=k, halves=True, shuffles=2, correlate=True)
+    table = find_experts(stream(values), concepts, k=k, halves=True, shuffles=2, deepest=60)
     scores = {}
     for which, labelling in (("all", concepts), ("0", concepts.half(0)), ("1", concepts.half(1))):
         for place, language in enumerate(LANGUAGES):
@@ -115,13 +117,25 @@ def test_experts_equal_brute_force(stream: Callable[..., Snapshot], tiny_xglm: P
             negatives = part[found][:, concepts.pools[language].negatives[name]]
             np.testing.assert_allclose(table.off_mean[place, c], negatives.mean(1), rtol=1e-4, atol=1e-6)
             assert table.halves is not None
-            for which, half in enumerate(table.halves):
+            for which, half in enumerate(table.halves.experts):
                 own, other = scores[str(which), place][c], scores[str(1 - which), place][c]
                 assert own[half.units[place, c]].min() >= np.sort(own)[-k] - 1e-6
                 np.testing.assert_allclose(half.ap[place, c, :, place], other[half.units[place, c]], atol=1e-6)
+                assert np.array_equal(table.halves.deep[which][place, c, :k], half.units[place, c])
+                assert own[table.halves.deep[which][place, c]].min() >= np.sort(own)[-60] - 1e-6
     assert len(table.shuffled) == 2
-    assert table.ap_correlation is not None
-    assert table.ap_correlation.shape == (3, 3, 3, 3)
+    assert table.shuffled_ap.shape == (2, 3, 3, k)
+    assert (np.diff(table.shuffled_ap) <= 0).all()
+    assert table.halves is not None
+    correlation = np.zeros((3, 3))
+    space = table.space
+    for first, last in pairwise(space.offsets.tolist()):
+        one, other = (np.stack([scores[which, place][:, first:last] for place in range(3)]) for which in ("0", "1"))
+        for place in range(3):
+            for c in range(3):
+                found = spearmanr(np.round(one[place, 0], 5), np.round(other[place, c], 5)).statistic
+                correlation[place, c] += (last - first) / space.num_units * found
+    np.testing.assert_allclose(table.halves.correlation[np.arange(3), 0, np.arange(3)], correlation, atol=0.02)
     np.testing.assert_allclose(table.prevalence[0], [20 / 120, 20 / 119, 20 / 118])
 
 

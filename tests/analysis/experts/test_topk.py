@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.experts.topk import TopUnits
+from analysis.experts.topk import DeepTop, TopUnits
 
 
 @pytest.mark.parametrize("k", [1, 7, 60])
 def test_running_top_equals_sorting_all(k: int) -> None:
     generator = np.random.default_rng(0)
     scores = np.round(generator.random((5, 60)), 1).astype(np.float32)  # many ties
-    top = TopUnits(5, k)
+    top, deep = TopUnits(5, k), DeepTop(5, k)
     for first in range(0, 60, 9):
         part = scores[:, first : first + 9]
         top.update(
@@ -20,8 +20,10 @@ def test_running_top_equals_sorting_all(k: int) -> None:
             first,
             lambda group, places, part=part, first=first: {"id": first + places, "score": part[group, places]},
         )
+        deep.update(part, first)
     order = np.lexsort((np.broadcast_to(np.arange(60), scores.shape), -scores))[:, :k]
     assert np.array_equal(top.units, order)
+    assert np.array_equal(deep.units, order)
     assert np.array_equal(top.payload["id"], order)
     expected = np.take_along_axis(scores, order, axis=1)
     assert np.array_equal(top.payload["score"], expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from transformers import (
     XGLMForCausalLM,
 )
 
+from analysis.extraction.hooks import read_sites
 from analysis.extraction.sites import Site, UnitSpace, body, find_sites, num_layers, unit_kinds
 
 MODELS = ["tiny_xglm", "tiny_bloom", "tiny_gpt2", "tiny_neox", "tiny_llama"]
@@ -169,3 +172,36 @@ def test_fused_qkv_is_told_apart_as_the_model_splits_it(name: str, request: pyte
     torch.testing.assert_close(shifted("attn.q"), plain)
     torch.testing.assert_close(shifted("attn.k"), plain)
     assert (shifted("attn.v") - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options"),
+    [("glm4_moe", {}), ("ernie4_5_moe", {}), ("qwen3_moe", {"mlp_only_layers": [0]}), ("afmoe", {})],
+)
+def test_a_mixture_with_a_dense_block_is_never_measured_in_that_block_alone(
+    model_type: str, options: dict[str, object], tiny_of: Callable[..., PreTrainedModel]
+) -> None:
+    model = tiny_of(model_type, **options)
+    for site_set in ("linear", "mlp_act", ["mlp.in"]):
+        with pytest.raises(
+            ValueError, match=r"block 1 has no 'mlp\.\w+', other blocks have .*choose the site set"
+        ) as told:
+            find_sites(model, site_set)
+        assert "\n" not in str(told.value)
+    ids = torch.arange(3, 12)[None]
+    states: dict[int, torch.Tensor] = {}
+    sites = find_sites(model, "hidden")
+    assert [site.layer for site in sites] == [-1, 0, 1, 2]
+    with torch.no_grad(), read_sites(model, sites, lambda site, values: states.update({site.layer: values.clone()})):
+        hidden = model(ids, output_hidden_states=True).hidden_states
+    for layer in (-1, 0, 1):
+        torch.testing.assert_close(states[layer], hidden[layer + 1])
+
+
+def test_a_mixture_without_a_dense_block_is_read_by_states_and_attention(
+    tiny_of: Callable[..., PreTrainedModel],
+) -> None:
+    model = tiny_of("mixtral")
+    with pytest.raises(ValueError, match="blocks have no 'mlp"):
+        find_sites(model)
+    assert [site.kind for site in find_sites(model, ["attn.q", "resid"])] == ["attn.q", "resid"] * 3

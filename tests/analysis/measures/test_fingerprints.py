@@ -17,14 +17,14 @@ from analysis.measures.probe_suite import ProbeSuite
 from analysis.measures.steering import Steering
 
 GOLDEN: list[tuple[Analysis, str]] = [
-    (HeldOutLoss(texts="none.parquet"), "7cb4f389b1ada7c3"),
-    (LanguageProbe(texts="none.parquet"), "2c8d1c7f2de95361"),
-    (ProbeSuite(texts="none.parquet"), "c84f12c823e416e1"),
-    (ConceptOverlap(concepts="none.parquet"), "19d42c2fa39e456c"),
-    (Alignment(texts="none.parquet"), "645732f17feda597"),
-    (Compression(texts="none.parquet"), "fa0adaebb33dae8a"),
-    (Lape(texts="none.parquet"), "79ae3534a9f63c18"),
-    (Steering(concepts="none.parquet"), "bb00ac983eaf8164"),
+    (HeldOutLoss(texts="none.parquet"), "bd8740583086b539"),
+    (LanguageProbe(texts="none.parquet"), "f25c1046b5d04e0b"),
+    (ProbeSuite(texts="none.parquet"), "828ceab7a03603a3"),
+    (ConceptOverlap(concepts="none.parquet"), "f678e99515e6957f"),
+    (Alignment(texts="none.parquet"), "7ffbd973956fabaf"),
+    (Compression(texts="none.parquet"), "c942368a79aa5206"),
+    (Lape(texts="none.parquet"), "bfba58845089a222"),
+    (Steering(concepts="none.parquet"), "a5ce7342ff73022d"),
 ]
 
 

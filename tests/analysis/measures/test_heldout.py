@@ -67,7 +67,7 @@ def test_rows_are_bits_per_utf8_byte(texts: Path, tiny_xglm: PreTrainedModel, ti
         assert row.high is not None
         assert row.low <= row.value <= row.high
         assert row.chance is not None
-        assert row.chance < rows["bits_per_byte_uniform", language].value == pytest.approx(math.log2(260), rel=0.01)
+        assert row.chance < math.log2(260), "a unigram model knows more than none"
         assert row.value > row.chance, "a random network knows less than a unigram model"
     mean = np.mean([rows["bits_per_byte", language].value for language in ("de", "en")])
     assert rows["bits_per_byte", None].value == pytest.approx(mean)
@@ -114,9 +114,9 @@ def test_broken_weights_are_told_not_averaged(texts: Path, tiny_bloom: PreTraine
     ("options", "message"),
     [
         ({"max_length": 1}, "max_length is 1"),
-        ({"max_texts": 0}, "must be at least 1"),
+        ({"max_texts": 0}, "max_texts=0 must be at least 1"),
         ({"languages": ["xx"]}, "no language 'xx'"),
-        ({"split": "test"}, "no split 'test'"),
+        ({"splits": ["test"]}, "no split 'test'"),
     ],
 )
 def test_useless_options_are_refused(

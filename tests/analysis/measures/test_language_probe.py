@@ -22,12 +22,14 @@ LOWER, UPPER = "abcdefghij", "KLMNOPQRST"
 def write_texts(tmp_path: Path) -> Callable[..., str]:
     """Random words over an alphabet per language, with the same keys in all of them."""
 
-    def write(alphabets: dict[str, str], count: int = 60, length: int = 24, splits: Sequence[str] = ("valid",)) -> str:
+    def write(
+        alphabets: dict[str, str], count: int = 60, length: int = 24, splits: Sequence[str] = ("valid", "train")
+    ) -> str:
         path = tmp_path / "texts.jsonl"
         generator = np.random.default_rng(0)
         with path.open("w") as file:
             for language, alphabet in alphabets.items():
-                for number in range(count):
+                for number in range(count * len(splits)):
                     text = "".join(generator.choice(list(alphabet), length))
                     record = {
                         "language": language,

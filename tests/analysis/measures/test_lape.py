@@ -1,4 +1,4 @@
-"""LAPE against the published code, planted language neurons, and what zeroing them does."""
+"""LAPE against the published code, planted language neurons, where they were planted."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ import torch
 from transformers import PreTrainedModel
 
 from analysis.base import Row
-from analysis.extraction.sites import UnitSpace, find_sites
+from analysis.extraction.options import Extraction
+from analysis.extraction.sites import UnitSpace
 from analysis.extraction.states import sample_tokens
 from analysis.measures import build_analyses
-from analysis.measures.lape import Lape, activation_entropy, count_active_tokens, find_language_neurons
+from analysis.measures.lape import (
+    Lape,
+    activation_entropy,
+    count_active_tokens,
+    find_activations,
+    find_language_neurons,
+)
 from analysis.snapshots import Snapshot
 from analysis.texts import read_texts
 
@@ -79,18 +86,18 @@ def test_counts_are_those_of_a_loop(
     model = request.getfixturevalue(name)
     snapshot = tiny_snapshot(model)
     sample = sample_tokens(snapshot, read_texts(texts), 100, tokens_per_text=50)
-    space = UnitSpace(find_sites(model, "mlp_act"))
-    counts, lengths, owner = count_active_tokens(snapshot, sample, space, batch_tokens=60)
+    space = UnitSpace(find_activations(model))
+    counts, lengths, owner = count_active_tokens(snapshot, sample, space, Extraction(batch_tokens=60))
     by_language = np.bincount(owner, lengths)
     assert ((by_language >= 100) & (by_language < 115)).all()  # whole texts of at most 14 letters
-    down = {"tiny_xglm": "model.layers.{}.fc2", "tiny_llama": "model.layers.{}.mlp.down_proj"}[name]
+    nonlinear = {"tiny_xglm": "model.layers.{}.activation_fn", "tiny_llama": "model.layers.{}.mlp.act_fn"}[name]
     for text in (0, len(counts) // 2, len(counts) - 1):
         seen: list[torch.Tensor] = []
 
-        def keep(_: torch.nn.Module, inputs: tuple, seen: list = seen) -> None:
-            seen.append(inputs[0][0])
+        def keep(_: torch.nn.Module, __: tuple, output: torch.Tensor, seen: list = seen) -> None:
+            seen.append(output[0])
 
-        handles = [model.get_submodule(down.format(layer)).register_forward_pre_hook(keep) for layer in (0, 1)]
+        handles = [model.get_submodule(nonlinear.format(layer)).register_forward_hook(keep) for layer in (0, 1)]
         with torch.no_grad():
             model(input_ids=torch.tensor([sample.encoded.ids[text]]))
         for handle in handles:
@@ -117,11 +124,12 @@ def _with_language_units(model: PreTrainedModel) -> PreTrainedModel:
             block.mlp.up_proj.weight[unit] = 0.0
             block.mlp.up_proj.weight[unit, unit] = 1.0
         for unit in range(3):
-            # The other languages push the gate below zero: an activation of either sign would count as firing.
+            # The other languages push the gate below zero, and the value with it: the product would be above zero.
+            block.mlp.up_proj.weight[unit, unit] = -1.0
             for other in range(3):
                 if other != unit:
                     block.mlp.gate_proj.weight[unit, other] = -4.0
-                    block.mlp.up_proj.weight[unit, other] = 1.0
+                    block.mlp.up_proj.weight[unit, other] = -1.0
         block.self_attn.o_proj.weight.zero_()
     return planted
 
@@ -130,8 +138,8 @@ def test_planted_language_neurons_are_found(texts: str, tiny_llama: PreTrainedMo
     model = _with_language_units(tiny_llama)
     snapshot = tiny_snapshot(model)
     sample = sample_tokens(snapshot, read_texts(texts), 150, tokens_per_text=50)
-    space = UnitSpace(find_sites(model, "mlp_act"))
-    counts, lengths, owner = count_active_tokens(snapshot, sample, space, 512)
+    space = UnitSpace(find_activations(model))
+    counts, lengths, owner = count_active_tokens(snapshot, sample, space, Extraction(batch_tokens=512))
     probabilities = np.stack(
         [counts[owner == language].sum(0) / lengths[owner == language].sum() for language in range(3)]
     )
@@ -162,32 +170,22 @@ def test_shuffled_languages_leave_no_preference(
     assert different.value < same.value
 
 
-def test_rows_add_up(texts: str, tiny_bloom: PreTrainedModel, tiny_snapshot: Callable) -> None:
-    snapshot = tiny_snapshot(tiny_bloom)
-    rows = list(_lape(texts).measure(snapshot))
-    assert rows == list(_lape(texts).measure(snapshot))
-    total = _one(rows, "neurons")
-    assert total.value == round(0.05 * 2 * 128) == sum(_one(rows, "neurons", layer=layer).value for layer in (0, 1))
-    assert total.chance == total.value  # the rule keeps a fixed share, so the number alone says nothing
-    for language in ALPHABETS:
-        by_layer = [_one(rows, "neurons", layer=layer, language=language).value for layer in (0, 1)]
-        assert _one(rows, "neurons", language=language).value == sum(by_layer)
+def test_rows_are_reproducible_and_shares_add_up(
+    texts: str, tiny_bloom: PreTrainedModel, tiny_snapshot: Callable
+) -> None:
+    rows = list(_lape(texts).measure(tiny_snapshot(tiny_bloom)))
+    assert rows == list(_lape(texts).measure(tiny_snapshot(tiny_bloom)))
+    assert {row.metric for row in rows} == {"entropy", "language_units"}
+    shares = [_one(rows, "language_units", layer=layer) for layer in (0, 1)]
+    assert sum(row.value for row in shares) == pytest.approx(1)
+    assert sum(row.chance for row in shares) == pytest.approx(1)
 
 
-def test_damage_is_where_the_neurons_write(texts: str, tiny_llama: PreTrainedModel, tiny_snapshot: Callable) -> None:
-    """Zeroing the unit of a language changes the loss of that language and hardly that of others."""
-    options = {"percentile": 50.0, "share": 3 / 128, "damage": True, "damage_tokens": 60, "shuffles": 2}
-    model = _with_language_units(tiny_llama)
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    rows = list(_lape(texts, **options).measure(tiny_snapshot(model)))
-    damage = {(row.language, row.other_language): row.value for row in rows if row.metric == "damage"}
-    assert len(damage) == 9
-    for language in ALPHABETS:
-        assert abs(damage[language, language]) > 0.01
-        for other in ALPHABETS:
-            if other != language:
-                assert abs(damage[language, other]) < 0.01 * abs(damage[language, language])
-    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+def test_language_units_lie_where_they_were_planted(
+    texts: str, tiny_llama: PreTrainedModel, tiny_snapshot: Callable
+) -> None:
+    rows = list(_lape(texts, percentile=50.0, share=3 / 128).measure(tiny_snapshot(_with_language_units(tiny_llama))))
+    assert _one(rows, "language_units", layer=0).value == 1
 
 
 @pytest.mark.parametrize(
@@ -214,13 +212,11 @@ def test_silent_and_broken_networks(texts: str, tiny_xglm: PreTrainedModel, tiny
             block.fc1.weight.zero_()
             block.fc1.bias.fill_(-1.0)
         broken.model.layers[1].fc1.bias[0] = torch.nan
-    rows = list(_lape(texts).measure(tiny_snapshot(silent)))
-    assert _one(rows, "neurons").value == 0
-    assert _one(rows, "entropy").value == 1
+    assert not list(_lape(texts).measure(tiny_snapshot(silent)))
     with pytest.raises(ValueError, match=r"layers\.1\.fc2 .*NaN"):
         list(_lape(texts).measure(tiny_snapshot(broken)))
 
 
 def test_it_is_built_from_a_list_entry(texts: str) -> None:
-    (analysis,) = build_analyses([{"class_path": "Lape", "init_args": {"texts": texts, "damage": True}}])
+    (analysis,) = build_analyses([{"class_path": "Lape", "init_args": {"texts": texts, "share": 0.05}}])
     assert analysis.name == "lape"

@@ -51,7 +51,15 @@ def measure(snapshot: Snapshot, path: Path, **options: object) -> tuple[list[Row
 
 def one(rows: list[Row], metric: str, *languages: str | None, **where: object) -> Row:
     language, other = languages or (None, None)
-    wanted = {"metric": metric, "language": language, "other_language": other, "concept": None, "layer": None} | where
+    wanted = {
+        "metric": metric,
+        "language": language,
+        "other_language": other,
+        "concept": None,
+        "layer": None,
+        "condition": None,
+    }
+    wanted |= where
     chosen = [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
     assert len(chosen) == 1, (metric, languages, len(chosen))
     return chosen[0]
@@ -68,14 +76,15 @@ def measured(
 
 def test_copies_share_all_their_experts(measured: tuple[list[Row], Attachment]) -> None:
     rows = measured[0]
-    for metric in ("shared", "jaccard", "kappa"):
-        row = one(rows, metric, "de", "en")
-        assert row.value == row.low == row.high == 1.0
-    assert one(rows, "shared_surface", "de", "en").value == 1.0
-    assert one(rows, "ap_correlation", "de", "en").value == pytest.approx(1.0)
+    row = one(rows, "shared", "de", "en")
+    assert row.value == row.low == row.high == 1.0
+    assert row.p < 1e-30
     assert one(rows, "normalized", "de", "en").value == pytest.approx(1.0)
-    assert one(rows, "shared", "de", "en").p < 1e-30
+    same = one(rows, "rank_transfer", "de", "en")
+    assert same.value == pytest.approx(one(rows, "rank_ceiling", "de", None).value)
+    assert same.value > 0.05
     assert one(rows, "shared", "de", "ru").value < 1.0
+    assert one(rows, "shared_surface", "de", "en").value == 1.0
     assert one(rows, "shared_mismatched", "de", "en").value < 0.9
     assert one(rows, "transfer", "de", "en").value > one(rows, "transfer", "de", "en").chance
 
@@ -86,20 +95,21 @@ def test_chance_levels_are_those_of_the_definitions(measured: tuple[list[Row], A
     for pair in (("de", "en"), ("de", "ru"), ("en", "ru"), (None, None)):
         assert one(rows, "shared", *pair).chance == pytest.approx(chance)
         assert one(rows, "shared_shuffled", *pair).chance == pytest.approx(chance)
-        shared = one(rows, "shared", *pair).value
-        excess, mismatched = one(rows, "shared_excess", *pair), one(rows, "shared_mismatched", *pair)
-        assert excess.value == pytest.approx(shared - mismatched.value)
-        assert excess.chance == 0.0
-        assert one(rows, "kappa", *pair).value == pytest.approx((shared - chance) / (1 - chance))
-    pairs = [one(rows, "shared", *pair).value for pair in (("de", "en"), ("de", "ru"), ("en", "ru"))]
-    overall = one(rows, "shared")
-    assert overall.value == pytest.approx(np.mean(pairs))
-    assert overall.low <= overall.value <= overall.high
-    by_concept = [one(rows, "shared", concept=concept).value for concept in WORDS]
-    assert overall.value == pytest.approx(np.mean(by_concept))
+        assert one(rows, "rank_transfer", *pair).chance == 0.0
+    for metric in ("shared", "rank_transfer"):
+        overall = one(rows, metric)
+        pairs = [one(rows, metric, *pair).value for pair in (("de", "en"), ("de", "ru"), ("en", "ru"))]
+        assert overall.value == pytest.approx(np.mean(pairs))
+        assert overall.low <= overall.value <= overall.high
+        by_concept = [one(rows, metric, concept=concept).value for concept in WORDS]
+        assert overall.value == pytest.approx(np.mean(by_concept))
     for language in ("de", "en", "ru"):
-        assert one(rows, "ap_best", language, None).chance == pytest.approx(1 / 3)
-        assert one(rows, "ap_best", language, None).value >= one(rows, "ap_experts", language, None).value > 1 / 3
+        for metric in ("ap_best", "ap_experts"):
+            row = one(rows, metric, language, None)
+            assert 1 / 3 < row.chance < row.value, "the best of 448 units by shuffled labels is above the prevalence"
+        held = one(rows, "ap_heldout", language, None)
+        assert held.value < one(rows, "ap_experts", language, None).value
+        assert held.chance < one(rows, "ap_experts", language, None).chance
 
 
 def test_profiles_add_up(measured: tuple[list[Row], Attachment]) -> None:
@@ -107,7 +117,7 @@ def test_profiles_add_up(measured: tuple[list[Row], Attachment]) -> None:
     layers = [row for row in rows if row.metric == "shared_units"]
     assert [row.layer for row in layers] == [0, 1]
     assert sum(row.value for row in layers) == pytest.approx(one(rows, "shared").value)
-    assert sum(row.chance for row in layers) == pytest.approx(one(rows, "shared_stratified").value)
+    assert 20 / 448 < sum(row.chance for row in layers) < one(rows, "shared").value
     kinds = [row for row in rows if row.metric == "expert_units" and row.kind is not None]
     assert {row.kind for row in kinds} == {"attn.q", "attn.k", "attn.v", "attn.out", "mlp.in", "mlp.out"}
     for group in (kinds, [row for row in rows if row.metric == "expert_units" and row.layer is not None]):
@@ -120,23 +130,38 @@ def test_profiles_add_up(measured: tuple[list[Row], Attachment]) -> None:
     assert reach >= 1.0  # de and en share everything, so all their experts are in at least two languages
 
 
+PROMISED = {
+    *("rank_transfer", "rank_ceiling", "normalized", "heldout_shared", "ceiling", "transfer", "transfer_gain"),
+    *("shared", "shared_shuffled", "shared_mismatched", "shared_surface", "shared_units", "expert_units"),
+    *("shared_by_2", "shared_by_3", "ap_best", "ap_experts", "ap_heldout"),
+}
+
+
 def test_every_promised_metric_is_there(measured: tuple[list[Row], Attachment]) -> None:
-    promised = {
-        *("shared", "jaccard", "kappa", "shared_stratified", "shared_mismatched", "shared_excess", "shared_shuffled"),
-        *("shared_surface", "shared_disjoint_scripts", "shared_units", "expert_units", "shared_by_2", "shared_by_3"),
-        *("ap_best", "ap_experts", "transfer", "transfer_gain", "ap_correlation", "shared_halves", "ceiling"),
-        "normalized",
-    }
-    assert {row.metric for row in measured[0]} == promised
+    assert {row.metric for row in measured[0]} == PROMISED
     documented = ConceptOverlap.__doc__ or ""
-    assert all(f"`{metric}`" in documented for metric in promised - {"shared_by_2", "shared_by_3"})
+    assert all(f"`{metric}`" in documented for metric in PROMISED - {"shared_by_2", "shared_by_3"})
 
 
-def test_scripts_decide_what_is_disjoint(measured: tuple[list[Row], Attachment]) -> None:
+def test_pairs_are_told_apart_by_script_and_family(measured: tuple[list[Row], Attachment]) -> None:
+    """The concept marks are Latin letters, but fewer than a tenth of the Russian sentences' letters."""
     rows = measured[0]
-    pairs = [one(rows, "shared", *pair).value for pair in (("de", "ru"), ("en", "ru"))]
-    # The concept marks are Latin letters, but fewer than a tenth of the Russian sentences' letters.
-    assert one(rows, "shared_disjoint_scripts").value == pytest.approx(np.mean(pairs))
+    assert {row.condition for row in rows} == {None, "same_family", "disjoint_scripts"}
+    for metric in ("rank_transfer", "shared", "shared_shuffled"):
+        pairs = [one(rows, metric, *pair).value for pair in (("de", "ru"), ("en", "ru"))]
+        assert one(rows, metric, condition="disjoint_scripts").value == pytest.approx(np.mean(pairs))
+        related = one(rows, metric, condition="same_family")
+        assert related.value == pytest.approx(one(rows, metric, "de", "en").value)
+        by_concept = [one(rows, metric, condition="same_family", concept=name).value for name in WORDS]
+        assert related.value == pytest.approx(np.mean(by_concept))
+
+
+def test_held_out_overlap_comes_for_every_k(measured: tuple[list[Row], Attachment]) -> None:
+    rows = [row for row in measured[0] if row.metric == "heldout_shared"]
+    assert {row.k for row in rows} == {1, 4, 13, 45}  # 0.3, 1, 3 and 10 % of 448 units
+    for k in (4, 13, 45):
+        assert one(rows, "heldout_shared", condition="same_family", k=k).value > 0.0
+        assert one(rows, "heldout_shared", concept="fire", k=k).chance == 0.0
 
 
 def test_measuring_twice_gives_the_same_and_touches_no_generator(
@@ -154,12 +179,10 @@ def test_parts_can_be_left_out(
     tmp_path: Path, tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]
 ) -> None:
     path = write_concepts(tmp_path / "c.jsonl")
-    rows, _ = measure(
-        tiny_snapshot(tiny_xglm), path, halves=False, shuffles=0, surface=False, correlate=False, languages=["de", "en"]
-    )
-    left_out = {"shared_halves", "ceiling", "normalized", "shared_shuffled", "shared_surface", "ap_correlation"}
-    assert not left_out & {row.metric for row in rows}
-    assert not any(row.metric == "shared_disjoint_scripts" for row in rows)
+    rows, _ = measure(tiny_snapshot(tiny_xglm), path, halves=False, surface=False, languages=["de", "en"])
+    left_out = {"rank_transfer", "rank_ceiling", "heldout_shared", "ceiling", "normalized", "ap_heldout"}
+    assert {row.metric for row in rows} == PROMISED - left_out - {"shared_surface", "shared_by_3"}
+    assert {row.condition for row in rows} == {None, "same_family"}
     assert one(rows, "transfer", "en", "de").value > 0.0
 
 
@@ -168,8 +191,8 @@ def test_one_concept_has_no_mismatch_but_everything_else(
 ) -> None:
     rows, _ = measure(tiny_snapshot(tiny_xglm), write_concepts(tmp_path / "c.jsonl"), names=["fire"])
     metrics = {row.metric for row in rows}
-    assert not {"shared_mismatched", "shared_excess", "transfer_gain"} & metrics
-    assert {"shared", "transfer", "normalized", "ap_correlation"} <= metrics
+    assert not {"shared_mismatched", "transfer_gain", "rank_transfer", "heldout_shared"} & metrics
+    assert {"shared", "shared_shuffled", "transfer", "ceiling", "ap_heldout"} <= metrics
 
 
 def test_all_units_as_experts_is_defined(
@@ -178,7 +201,7 @@ def test_all_units_as_experts_is_defined(
     rows, _ = measure(tiny_snapshot(tiny_xglm), write_concepts(tmp_path / "c.jsonl"), share=1.0)
     assert one(rows, "shared").value == one(rows, "shared").chance == 1.0
     assert one(rows, "shared", "de", "ru").p == 1.0
-    assert not any(row.metric in ("kappa", "normalized") for row in rows)
+    assert one(rows, "ceiling").value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -189,6 +212,8 @@ def test_all_units_as_experts_is_defined(
         ({"k": 0}, "k must be at least 1"),
         ({"share": 2.0}, "share above 0 and at most 1"),
         ({"bootstrap": 0}, "bootstrap=0"),
+        ({"shuffles": 0}, "shuffles=0"),
+        ({"shares": [0.01, 2.0]}, "shares=.*above 0 and at most 1"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict, match: str) -> None:
@@ -225,6 +250,6 @@ def test_settings_hold_the_content_of_the_concept_file(tmp_path: Path) -> None:
     assert build_analyses([{**entry, "init_args": entry["init_args"] | {"seed": 7}}])[0].fingerprint() != before
     write_concepts(path, positives=13)
     assert analysis.fingerprint() != before
-    assert len(analysis.concept_set().pools["de"].positives["fire"]) == 13
+    assert len(analysis.concept_set({}).pools["de"].positives["fire"]) == 13
     write_concepts(path, positives=15)
-    assert len(analysis.concept_set().pools["de"].positives["fire"]) == 15
+    assert len(analysis.concept_set({}).pools["de"].positives["fire"]) == 15

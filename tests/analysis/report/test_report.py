@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.__main__ import main
 from analysis.base import Analysis, Attachment, Row
+from analysis.measures.heldout import HeldOutLoss
+from analysis.measures.language_probe import LanguageProbe
+from analysis.measures.overlap import ConceptOverlap
+from analysis.report.closing import closing_tables
 from analysis.report.figures import select
 from analysis.report.pair_figures import dendrogram, is_directed, pair_table
 from analysis.report.report import write_report
 from analysis.report.run import read_run
-from analysis.report.summary import change_since_start, closing_tables
 from analysis.results import FRAME_COLUMNS, ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
 
@@ -26,34 +29,22 @@ LANGUAGES = ("de", "en", "es")
 PAIRS = [("de", "en"), ("de", "es"), ("en", "es")]
 
 
-class Planted(Analysis):
-    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
-        raise AssertionError("the rows of these tests are written by hand")
+OVERLAP = ConceptOverlap(concepts="none.parquet")
+LOSS = HeldOutLoss(texts="none.parquet")
+PROBE = LanguageProbe(texts="none.parquet")
 
 
 @dataclass(kw_only=True)
-class ConceptOverlap(Planted):
-    default_name: ClassVar[str] = "overlap"
-
-
-@dataclass(kw_only=True)
-class LanguageProbe(Planted):
-    default_name: ClassVar[str] = "language_probe"
-
-
-@dataclass(kw_only=True)
-class HeldOutLoss(Planted):
-    default_name: ClassVar[str] = "held_out"
-
-
-@dataclass(kw_only=True)
-class SomethingNew(Planted):
+class SomethingNew(Analysis):
     """A measure that the report has never heard of.
 
     Its rows have layers and pairs.
     """
 
     default_name: ClassVar[str] = "something_new"
+
+    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
+        raise AssertionError("the rows of these tests are written by hand")
 
 
 def write(folder: Path, steps: dict[int, float], name: str = "planted", chance: float = 0.01) -> Path:
@@ -69,10 +60,10 @@ def write(folder: Path, steps: dict[int, float], name: str = "planted", chance: 
             Row(metric="shared", value=level, language=a, other_language=b, chance=0.01, p=0.001) for a, b in PAIRS
         ]
         rows += [Row(metric="shared_units", value=5.0 + layer, layer=layer, chance=1.0) for layer in range(3)]
-        table.write(here, ConceptOverlap(), rows, seconds=1.0)
+        table.write(here, OVERLAP, rows, seconds=1.0)
         probe = [Row(metric="accuracy", value=0.5 + 0.1 * layer, layer=layer, chance=1 / 3) for layer in (-1, 0, 1)]
         probe += [Row(metric="accuracy_majority", value=1 / 3), Row(metric="recall", value=0.4, language="de")]
-        table.write(here, LanguageProbe(), probe, seconds=0.5)
+        table.write(here, PROBE, probe, seconds=0.5)
         new = [Row(metric="cka", value=0.3, layer=0, language=a, other_language=b) for a, b in PAIRS]
         table.write(here, SomethingNew(), new, seconds=0.1)
     return folder
@@ -115,41 +106,6 @@ def test_the_overlap_is_drawn_beside_chance_and_the_untrained_network(tmp_path: 
     assert {trace["name"] for trace in figure["data"]} == {"95 % interval", "measured", "chance", "untrained (step 0)"}
 
 
-@pytest.mark.parametrize(
-    ("levels", "words"),
-    [
-        ({0: 0.05, 8: 0.09}, "above the untrained network"),
-        ({0: 0.09, 8: 0.05}, "below the untrained network"),
-    ],
-)
-def test_the_verdict_follows_the_paired_difference(tmp_path: Path, levels: dict[int, float], words: str) -> None:
-    run = write(tmp_path / "planted", levels)
-    change = change_since_start(read_run(run), "overlap", "shared")
-    assert change is not None
-    assert change.verdict == words
-    assert change.difference == pytest.approx(levels[8] - levels[0])
-    assert words in write_report([run]).read_text(encoding="utf-8")
-
-
-def test_a_null_result_is_called_one(tmp_path: Path) -> None:
-    table = ResultTable(tmp_path / "null" / "results")
-    rng = np.random.default_rng(3)
-    for step in (0, 8):
-        rows = [Row(metric="shared", value=0.05, chance=0.01)]
-        rows += [Row(metric="shared", value=0.05 + 0.01 * rng.standard_normal(), concept=f"c{i}") for i in range(30)]
-        table.write(SnapshotId("null", step, step), ConceptOverlap(), rows, seconds=1.0)
-    change = change_since_start(read_run(tmp_path / "null"), "overlap", "shared")
-    assert change is not None
-    assert change.low < 0 < change.high
-    assert "no difference from the untrained network is shown" in write_report([tmp_path / "null"]).read_text()
-
-
-def test_without_step_zero_the_report_says_what_cannot_be_told(tmp_path: Path) -> None:
-    run = write(tmp_path / "late", {8: 0.05, 16: 0.09})
-    assert change_since_start(read_run(run), "overlap", "shared") is None
-    assert "no step-0 network was measured" in write_report([run]).read_text(encoding="utf-8")
-
-
 def test_runs_of_different_size_are_compared_on_corrected_measures_only(tmp_path: Path) -> None:
     small = write(tmp_path / "small", {0: 0.05, 16: 0.09}, name="small", chance=0.01)
     large = write(tmp_path / "large", {0: 0.05, 16: 0.09}, name="large", chance=0.001)
@@ -171,14 +127,15 @@ def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_closing_tables_show_loss_against_unigram_and_the_cost(tmp_path: Path) -> None:
     run = write(tmp_path / "planted", {0: 0.05, 16: 0.09})
     bits = [Row(metric="bits_per_byte", value=2.0, chance=3.5, language="de")]
-    ResultTable(run / "results").write(SnapshotId("planted", 16, 16000), HeldOutLoss(), bits, seconds=0.1)
+    ResultTable(run / "results").write(SnapshotId("planted", 16, 16000), LOSS, bits, seconds=0.1)
     rows = [{"kind": "analysis", "step": 16, "tokens": 1, "time": 0.0, "values": {"analysis_cost/share": 0.25}}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tables = {table.title.split(",")[0].split(" (")[0]: table for table in closing_tables(read_run(run))}
     assert tables["Bits per byte on held-out text"].rows == (("de", "2.0000", "3.5000", "-1.5000"),)
     assert "25.0 %" in tables["Cost of the analyses"].note
     assert tables["Language probe"].rows[1][1] == "0.6000 (L01)"
-    assert "0.0900 [0.0800, 0.1000]" in tables["Concept neurons shared between languages"].rows[1][1]
+    [paper] = tables["Concept neurons across languages"].rows
+    assert paper[:4] == ("overlap: shared, all pairs", "0.0518", "0.0918", "+0.0400 [+0.0400, +0.0400]")
 
 
 def test_a_folder_without_results_is_one_clear_line(tmp_path: Path) -> None:
@@ -188,6 +145,14 @@ def test_a_folder_without_results_is_one_clear_line(tmp_path: Path) -> None:
         write_report([tmp_path])
     with pytest.raises(ValueError, match="at least one run"):
         write_report([])
+
+
+def test_a_run_without_analyses_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"kind": "train", "step": 1, "tokens": 10, "time": 0.0, "values": {"train/loss": 3.0}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["report", str(tmp_path)]) == 0
+    assert "report.html" in capsys.readouterr().out.replace("\n", "")
+    assert "No analysis was measured yet" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_text_from_a_run_cannot_break_out_of_the_page(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_figures_show_what_the_rows_say(frame: pd.DataFrame) -> None:
 
 
 def test_the_table_of_effects_orders_conditions_by_k(frame: pd.DataFrame) -> None:
-    first, last = effects(frame, "steering")
+    first, _, last, differences = effects(frame, "steering")
     assert "step 0" in first.title
     assert [row[:2] for row in last.rows] == [
         ("none", ""),
@@ -123,7 +123,12 @@ def test_the_table_of_effects_orders_conditions_by_k(frame: pd.DataFrame) -> Non
         ("experts", "100"),
         ("random", "100"),
     ]
-    assert last.rows[1][2:4] == ("1.000", "1.00-1.00")
+    assert last.rows[1][2:4] == ("1.000", "0.68-1.00")
+    assert [row[:3] for row in differences.rows[:2]] == [
+        ("none", "10", "concept hit"),
+        ("none", "10", "concept hit other"),
+    ]
+    assert differences.rows[0][3].startswith("+1.000 [")
     assert len({len(row) for row in last.rows} | {len(last.header)}) == 1
 
 

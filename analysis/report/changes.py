@@ -1,0 +1,144 @@
+"""Did a measure change against the untrained network? Paired over concepts, against a band of random networks.
+
+A rise over training counts only above what random networks reach on the same sentences (an untrained network is far
+above chance), and step 0 of one run is one draw of them. So the last usable snapshot is compared, concept by concept,
+with several random networks of the same configuration where they were measured, else with step 0 alone. Beside every
+difference stands the smallest one that would have been seen with a power of 80 %: "not shown" is not "not there".
+
+Shapes:  C concepts   n random networks
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy.stats import t
+
+from analysis.report.figures import select
+from analysis.report.run import RunRecord
+from analysis.statistics import Contrast, against_band, paired_contrast
+
+DECISIVE = "rank_transfer"
+"""The pre-registered statistic of `ConceptOverlap`: what is held out and needs no K."""
+PAPER = "shared"
+"""The study's number, which stands beside it."""
+STRATA = {
+    "same_family": "same script and family",
+    "same_script": "same script, other family",
+    "disjoint_scripts": "no common script",
+}
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measure at the last usable snapshot against random networks, paired over concepts."""
+
+    metric: str
+    condition: str | None
+    """Stratum of language pairs; None for all pairs."""
+    step: int
+    first: float
+    """Level of the random networks, mean over concepts."""
+    last: float
+    contrast: Contrast
+    num_concepts: int
+    num_networks: int
+    """1 means step 0 of the run itself, a single draw without a spread of its own."""
+
+    @property
+    def detectable(self) -> float:
+        """Smallest difference that would have been seen with a power of 80 % (two-sided, 5 %)."""
+        return smallest_visible((self.contrast.high - self.contrast.low) / 2, self.num_concepts - 1)
+
+    @property
+    def reference(self) -> str:
+        return "the untrained network" if self.num_networks == 1 else f"{self.num_networks} random networks"
+
+    @property
+    def verdict(self) -> str:
+        if self.contrast.low > 0:
+            return f"above {self.reference}"
+        if self.contrast.high < 0:
+            return f"below {self.reference}"
+        return (
+            f"no difference from {self.reference} is shown; one of {self.detectable:.4f} or more would have been seen "
+            f"({POWER:.0%} power)"
+        )
+
+    @property
+    def in_a_word(self) -> str:
+        if self.contrast.low > 0:
+            return "above"
+        return "below" if self.contrast.high < 0 else f"not shown (visible from {self.detectable:.4f})"
+
+    @property
+    def interval(self) -> str:
+        return f"{self.contrast.difference:+.4f} [{self.contrast.low:+.4f}, {self.contrast.high:+.4f}]"
+
+
+def find_change(record: RunRecord, analysis: str, metric: str, condition: str | None = None) -> Change | None:
+    """Compare the last usable snapshot with random networks over the per-concept rows of a metric.
+
+    None without such rows, without a level to compare with, or with fewer than two concepts.
+    """
+    rows = _by_concept(record.frame, analysis, metric, condition)
+    usable = [step for step in record.usable_steps if step in set(rows["step"])]
+    if not usable:
+        return None
+    table = rows.pivot_table(index="concept", columns="step", values="value")
+    last = table[usable[-1]].dropna()
+    band = _by_concept(record.null_band(analysis), analysis, metric, condition)
+    networks = band.pivot_table(index="concept", columns="network", values="value") if len(band) else pd.DataFrame()
+    if networks.shape[1] > 1:
+        networks = networks.loc[networks.index.intersection(last.index)].dropna()
+        if len(networks) < 2:
+            return None
+        last = last.loc[networks.index]
+        contrast = against_band(last.to_numpy(), networks.to_numpy().T)
+        first = float(networks.to_numpy().mean())
+    else:
+        if 0 not in usable or len(usable) < 2:
+            return None
+        paired = table[[0, usable[-1]]].dropna()
+        if len(paired) < 2:
+            return None
+        last, first = paired[usable[-1]], float(paired[0].mean())
+        contrast = paired_contrast((last - paired[0]).to_numpy())
+    return Change(
+        metric=metric,
+        condition=condition,
+        step=usable[-1],
+        first=first,
+        last=float(last.mean()),
+        contrast=contrast,
+        num_concepts=len(last),
+        num_networks=max(1, networks.shape[1]),
+    )
+
+
+def decisive_change(record: RunRecord, analysis: str) -> Change | None:
+    """The change that the verdict follows, or None where the results are too old to have it."""
+    return find_change(record, analysis, DECISIVE)
+
+
+def changes_by_stratum(record: RunRecord, analysis: str, metric: str) -> list[Change]:
+    """The change over all pairs, then within each stratum of language pairs that was measured."""
+    found = (find_change(record, analysis, metric, condition) for condition in (None, *STRATA))
+    return [change for change in found if change is not None]
+
+
+def smallest_visible(half_width: float, freedom: int) -> float:
+    """The difference whose 95 % interval of this half width leaves 0 out in 80 % of all draws.
+
+    Half the width is t(97.5 %) standard errors; the difference must be t(97.5 %) + t(80 %) of them from 0.
+    """
+    freedom = max(1, freedom)
+    return half_width * (1.0 + float(t.ppf(POWER, freedom) / t.ppf(0.975, freedom)))
+
+
+def _by_concept(frame: pd.DataFrame, analysis: str, metric: str, condition: str | None) -> pd.DataFrame:
+    fields = ("concept",) if condition is None else ("concept", "condition")
+    rows = select(frame, analysis, metric, by=fields)
+    return rows if condition is None else rows[rows["condition"] == condition]

@@ -1,0 +1,31 @@
+"""Alignment of translations: the verdict; its figures follow from the shape of its rows."""
+
+from __future__ import annotations
+
+from analysis.report.figures import select
+from analysis.report.run import RunRecord
+
+MEASURES = {
+    "mutual_knn": "share of nearest neighbours that a sentence and its translation have in common",
+    "cka_debiased": "debiased CKA of translations",
+    "mexa": "share of sentences whose translation is nearest both ways",
+}
+"""The first one of these that was measured gives the sentence."""
+
+
+def verdicts(record: RunRecord, name: str) -> list[str]:
+    """The overall similarity of translations at the last usable snapshot, at step 0, and of permuted sentences."""
+    for metric, what in MEASURES.items():
+        rows = select(record.frame, name, metric)
+        rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+        if rows.empty:
+            continue
+        first, last = rows.iloc[0], rows.iloc[-1]
+        interval = "" if last.isna()["low"] else f" [{last['low']:.3f}, {last['high']:.3f}]"
+        chance = "" if last.isna()["chance"] else f"; {last['chance']:.3f} for permuted sentences"
+        start = f"; {first['value']:.3f} in the untrained network" if first["step"] == 0 and len(rows) > 1 else ""
+        return [
+            f"Alignment: {what}, mean over pairs and layers: {last['value']:.3f}{interval} at step "
+            f"{int(last['step'])}{start}{chance}."
+        ]
+    return []

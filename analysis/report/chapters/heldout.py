@@ -1,0 +1,31 @@
+"""Held-out loss: the verdict, and the figures of its rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.report.figures import select
+from analysis.report.run import RunRecord
+from analysis.statistics import paired_contrast
+
+
+def verdicts(record: RunRecord, name: str) -> list[str]:
+    """The loss of the last usable snapshot against a model that knows token frequencies only, paired over languages."""
+    rows = select(record.frame, name, "bits_per_byte", by=("language",))
+    rows = rows[rows["step"].isin(record.usable_steps)]
+    if rows.empty:
+        return []
+    last = rows[rows["step"] == rows["step"].max()]
+    said = (
+        f"Loss: {last['value'].mean():.3f} bits per byte on held-out text at step {int(last['step'].iloc[0])}, mean "
+        f"over {len(last)} languages"
+    )
+    differences = (last["value"] - last["chance"]).dropna().to_numpy(float)
+    if len(differences) < 2:
+        return [said + "."]
+    contrast = paired_contrast(differences)
+    share = int(np.sum(differences < 0))
+    return [
+        f"{said}; {contrast.difference:+.3f} [{contrast.low:+.3f}, {contrast.high:+.3f}] against token frequencies "
+        f"alone, below them in {share} of {len(differences)} languages."
+    ]

@@ -1,0 +1,211 @@
+"""The page in a browser: no errors, quick to open, nothing wider than the window; colours that eyes can tell apart."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import resource
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.__main__ import main
+from analysis.base import Row
+from analysis.measures.heldout import HeldOutLoss
+from analysis.measures.language_probe import LanguageProbe
+from analysis.measures.overlap import ConceptOverlap
+from analysis.report import browser
+from analysis.report.explanations import explain, trap
+from analysis.report.report import write_report
+from analysis.report.style import DASHES, MARKERS, PALETTE, line_style
+from analysis.results import ResultTable
+from analysis.snapshots import SnapshotId
+
+CHROMIUM = browser.find_browser()
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
+LANGUAGES = ("ar", "bn", "ca", "en", "es", "eu", "fr", "hi", "id", "pt", "sw", "ta", "te", "ur", "vi", "zh")
+
+
+def write_large(folder: Path, steps: int, layers: int) -> Path:
+    """A run of the real size: three analyses by layer, language, pair and concept."""
+    table, rng = ResultTable(folder / "results"), np.random.default_rng(0)
+    pairs = list(itertools.combinations(LANGUAGES, 2))
+    for number in range(steps):
+        step = 0 if not number else int(2 ** (number / 2.5)) + number
+        here, level = SnapshotId("large", step, 10_000 * step), 0.02 + 0.001 * number
+        noise = iter(rng.normal(0, 0.002, 20_000).tolist())
+        probe = [Row(metric="accuracy_majority", value=1 / 16)]
+        for layer in range(-1, layers):
+            for metric in ("accuracy", "accuracy_shared", "information", "selectivity", "accuracy_shuffled"):
+                value = 0.5 + next(noise)
+                bounds = {"low": value - 0.02, "high": value + 0.02}
+                probe.append(Row(metric=metric, value=value, layer=layer, chance=0.1, **bounds))
+            probe += [Row(metric="recall", value=0.5 + next(noise), layer=layer, language=code) for code in LANGUAGES]
+        overlap = []
+        for metric in ("shared", "shared_mismatched", "shared_shuffled", "rank_transfer", "transfer_gain"):
+            overlap.append(Row(metric=metric, value=level, low=level - 0.01, high=level + 0.01, chance=0.01))
+            overlap += [
+                Row(metric=metric, value=level + next(noise), language=a, other_language=b, p=0.5) for a, b in pairs
+            ]
+            overlap += [Row(metric=metric, value=level + next(noise), concept=f"c{i}") for i in range(128)]
+        for metric in ("shared_units", "expert_units"):
+            overlap += [Row(metric=metric, value=0.1, layer=layer, chance=0.1) for layer in range(layers)]
+        losses = [Row(metric="bits_per_byte", value=8.0 - 0.1 * number + next(noise), language=code, chance=4.0)
+                  for code in LANGUAGES]  # fmt: skip
+        table.write(here, LanguageProbe(texts="none.parquet"), probe, seconds=1.0)
+        table.write(here, ConceptOverlap(concepts="none.parquet"), overlap, seconds=1.0)
+        table.write(here, HeldOutLoss(texts="none.parquet"), losses, seconds=1.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report([write_large(tmp_path_factory.mktemp("large"), steps=45, layers=24)])
+
+
+def open_page(page: Path, tmp_path: Path, width: int, probe: str = "") -> tuple[str, str, float]:
+    """The page's elements once it is drawn, what the console said, and seconds of CPU; `probe` runs at its end."""
+    copy = tmp_path / "page.html"
+    script = f"<script>addEventListener('load',()=>setTimeout(()=>{{{probe}}},2000))</script></body>"
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [str(CHROMIUM), *browser.FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    command += [f"--window-size={width},900", "--virtual-time-budget=6000", "--dump-dom", copy.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    return done.stdout, console, seconds
+
+
+@needs_chromium
+def test_a_page_of_the_real_size_opens_quickly_and_draws_what_is_seen(large: Path, tmp_path: Path) -> None:
+    assert large.stat().st_size < 15e6
+    elements, console, seconds = open_page(large, tmp_path, 1400)
+    assert console == ""
+    figures = re.findall(r'<div class="figure[^>]*>', elements)
+    drawn = [figure for figure in figures if "data-drawn" in figure]
+    assert 1 <= len(drawn) < len(figures) / 3, "the others wait until they are seen"
+    assert seconds < 6.0, "of which the browser itself takes 2"
+
+
+@needs_chromium
+def test_a_narrow_window_shows_the_whole_page_without_scrolling_sideways(large: Path, tmp_path: Path) -> None:
+    probe = (
+        "document.querySelectorAll('details').forEach(fold => fold.open = true);"
+        "all().slice(0, 12).forEach(draw);"
+        "parent.postMessage(innerWidth + ' ' + document.documentElement.scrollWidth, '*')"
+    )
+    script = f"<script>addEventListener('load',()=>setTimeout(()=>{{{probe}}},500))</script></body>"
+    framed = tmp_path / "framed.html"
+    framed.write_text(large.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    outer = tmp_path / "outer.html"  # a window of headless Chromium is at least 500 wide
+    outer.write_text(
+        "<body><script>addEventListener('message', event => document.body.dataset.seen = event.data)</script>"
+        f'<iframe width="420" height="900" style="border:0" src="{framed.as_uri()}"></iframe></body>'
+    )
+    elements, console, _ = open_page(outer, tmp_path, 900)
+    assert console == ""
+    [(inner, wide)] = re.findall(r'data-seen="(\d+) (\d+)"', elements)
+    assert (inner, wide) == ("420", "420")
+
+
+@needs_chromium
+def test_every_axis_and_every_figure_draws_and_gives_its_data(large: Path, tmp_path: Path) -> None:
+    probe = (
+        "for (const value of ['linear', 'log', 'tokens']) { axis.value = value; all().forEach(draw); }"
+        "const tables = all().map(csv).filter(text => text.split('\\n').length > 3);"
+        "document.body.dataset.seen = all().filter(place => place.dataset.drawn).length + ' ' + tables.length"
+    )
+    elements, console, _ = open_page(large, tmp_path, 1400, probe)
+    assert console == ""
+    count = str(len(re.findall(r'<div class="figure', elements)))
+    assert re.findall(r'data-seen="(\d+) (\d+)"', elements) == [(count, count)]
+    assert 'class="pick"' in elements, "a concept can be chosen"
+
+
+@needs_chromium
+def test_pdf_and_png_are_made_beside_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_large(tmp_path / "run", steps=3, layers=2)
+    for kind, start in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
+        assert main(["report", str(run), "--format", kind]) == 0
+        assert (run / f"report.{kind}").read_bytes().startswith(start)
+
+
+def test_without_a_browser_another_format_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["report", str(tmp_path), "--format", "pdf"]) == 2
+    assert capsys.readouterr().err.startswith("error: --format pdf needs Chromium or Chrome")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_explanations_come_from_the_page_of_measures() -> None:
+    assert explain("ConceptOverlap", "shared").endswith("Chance: K / N.")
+    assert explain("ConceptOverlap", "shared_by_3")
+    assert explain("ConceptOverlap", "no_such_metric") == ""
+    assert explain("NoSuchAnalysis", "shared") == ""
+    assert trap("LanguageProbe")
+
+
+# colours -------------------------------------------------------------------------------------------------------------
+
+# Machado, Oliveira & Fernandes (2009), severity 1, on linear RGB.
+SEEN_BY = {
+    "all": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                            [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                              [-0.011820, 0.042940, 0.968881]]),
+}  # fmt: skip
+TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+                   [0.0193339, 0.1191920, 0.9503041]])  # fmt: skip
+
+
+def to_lab(colour: str, matrix: np.ndarray) -> np.ndarray:
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    x, y, z = TO_XYZ @ np.clip(matrix @ linear, 0, 1) / (0.95047, 1.0, 1.08883)
+    f = [np.cbrt(v) if v > 216 / 24389 else (24389 / 27 * v + 16) / 116 for v in (x, y, z)]
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def ciede2000(one: np.ndarray, other: np.ndarray) -> float:
+    """Sharma, Wu & Dalal (2005)."""
+    (l1, a1, b1), (l2, a2, b2) = one, other
+    g = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
+    g = 0.5 * (1 - np.sqrt(g**7 / (g**7 + 25.0**7)))
+    c1, c2 = np.hypot(a1 * (1 + g), b1), np.hypot(a2 * (1 + g), b2)
+    h1, h2 = (np.degrees(np.arctan2(b, a * (1 + g))) % 360 for a, b in ((a1, b1), (a2, b2)))
+    turn = (h2 - h1 + 180) % 360 - 180
+    mean_l, mean_c = (l1 + l2) / 2, (c1 + c2) / 2
+    mean_h = (h1 + turn / 2) % 360
+    t = 1 - 0.17 * np.cos(np.radians(mean_h - 30)) + 0.24 * np.cos(np.radians(2 * mean_h))
+    t += 0.32 * np.cos(np.radians(3 * mean_h + 6)) - 0.2 * np.cos(np.radians(4 * mean_h - 63))
+    l_part = (l2 - l1) / (1 + 0.015 * (mean_l - 50) ** 2 / np.sqrt(20 + (mean_l - 50) ** 2))
+    c_part = (c2 - c1) / (1 + 0.045 * mean_c)
+    h_part = 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2)) / (1 + 0.015 * mean_c * t)
+    rotation = -2 * np.sqrt(mean_c**7 / (mean_c**7 + 25.0**7))
+    rotation *= np.sin(np.radians(60 * np.exp(-(((mean_h - 275) / 25) ** 2))))
+    return float(np.sqrt(l_part**2 + c_part**2 + h_part**2 + rotation * c_part * h_part))
+
+
+def test_the_difference_of_colours_is_that_of_its_paper() -> None:
+    assert ciede2000(np.array([50, 2.6772, -79.7751]), np.array([50, 0, -82.7485])) == pytest.approx(2.0425, abs=1e-4)
+    assert ciede2000(np.array([50, 2.5, 0]), np.array([73, 25, -18])) == pytest.approx(27.1492, abs=1e-4)
+
+
+@pytest.mark.parametrize("eye", SEEN_BY)
+def test_lines_can_be_told_apart_by_every_eye(eye: str) -> None:
+    seen = [to_lab(colour, SEEN_BY[eye]) for colour in PALETTE]
+    assert min(ciede2000(a, b) for a, b in itertools.combinations(seen, 2)) >= 10
+
+
+def test_lines_differ_in_dash_or_marker_as_well_as_in_colour() -> None:
+    styles = [line_style(index) for index in range(len(PALETTE) * len(DASHES))]
+    without_colour = {(style["line"]["dash"], style["marker"]["symbol"]) for style in styles}
+    assert len(without_colour) == len(styles)
+    assert len(set(MARKERS)) == len(MARKERS)
