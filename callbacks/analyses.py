@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
+from transformers import PreTrainedModel
 
 from analysis.base import Analysis, Row
+from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures import load_analyses
+from analysis.preflight import check
 from analysis.report.headlines import Group, scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
@@ -118,6 +121,20 @@ class AnalysisCallback(StepCallback):
         """Wall time spent on analyses since the fit began."""
         self.failures = 0
         self._started = time.monotonic()
+
+    def preflight(
+        self, *, languages: Collection[str] | None, excluded: Collection[str], model: PreTrainedModel | None = None
+    ) -> None:
+        """Whether the list fits the run, asked by `train fit` and `train describe` before anything is written.
+
+        Raises:
+            FileNotFoundError, ValueError: see `analysis.preflight.check`; names the file of the list.
+        """
+        num_units = None if model is None else UnitSpace(find_sites(model)).num_units
+        try:
+            check(self.analyses, languages=languages, excluded=excluded, num_units=num_units)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"{self.list_file}: {error}") from None
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ RANKS = (
         "analysis.texts",
         "analysis.yaml_text",
     },
-    {"analysis.base", "analysis.concepts", "analysis.extraction"},
+    {"analysis.base", "analysis.concepts", "analysis.extraction", "analysis.preflight"},
     {"analysis.experts", "analysis.probes", "analysis.results"},
     {"analysis.checkpoints"},
     {"analysis.steering"},

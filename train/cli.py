@@ -151,7 +151,16 @@ class TrainingCLI(LightningCLI):
             log.info("resuming from %s", checkpoint)
         self.datamodule.allow_changes = given.allow_changes
         check_data(self.datamodule, self.model.model.config)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "preflight"):
+                languages, excluded = self.datamodule.languages, self.datamodule.exclude
+                callback.preflight(languages=languages, excluded=excluded, model=self.model.model)
         self.trainer.fit(**arguments, ckpt_path=checkpoint, weights_only=True)
+        if self.trainer.is_global_zero:
+            sys.stdout.write(
+                f"run:      {folder}, step {self.trainer.global_step:,} of {self.trainer.max_steps:,}\n"
+                f"next:     python -m analysis report {folder}\n"
+            )
 
     def validate(self, **arguments: Any) -> None:
         """Bits per byte of the run's newest checkpoint, or of the weights that a run would start with."""

@@ -14,8 +14,10 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import NoneType
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning.callbacks import Callback
 from transformers import XGLMConfig
 
 from train.cli import ParsedRun
@@ -144,8 +146,20 @@ def main(arguments: Sequence[str]) -> None:
     speeds = parser.parse_args(own).tokens_per_second or SPEEDS
     if any(speed <= 0 for speed in speeds):
         raise ValueError(f"--tokens_per_second {min(speeds):g}: a speed is above 0")
-    run = describe(ParsedRun(["fit", *rest]).run)
+    options = ParsedRun(["fit", *rest]).run
+    run = describe(options)
     sys.stdout.write(format_description(run, speeds) + "\n")
+    for entry in options.trainer.callbacks or []:
+        module, _, name = entry.class_path.rpartition(".")
+        if hasattr(getattr(importlib.import_module(module), name), "preflight"):
+            callback = _instantiate(entry)
+            callback.preflight(languages=options.data.languages, excluded=options.data.exclude or ())
+
+
+def _instantiate(entry: Namespace) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callback", type=Callback)
+    return parser.instantiate(parser.parse_object({"callback": entry.as_dict()})).callback
 
 
 def _split_off(arguments: list[str], option: str) -> tuple[list[str], list[str]]:

@@ -94,7 +94,7 @@ def test_checkpointing_and_smaller_micro_batches_need_less() -> None:
 
 
 def test_eight_devices_share_the_step(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--trainer.devices", "8", "--trainer.accumulate_grad_batches", "1"]
+    options = ["--trainer.devices", "8", "--trainer.accumulate_grad_batches", "1", "--trainer.callbacks", "null"]
     assert main(["describe", "--config", REAL_RUN, *options, "--tokens_per_second", "1e6", "5e5"]) == 0
     out = capsys.readouterr().out
     assert "257,115,136 = 131,076,096 embedding (tied) + 126,039,040 body" in out

@@ -168,6 +168,29 @@ def test_a_wrong_word_where_several_types_fit_is_one_short_line(fit: Fit) -> Non
     refused(fit("--trainer.gradient_clip_val", "much"), "trainer.gradient_clip_val: expected int or float or null, got")
 
 
+def test_analyses_that_do_not_fit_the_run_are_refused_before_it(fit: Fit, tmp_path: Path) -> None:
+    listed, concepts = tmp_path / "list.yaml", tmp_path / "concepts.jsonl"
+    entry = {"class_path": "ConceptOverlap", "init_args": {"concepts": str(concepts), "k": 100}}
+    listed.write_text(yaml.safe_dump({"analyses": [entry]}))
+    live = {
+        "class_path": "callbacks.analyses.AnalysisCallback",
+        "init_args": {"analyses": str(listed), "schedule": {"steps": [0]}},
+    }
+    changes: dict[str, Any] = {"trainer.callbacks": [{"class_path": "callbacks.lock.RunLock"}, live]}
+    refused(fit(changes=changes), "list.yaml: overlap: ", "does not exist; make it with `python -m analysis label")
+    row = {"concept": "water", "uid": "1", "text": "x", "label": 1}
+    concepts.write_text("".join(json.dumps({**row, "language": name}) + "\n" for name in ("en", "xx")))
+    refused(fit(), "overlap measures xx", "languages: [en]")
+    concepts.write_text("".join(json.dumps({**row, "language": name}) + "\n" for name in ("en", "de")))
+    refused(fit(), "add the file to data.exclude")
+    assert main(["describe", "--config", str(tmp_path / "config.yaml"), "--data.languages", "[de, en]"]) == 2
+    changes = {"data.exclude": [str(concepts)]}
+    entry["init_args"]["k"] = 10**6
+    listed.write_text(yaml.safe_dump({"analyses": [entry]}))
+    refused(fit(changes=changes), "k is 1000000 but the model has")
+    assert not (tmp_path / "run").exists()
+
+
 # files ---------------------------------------------------------------------------------------------------------------
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
