@@ -34,6 +34,10 @@ bloom-concepts: runs/bloom-concepts.parquet
 runs/bloom-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
 	$(BIN)/python -m analysis label --texts $< --out $@ --languages en es pt zh --independent
 
+# The concepts of configs/analyses/xglm_257m.yaml: 200 in the languages that the embedded sample and the real run share.
+runs/xglm_257m-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
+	$(BIN)/python -m analysis label --texts $< --out $@ --languages en es pt zh
+
 demo-steering: $(READY)
 	$(BIN)/python -m analysis steer --config configs/analyses/steering.yaml
 

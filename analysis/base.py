@@ -68,6 +68,19 @@ class Attachment:
     table: pa.Table
 
 
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What an analysis reads, as far as its options say."""
+
+    files: tuple[Path, ...]
+    concepts: tuple[Path, ...]
+    """Those of `files` whose sentences the model must not have been trained on."""
+    languages: tuple[str, ...]
+    """Named in the options; none means those of the files."""
+    num_units: int
+    """Units that the model must have more of (K)."""
+
+
 @dataclass(kw_only=True)
 class Analysis(ABC):
     """Base of every measure. Subclasses are keyword-only dataclasses: their fields are the options of the YAML file.
@@ -97,6 +110,19 @@ class Analysis(ABC):
     @abstractmethod
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """Measure `snapshot`; draws no random numbers from global generators and leaves the model as it found it."""
+
+    def needs(self) -> Needs:
+        """From the fields called `texts`, `concepts`, `languages` and `k` (without a `share`)."""
+        given = {name: getattr(self, name, None) for name in ("texts", "concepts", "languages", "k", "share")}
+        files = {name: Path(str(given[name])) for name in ("texts", "concepts") if given[name]}
+        k = given["k"] if isinstance(given["k"], int) and given["share"] is None else 0
+        named = given["languages"] if isinstance(given["languages"], list | tuple) else ()
+        return Needs(
+            files=tuple(files.values()),
+            concepts=tuple(path for name, path in files.items() if name == "concepts"),
+            languages=tuple(map(str, named)),
+            num_units=k,
+        )
 
     def settings(self) -> dict[str, object]:
         """Everything that determines the numbers, as JSON values. The class counts by its name, not by its file."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,18 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
+from transformers import PreTrainedModel
 
 from analysis.base import Analysis, Row
 from analysis.checkpoints.random_networks import NUM_NETWORKS, measure_null
+from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures import load_analyses
+from analysis.preflight import check
 from analysis.report.headlines import Group, scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
 from analysis.texts import Clone
-from callbacks.schedule import Schedule
+from callbacks.schedule import Schedule, required
 from callbacks.step import StepCallback
 from callbacks.tracking import Tracker
 
@@ -100,7 +103,7 @@ class AnalysisCallback(StepCallback):
     def __init__(
         self,
         analyses: str,
-        schedule: Schedule,
+        schedule: Schedule | None = None,
         max_share: float | None = None,
         figures: bool = True,
         key_budget: int = 300,
@@ -109,6 +112,8 @@ class AnalysisCallback(StepCallback):
     ) -> None:
         if max_share is not None and not 0 < max_share < 1:
             raise ValueError(f"max_share is {max_share}; use a share between 0 and 1, or leave it out")
+        if key_budget < 1:
+            raise ValueError(f"key_budget is {key_budget}; use at least 1 key a step")
         if not record_as or record_as == "train":
             raise ValueError(f"record_as is {record_as!r}; use a name of its own such as 'steering'")
         if null_networks < 0:
@@ -117,12 +122,26 @@ class AnalysisCallback(StepCallback):
         self.null_networks = null_networks
         self.record_as = record_as
         self.analyses: list[Analysis] = load_analyses(analyses)
-        self.schedule = schedule
+        self.schedule = required(schedule, "AnalysisCallback")
         self.max_share, self.figures, self.key_budget = max_share, figures, key_budget
         self.seconds = 0.0
         """Wall time spent on analyses since the fit began."""
         self.failures = 0
         self._started = time.monotonic()
+
+    def preflight(
+        self, *, languages: Collection[str] | None, excluded: Collection[str], model: PreTrainedModel | None = None
+    ) -> None:
+        """Whether the list fits the run, asked by `train fit` and `train describe` before anything is written.
+
+        Raises:
+            FileNotFoundError, ValueError: see `analysis.preflight.check`; names the file of the list.
+        """
+        num_units = None if model is None else UnitSpace(find_sites(model)).num_units
+        try:
+            check(self.analyses, languages=languages, excluded=excluded, num_units=num_units)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"{self.list_file}: {error}") from None
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 

@@ -88,6 +88,11 @@ class RunLock(Callback):
         self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if self._lock is not None:
+            folder = Path(self._lock.lock_file).parent
+            if [path.name for path in folder.iterdir()] == [LOCK_FILE]:  # refused before it began
+                Path(self._lock.lock_file).unlink()
+                folder.rmdir()
         self._release()
 
     def _release(self) -> None:

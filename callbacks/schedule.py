@@ -73,6 +73,17 @@ class Schedule:
         return sorted(step for step in found if step >= self.first)
 
 
+def required(schedule: Schedule | None, callback: str) -> Schedule:
+    """`schedule`, which is an option without default: the parser would fill in a whole `Schedule()` unasked.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if schedule is None:
+        raise ValueError(f"{callback} has no schedule; give one, such as schedule: {{base: 2, every: 1000}}")
+    return schedule
+
+
 def _is_count(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number >= 0
 

@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from analysis.files import file_sha256, new_folder, remove_leftovers, write_json
 from analysis.snapshots import CLONES_FILE, step_name
-from callbacks.schedule import Schedule
+from callbacks.schedule import Schedule, required
 from callbacks.step import StepCallback
 
 log = logging.getLogger(__name__)
@@ -139,10 +139,10 @@ class SnapshotWriter(StepCallback):
         dtype: type of the stored weights: float32, bfloat16 or float16.
     """
 
-    def __init__(self, schedule: Schedule, dtype: str = "float32") -> None:
+    def __init__(self, schedule: Schedule | None = None, dtype: str = "float32") -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}; snapshots are stored as one of {', '.join(DTYPES)}")
-        self.schedule, self.dtype = schedule, dtype
+        self.schedule, self.dtype = required(schedule, "SnapshotWriter"), dtype
         self.failures = 0
         """Snapshots lost to a full disk or the like since the fit began."""
 

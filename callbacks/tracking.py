@@ -78,6 +78,8 @@ class Tracker(StepCallback):
         self.root: Path | None = None
         self._kept: set[tuple[str, int]] = set()
         self._sent: set[tuple[str, int]] = set()
+        self._asked = False
+        """Whether this session's W&B run has been asked for."""
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
@@ -113,18 +115,23 @@ class Tracker(StepCallback):
     # the record itself ------------------------------------------------------------------------------------------------
 
     def start(self, root: Path) -> None:
-        """Open the record of the run in folder `root`: read what is there, then begin or continue the W&B run."""
+        """Open the record of the run in folder `root`: read what is there."""
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
-        identity = run_identity(root)
+        run_identity(root)
         self._kept = {(row["kind"], row["step"]) for row in read_metrics(root / "metrics.jsonl")}
         self._sent = set(self._kept)
-        if self.mode == "disabled":
+        self._asked = self.mode == "disabled"
+
+    def _begin_once(self) -> None:
+        """Begin or continue the W&B run with the first row: a finished run that is started again opens no session."""
+        if self._asked or self.root is None:
             return
+        self._asked = True
         try:
-            self.run = self._begin(root, identity)
+            self.run = self._begin(self.root, run_identity(self.root))
         except Exception as error:  # W&B must never stop a training run: its local service can fail in many ways
-            log.warning("W&B is unavailable (%s); the run is recorded in %s only", error, root / "metrics.jsonl")
+            log.warning("W&B is unavailable (%s); the run is recorded in %s only", error, self.root / "metrics.jsonl")
 
     def record(
         self,
@@ -147,7 +154,10 @@ class Tracker(StepCallback):
         except OSError as error:  # a full disk must not end the training
             log.warning("step %d: row not written to metrics.jsonl: %s", step, error)
         self._kept.add((kind, step))
-        if self.run is None or (kind, step) in self._sent:
+        if (kind, step) in self._sent:
+            return
+        self._begin_once()
+        if self.run is None:
             return
         self._sent.add((kind, step))
         self._send({**finite, **_as_wandb(media or {})}, step, tokens)

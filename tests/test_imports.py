@@ -49,8 +49,15 @@ def test_imports_point_one_way(package: str) -> None:
 
 
 RANKS = (
-    {"analysis.files", "analysis.geometry", "analysis.snapshots", "analysis.statistics", "analysis.texts"},
-    {"analysis.base", "analysis.concepts", "analysis.extraction"},
+    {
+        "analysis.files",
+        "analysis.geometry",
+        "analysis.snapshots",
+        "analysis.statistics",
+        "analysis.texts",
+        "analysis.yaml_text",
+    },
+    {"analysis.base", "analysis.concepts", "analysis.extraction", "analysis.preflight"},
     {"analysis.experts", "analysis.probes", "analysis.results"},
     {"analysis.checkpoints"},
     {"analysis.steering"},

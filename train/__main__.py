@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("BABELSCOPE_TRACEBACK") or not _is_expected(error):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from train.config.errors import one_line
+
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

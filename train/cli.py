@@ -24,14 +24,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from train.compatibility import check_data, check_trainer, refuse_sharded
+from train.config.compatibility import check_checkpoint, check_data, check_trainer
+from train.config.options import check_options, check_seed
+from train.config.run_config import find_differences, load_config, save_config
+from train.config.yaml_text import check_strings, check_yaml, read_yaml
 from train.datamodule import MultilingualDataModule
 from train.module import LanguageModelingModule
-from train.run_config import find_differences, load_config, save_config
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +49,14 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the effective configuration to `<run folder>/config.yaml` once other callbacks hold the folder's lock."""
+    """Writes the effective configuration to `<run folder>/config.yaml` once the folder is locked (`setup` of callbacks)
+    and the checkpoint has been accepted, before anything else is written."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
+        """Not yet."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
             save_config(Path(trainer.default_root_dir), dump_config(self.parser, self.config))
 
 
@@ -93,23 +99,38 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:  # type: ignore[override]
         """As Lightning's, without its warning that `args` beside `sys.argv` may be a mistake."""
+        for place, argument in enumerate(args or ()):
+            name, equals, value = argument.partition("=")
+            if name in ("--config", "-c") and (equals or place + 1 < len(args or ())):
+                # Names the file, which the parser does not.
+                check_strings(read_yaml(value if equals else (args or ())[place + 1]))
+            check_strings(value if equals else argument)
         self.config = parser.parse_args(args)
+
+    def _set_seed(self) -> None:
+        check_seed("seed_everything", self.config[self.subcommand].seed_everything)
+        super()._set_seed()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add_run_arguments(parser)
 
     def before_instantiate_classes(self) -> None:
-        trainer = self.config[self.subcommand].trainer
-        refuse_sharded(trainer.strategy)
-        if trainer.precision is None:
-            trainer.precision = default_precision(trainer.accelerator)
+        run = self.config[self.subcommand]
+        if isinstance(run.trainer.callbacks, Namespace):  # one, given without a list
+            run.trainer.callbacks = [run.trainer.callbacks]
+        if run.trainer.precision is None:
+            run.trainer.precision = default_precision(run.trainer.accelerator)
+        check_options(run)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         options = self._get(self.config_init, "trainer")
         if options.get("enable_checkpointing") is None:
             callbacks = options.get("callbacks") or []
             kwargs["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        # Lightning appends the callback that saves the configuration; others read the file when a fit starts.
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, SaveRunConfig))  # type: ignore[attr-defined]
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         check_trainer(self.trainer)
@@ -126,10 +147,20 @@ class TrainingCLI(LightningCLI):
         )
         checkpoint = find_checkpoint(self.trainer, given.resume)
         if checkpoint is not None:
+            check_checkpoint(checkpoint, self.model)
             log.info("resuming from %s", checkpoint)
         self.datamodule.allow_changes = given.allow_changes
         check_data(self.datamodule, self.model.model.config)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "preflight"):
+                languages, excluded = self.datamodule.languages, self.datamodule.exclude
+                callback.preflight(languages=languages, excluded=excluded, model=self.model.model)
         self.trainer.fit(**arguments, ckpt_path=checkpoint, weights_only=True)
+        if self.trainer.is_global_zero:
+            sys.stdout.write(
+                f"run:      {folder}, step {self.trainer.global_step:,} of {self.trainer.max_steps:,}\n"
+                f"next:     python -m analysis report {folder}\n"
+            )
 
     def validate(self, **arguments: Any) -> None:
         """Bits per byte of the run's newest checkpoint, or of the weights that a run would start with."""
@@ -164,12 +195,22 @@ class ParsedRun(TrainingCLI):
 def parser_options() -> dict[str, Any]:
     """Options of all parsers: errors are raised, so that the caller prints them as one line."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_loader("yaml", _checked_loader, (yaml.YAMLError,))
     quiet = {"exit_on_error": False}
     return {
         **quiet,
         "fit": {**quiet, "description": "Pretrain, or go on with a run."},
         "validate": {**quiet, "description": "Bits per byte of a run's newest checkpoint, per language."},
     }
+
+
+_loader = get_loader("yaml")
+
+
+def _checked_loader(text: str) -> Any:
+    """jsonargparse's own loader (it reads 1e-3 as a number) for text that `check_yaml` has nothing against."""
+    check_yaml(text)
+    return _loader(text)
 
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:

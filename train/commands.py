@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, Namespace
+
+from train.config.errors import one_line
+from train.config.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from train.data.documents import TextSource
@@ -46,13 +47,8 @@ def _data_section(paths: Sequence[str]) -> dict[str, Any]:
     """The `data:` sections of YAML files, later ones winning key by key."""
     section: dict[str, Any] = {}
     for path in paths:
-        try:
-            config = yaml.safe_load(Path(path).read_text())
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path}: no such config") from error
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-        data = (config or {}).get("data") or {}
+        config = read_yaml(path)
+        data = (config.get("data") if isinstance(config, dict) else None) or {}
         section |= data.get("init_args", data)
     if not section:
         raise ValueError(f"{', '.join(paths)}: no `data:` section")
@@ -67,7 +63,7 @@ def _instantiate(section: dict[str, Any]) -> MultilingualDataModule:
     try:
         return parser.instantiate_classes(parser.parse_object({"data": section})).data
     except ArgumentError as error:
-        raise ValueError(f"data section: {' '.join(str(error).split())}") from error
+        raise ValueError(f"data section: {one_line(error)}") from None
 
 
 def add_describe_arguments(parser: ArgumentParser) -> None:

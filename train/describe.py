@@ -13,82 +13,24 @@ import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning.callbacks import Callback
 from transformers import XGLMConfig
 
 from train.cli import ParsedRun
 from train.commands import add_describe_arguments
+from train.config.memory import Memory, estimate_memory
+from train.config.options import model_config, num_devices
 from train.flops import ParameterCount, count_parameters, flops_per_token, forward_flops
-from train.model.loss_tokens import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK
-from train.model.loss_vocab import VOCABULARY_BLOCK
-from train.model.xglm import build_config
 
-SIZES = ("vocab_size", "d_model", "num_layers", "attention_heads", "ffn_dim", "max_position_embeddings", "dropout")
 SNAPSHOTS = "callbacks.snapshots.SnapshotWriter"
 CHECKPOINTS = "callbacks.resume.ResumeCheckpoint"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPEEDS = (10_000.0, 50_000.0, 100_000.0, 200_000.0, 400_000.0)
 """Tokens per second for which hours are shown when none are given."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one device during a training step."""
-
-    weights: float
-    """float32 masters, and their bf16 copies under autocast."""
-    gradients: float
-    optimizer: float
-    """AdamW's two moments in float32."""
-    activations: float
-    """Kept for the backward pass of one micro-batch."""
-    logits: float
-    """The largest block of logits, with its gradient."""
-
-    @property
-    def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
-
-
-def activation_bytes(config: XGLMConfig, *, bf16: bool, checkpointing: bool) -> int:
-    """Bytes per token that the backward pass needs, counted over the tensors that autograd saves in a block.
-
-    float32: residual stream and LayerNorm output twice each, q, k, v and the attended values (8 d), the hidden layer
-    before and after GELU (2 ffn). Under bf16 autocast the residual stream stays float32 (2 d), all else is bf16 (8 d +
-    2 ffn). To both come LayerNorm statistics and the log-sum-exp of each head. With checkpointing every block keeps its
-    input alone, and one block at a time the rest. Dropout masks count as large as what they mask (less on a GPU).
-    """
-    d, ffn = config.d_model, config.ffn_dim
-    block = 4 * 2 * d + 2 * (8 * d + 2 * ffn) if bf16 else 4 * (8 * d + 2 * ffn)
-    block += 16 + 4 * config.attention_heads
-    ends = 12 * d + 16
-    if config.dropout:
-        block += 2 * d * (2 if bf16 else 4)
-        ends += 4 * d
-    if checkpointing:
-        return config.num_layers * 4 * d + block + ends
-    return config.num_layers * block + ends
-
-
-def estimate_memory(
-    config: XGLMConfig, *, micro_batch_tokens: int, bf16: bool, checkpointing: bool, on_gpu: bool
-) -> Memory:
-    """Rough memory of one device; workspaces of kernels, the CUDA context (0.5 GB) and DDP's buckets come on top."""
-    parameters = count_parameters(config)
-    if on_gpu or not bf16:
-        chunk = min(micro_batch_tokens, MAX_TOKEN_CHUNK) * config.vocab_size
-        logits = min(chunk, CUDA_CHUNK_LOGITS if on_gpu else CPU_CHUNK_LOGITS) * (2 if bf16 else 4)
-    else:
-        logits = min(VOCABULARY_BLOCK, config.vocab_size) * micro_batch_tokens * 4
-    return Memory(
-        weights=(6 if bf16 else 4) * parameters.total,
-        gradients=4 * parameters.total,
-        optimizer=8 * parameters.total,
-        activations=micro_batch_tokens * activation_bytes(config, bf16=bf16, checkpointing=checkpointing),
-        logits=2 * logits,
-    )
 
 
 @dataclass(frozen=True)
@@ -131,22 +73,11 @@ class RunDescription:
 
 
 def describe(run: Namespace) -> RunDescription:
-    """Figures of a parsed `fit` configuration.
-
-    Raises:
-        ValueError: no number of steps, or a batch that cannot be divided.
-    """
+    """Figures of a parsed `fit` configuration."""
     model, data, trainer = run.model, run.data, run.trainer
-    if trainer.max_steps < 1:
-        raise ValueError("trainer.max_steps is not set; the length of a run is counted in optimizer steps")
-    config = build_config(**{name: model[name] for name in SIZES})
-    devices = _devices(trainer)
+    config = model_config(model)
+    devices = num_devices(trainer) or 1
     parts = devices * trainer.accumulate_grad_batches
-    if data.batch_size % parts:
-        raise ValueError(
-            f"data.batch_size {data.batch_size} is not divisible by {devices} devices x "
-            f"{trainer.accumulate_grad_batches} accumulated micro-batches"
-        )
     parameters = count_parameters(config)
     bf16 = "bf16" in trainer.precision
     writers = _callbacks(trainer, SNAPSHOTS)
@@ -215,8 +146,20 @@ def main(arguments: Sequence[str]) -> None:
     speeds = parser.parse_args(own).tokens_per_second or SPEEDS
     if any(speed <= 0 for speed in speeds):
         raise ValueError(f"--tokens_per_second {min(speeds):g}: a speed is above 0")
-    run = describe(ParsedRun(["fit", *rest]).run)
+    options = ParsedRun(["fit", *rest]).run
+    run = describe(options)
     sys.stdout.write(format_description(run, speeds) + "\n")
+    for entry in options.trainer.callbacks or []:
+        module, _, name = entry.class_path.rpartition(".")
+        if hasattr(getattr(importlib.import_module(module), name), "preflight"):
+            callback = _instantiate(entry)
+            callback.preflight(languages=options.data.languages, excluded=options.data.exclude or ())
+
+
+def _instantiate(entry: Namespace) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callback", type=Callback)
+    return parser.instantiate(parser.parse_object({"callback": entry.as_dict()})).callback
 
 
 def _split_off(arguments: list[str], option: str) -> tuple[list[str], list[str]]:
@@ -244,19 +187,10 @@ def _scheduled(entries: Sequence[Namespace], max_steps: int) -> tuple[int, ...]:
             continue
         module, _, name = entry.class_path.rpartition(".")
         constructor = getattr(importlib.import_module(module), name).__init__
-        schedule: Any = typing.get_type_hints(constructor)["schedule"]
+        kinds = typing.get_args(typing.get_type_hints(constructor)["schedule"])
+        schedule = next(kind for kind in kinds if kind is not NoneType)
         steps.update(schedule(**options.schedule.as_dict()).up_to(max_steps))
     return tuple(sorted(steps))
-
-
-def _devices(trainer: Namespace) -> int:
-    """Devices of all nodes, as far as the configuration says: 'auto' counts as one."""
-    devices = trainer.devices
-    if isinstance(devices, list):
-        count = len(devices)
-    else:
-        count = int(devices) if str(devices).isdigit() else 1
-    return count * trainer.num_nodes
 
 
 def _si(number: float) -> str:

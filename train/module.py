@@ -25,7 +25,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from train.compatibility import check_data, check_trainer, read_initial_weights
+from train.config.compatibility import check_data, check_trainer, read_initial_weights
 from train.flops import flops_per_token, peak_flops
 from train.metrics import LanguageLoss
 from train.model.xglm import XGLMForCausalLM, build_config
@@ -271,7 +271,7 @@ class LanguageModelingModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.skipped_steps = int(checkpoint["babelscope"]["skipped_steps"])
+        self.skipped_steps = int(checkpoint.get("babelscope", {}).get("skipped_steps", 0))
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:

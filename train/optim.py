@@ -36,18 +36,17 @@ class OptimizerOptions:
     """Whether the embedding matrix (which is also the head) decays like the other matrices."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"optimizer.lr is {self.lr}; it must be above 0")
+        for name in ("lr", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be a finite number above 0")
         if self.warmup_steps < 0:
             raise ValueError(f"optimizer.warmup_steps is {self.warmup_steps}; it must be 0 or more")
         if not 0 <= self.floor <= 1:
             raise ValueError(f"optimizer.floor is {self.floor}; it is a share of the peak, between 0 and 1")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimizer.betas is {list(self.betas)}; both must be in [0, 1)")
-        if self.eps <= 0:
-            raise ValueError(f"optimizer.eps is {self.eps}; it must be above 0")
-        if self.weight_decay < 0:
-            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}; it must be a finite number, 0 or more")
 
 
 def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[str, object]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from analysis.base import Analysis
@@ -24,6 +23,7 @@ from analysis.measures.overlap import ConceptOverlap
 from analysis.measures.probe_suite import ProbeSuite
 from analysis.measures.steering import Steering
 from analysis.measures.trajectories import Trajectories
+from analysis.yaml_text import read_yaml
 
 __all__ = [
     "Alignment",
@@ -53,10 +53,7 @@ def load_analyses(path: str | Path) -> list[Analysis]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; an analysis list is a YAML file with a key 'analyses'")
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    document = read_yaml(path)
     if not isinstance(document, dict) or not isinstance(document.get("analyses"), list):
         raise ValueError(f"{path}: expected a key 'analyses' with a list of entries (class_path, init_args)")
     return build_analyses(document["analyses"], where=str(path))

@@ -58,11 +58,12 @@ def test_the_wandb_run_has_the_axes_one_row_a_step_and_every_key(tmp_path: Path)
     (root / "config.yaml").write_text("model: {d_model: 64}\nseed_everything: 1\n")
     tracker = Tracker(mode="auto")
     tracker.start(root)
-    assert tracker.location is not None
+    assert tracker.location is None, "nothing to say yet, so no session"
     figure = go.Figure(go.Heatmap(z=[[0.0, 1.0]]))
     for step in (0, 1, 2, 4):
         values = {"overlap/shared": 0.1 * step, "overlap/shared_chance": 0.01}
         tracker.record("analysis", values, step, step * 1024, {"figures/overlap": figure})
+    assert tracker.location is not None
     tracker.finish(0)
 
     (folder,) = offline_runs(root)
@@ -112,6 +113,17 @@ def test_a_restart_goes_on_in_the_same_run_without_doubled_rows(tmp_path: Path) 
     identities = {session[2].get("run_id") or session[2].get("runId") for session in sessions}
     assert identities == {run_identity(root)["wandb_id"]}
     assert sorted(row["progress/step"] for session in sessions for row in session[0]) == [1, 2, 3, 4]
+
+
+def test_a_start_without_new_rows_opens_no_session(tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    for _ in range(2):  # the second start of a finished run
+        tracker = Tracker(mode="offline")
+        tracker.start(root)
+        if not tracker.has("train", 1):
+            tracker.record("train", {"train/loss": 1.0}, 1, 1)
+        tracker.finish(0)
+    assert len(offline_runs(root)) == 1
 
 
 def test_replay_rebuilds_the_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

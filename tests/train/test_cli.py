@@ -16,7 +16,7 @@ import yaml
 
 from train.__main__ import COMMANDS, main
 from train.cli import ParsedRun, default_precision
-from train.run_config import Difference, find_differences, load_config, save_config
+from train.config.run_config import Difference, find_differences, load_config, save_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ("demo.yaml", "smoke.yaml", "xglm_257m.yaml")

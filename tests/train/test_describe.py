@@ -9,7 +9,8 @@ import torch
 
 from train.__main__ import main
 from train.cli import ParsedRun
-from train.describe import activation_bytes, describe, estimate_memory, format_description
+from train.config.memory import activation_bytes, estimate_memory
+from train.describe import describe, format_description
 from train.model.xglm import XGLMForCausalLM, build_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,7 @@ def test_checkpointing_and_smaller_micro_batches_need_less() -> None:
 
 
 def test_eight_devices_share_the_step(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--trainer.devices", "8", "--trainer.accumulate_grad_batches", "1"]
+    options = ["--trainer.devices", "8", "--trainer.accumulate_grad_batches", "1", "--trainer.callbacks", "null"]
     assert main(["describe", "--config", REAL_RUN, *options, "--tokens_per_second", "1e6", "5e5"]) == 0
     out = capsys.readouterr().out
     assert "257,115,136 = 131,076,096 embedding (tied) + 126,039,040 body" in out
@@ -111,7 +112,7 @@ def test_a_run_without_schedule_has_no_snapshots() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--trainer.max_steps", "-1"], "trainer.max_steps is not set"),
+        (["--trainer.max_steps", "-1"], "trainer.max_steps is -1; set it"),
         (["--trainer.devices", "7"], "data.batch_size 64 is not divisible by 7 devices x 4"),
         (["--tokens_per_second", "0"], "--tokens_per_second 0: a speed is above 0"),
         (["--tokens_per_second", "fast"], "tokens_per_second"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from train.compatibility import check_data
+from train.config.compatibility import check_data
 from train.data.clones import Clone, dealt_to, make_clones
 from train.data.documents import Document
 from train.data.sources import LocalText

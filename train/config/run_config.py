@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from train.config.yaml_text import read_yaml
 from train.files import write_text
 
 CONFIG_FILE = "config.yaml"
@@ -74,10 +73,7 @@ def load_config(folder: Path) -> dict[str, Any] | None:
     path = folder / CONFIG_FILE
     if not path.is_file():
         return None
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path}: expected a configuration with keys; remove the file or choose another run folder")
     return config

@@ -1,0 +1,76 @@
+"""Does a list of analyses fit the run that it measures? Asked before the first step, not after days.
+
+Called before anything is written by `train fit` and `train describe` (through the live callback) and by `analysis run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from analysis.base import Analysis
+from analysis.texts import RECORDED, language_column, read_records
+
+
+def check(
+    analyses: Iterable[Analysis],
+    *,
+    languages: Collection[str] | None = None,
+    excluded: Collection[str | Path] | None = None,
+    num_units: int | None = None,
+) -> None:
+    """Refuse what the list cannot measure or should not.
+
+    Args:
+        analyses: the list.
+        languages: those of the training text; None if unknown.
+        excluded: files whose texts training leaves out (`data.exclude`); None if unknown.
+        num_units: units of the model; None if unknown.
+
+    Raises:
+        FileNotFoundError: a file of an analysis is not there; says which command makes a concept file.
+        ValueError: languages that are not trained, concept sentences that are, or K not below the number of units.
+    """
+    read: dict[Path, frozenset[str]] = {}
+    for analysis in analyses:
+        needs = analysis.needs()
+        for path in needs.files:
+            if not path.exists():
+                way = (
+                    f"make it with `python -m analysis label --texts TEXTS --out {path}`"
+                    if path in needs.concepts
+                    else "give the path of parallel text"
+                )
+                raise FileNotFoundError(f"{analysis.name}: {path} does not exist; {way}")
+        if languages is not None:
+            for path in needs.files if not needs.languages else ():
+                read[path] = read.get(path) or languages_of(path)
+            measured = set(needs.languages) or {name for path in needs.files for name in read[path]}
+            if foreign := sorted(measured - set(languages)):
+                kept = ", ".join(sorted(measured & set(languages)))
+                raise ValueError(
+                    f"{analysis.name} measures {', '.join(foreign)}, which the training text does not have; set its "
+                    f"languages: [{kept}]"
+                )
+        if excluded is not None:
+            left_out = {Path(path).resolve() for path in excluded}
+            for path in needs.concepts:
+                if path.resolve() not in left_out:
+                    raise ValueError(
+                        f"{analysis.name}: the sentences of {path} would be trained on and measured; add the file to "
+                        "data.exclude"
+                    )
+        if num_units is not None and needs.num_units >= num_units:
+            raise ValueError(
+                f"{analysis.name}: k is {needs.num_units} but the model has {num_units} units; lower k or give a share"
+            )
+
+
+def languages_of(path: Path) -> frozenset[str]:
+    """Languages of a file of texts or concepts, long or wide; none of a folder of selfcond files."""
+    found: set[str] = set()
+    if not path.is_dir():
+        for _, record in read_records(path):
+            column = language_column(record)
+            found.update([str(record[column])] if column else (name for name in record if name not in RECORDED))
+    return frozenset(found)

@@ -1,0 +1,69 @@
+"""Rough memory of a training step on one device, from sizes alone: what `describe` shows and `fit` refuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import XGLMConfig
+
+from train.flops import count_parameters
+from train.model.loss_tokens import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK
+from train.model.loss_vocab import VOCABULARY_BLOCK
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device during a training step."""
+
+    weights: float
+    """float32 masters, and their bf16 copies under autocast."""
+    gradients: float
+    optimizer: float
+    """AdamW's two moments in float32."""
+    activations: float
+    """Kept for the backward pass of one micro-batch."""
+    logits: float
+    """The largest block of logits, with its gradient."""
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def activation_bytes(config: XGLMConfig, *, bf16: bool, checkpointing: bool) -> int:
+    """Bytes per token that the backward pass needs, counted over the tensors that autograd saves in a block.
+
+    float32: residual stream and LayerNorm output twice each, q, k, v and the attended values (8 d), the hidden layer
+    before and after GELU (2 ffn). Under bf16 autocast the residual stream stays float32 (2 d), all else is bf16 (8 d +
+    2 ffn). To both come LayerNorm statistics and the log-sum-exp of each head. With checkpointing every block keeps its
+    input alone, and one block at a time the rest. Dropout masks count as large as what they mask (less on a GPU).
+    """
+    d, ffn = config.d_model, config.ffn_dim
+    block = 4 * 2 * d + 2 * (8 * d + 2 * ffn) if bf16 else 4 * (8 * d + 2 * ffn)
+    block += 16 + 4 * config.attention_heads
+    ends = 12 * d + 16
+    if config.dropout:
+        block += 2 * d * (2 if bf16 else 4)
+        ends += 4 * d
+    if checkpointing:
+        return config.num_layers * 4 * d + block + ends
+    return config.num_layers * block + ends
+
+
+def estimate_memory(
+    config: XGLMConfig, *, micro_batch_tokens: int, bf16: bool, checkpointing: bool, on_gpu: bool
+) -> Memory:
+    """Rough memory of one device; workspaces of kernels, the CUDA context (0.5 GB) and DDP's buckets come on top."""
+    parameters = count_parameters(config)
+    if on_gpu or not bf16:
+        chunk = min(micro_batch_tokens, MAX_TOKEN_CHUNK) * config.vocab_size
+        logits = min(chunk, CUDA_CHUNK_LOGITS if on_gpu else CPU_CHUNK_LOGITS) * (2 if bf16 else 4)
+    else:
+        logits = min(VOCABULARY_BLOCK, config.vocab_size) * micro_batch_tokens * 4
+    return Memory(
+        weights=(6 if bf16 else 4) * parameters.total,
+        gradients=4 * parameters.total,
+        optimizer=8 * parameters.total,
+        activations=micro_batch_tokens * activation_bytes(config, bf16=bf16, checkpointing=checkpointing),
+        logits=2 * logits,
+    )

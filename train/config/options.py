@@ -1,0 +1,153 @@
+"""What can be refused from the configuration alone, before anything is made: one line that names the option."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning.strategies import Strategy
+from transformers import XGLMConfig
+
+from train.config.memory import estimate_memory
+from train.flops import count_parameters
+from train.model.xglm import build_config
+
+SIZES = ("vocab_size", "d_model", "num_layers", "attention_heads", "ffn_dim", "max_position_embeddings", "dropout")
+PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16")
+SHARDED_STRATEGIES = ("fsdp", "deepspeed", "modelparallel")
+WHY_WHOLE = "snapshots and live analyses need the whole model on every rank, and it fits one device; use ddp or auto"
+MAX_SEED = 2**32 - 1
+
+
+def model_config(model: Namespace) -> XGLMConfig:
+    """The network that the `model` section describes.
+
+    Raises:
+        ValueError: sizes that are not positive or do not divide.
+    """
+    return build_config(**{name: model[name] for name in SIZES})
+
+
+def check_options(run: Namespace) -> None:
+    """Refuse values of the `trainer`, `model` and `data` sections that no training can have.
+
+    Raises:
+        ValueError: names the option, the value and what is allowed.
+    """
+    trainer, data = run.trainer, run.data
+    check_seed("seed_everything", run.seed_everything)
+    check_seed("data.seed", data.seed)
+    _check_devices(trainer)
+    _refuse_sharded(trainer.strategy)
+    if trainer.precision is not None and str(trainer.precision) not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision is {trainer.precision}; use bf16-mixed or 32-true (loss scaling hides skipped steps, "
+            "and weights of 16 bits lose small updates), or null for what the device computes in"
+        )
+    if trainer.max_steps < 1:
+        raise ValueError(
+            f"trainer.max_steps is {trainer.max_steps}; set it, the length of a run is counted in optimizer steps"
+        )
+    if trainer.accumulate_grad_batches < 1:
+        raise ValueError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; use at least 1")
+    clip = trainer.gradient_clip_val
+    if clip is not None and not (math.isfinite(clip) and clip > 0):
+        raise ValueError(f"trainer.gradient_clip_val is {clip}; use a norm above 0, or null for no clipping")
+    if trainer.gradient_clip_algorithm not in (None, "norm"):
+        raise ValueError(
+            f"trainer.gradient_clip_algorithm is {trainer.gradient_clip_algorithm}; only norm is supported"
+        )
+    interval = trainer.val_check_interval
+    if (isinstance(interval, float) and not 0 < interval <= 1) or (isinstance(interval, int) and interval < 1):
+        raise ValueError(
+            f"trainer.val_check_interval is {interval}; use a number of micro-batches of at least 1 (and "
+            "trainer.limit_val_batches 0 for no validation)"
+        )
+    warmup = run.model.optimizer.warmup_steps
+    if warmup >= trainer.max_steps:
+        raise ValueError(
+            f"optimizer.warmup_steps is {warmup} but the run has only {trainer.max_steps} steps; lower it or raise "
+            "trainer.max_steps"
+        )
+    devices = num_devices(trainer)
+    if devices is not None and data.batch_size % (devices * trainer.accumulate_grad_batches):
+        raise ValueError(
+            f"data.batch_size {data.batch_size} is not divisible by {devices} devices x "
+            f"{trainer.accumulate_grad_batches} accumulated micro-batches"
+        )
+    _check_memory(run, devices or 1)
+
+
+def num_devices(trainer: Namespace) -> int | None:
+    """Devices of all nodes, or None if only the machine can tell (`auto`, -1)."""
+    devices = trainer.devices
+    if isinstance(devices, list):
+        return len(devices) * trainer.num_nodes
+    return int(devices) * trainer.num_nodes if str(devices).isdigit() else None
+
+
+def check_seed(name: str, seed: Any) -> None:
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"{name} is {seed}; use a whole number from 0 to {MAX_SEED}")
+
+
+def _check_devices(trainer: Namespace) -> None:
+    devices = trainer.devices
+    if isinstance(devices, list):
+        valid = bool(devices) and all(isinstance(device, int) and device >= 0 for device in devices)
+    else:
+        valid = bool(re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)+", str(devices)))
+    if not valid:
+        raise ValueError(
+            f"trainer.devices is {devices!r}; use a number of at least 1, a list of device numbers, auto, or -1 for all"
+        )
+    if trainer.num_nodes < 1:
+        raise ValueError(f"trainer.num_nodes is {trainer.num_nodes}; use at least 1")
+
+
+def _refuse_sharded(strategy: str | Namespace | Strategy) -> None:
+    """Strategies that spread one model over devices, by name or class, before Lightning starts them."""
+    name = strategy if isinstance(strategy, str) else str(getattr(strategy, "class_path", type(strategy).__name__))
+    if any(word in name.lower().replace("_", "") for word in SHARDED_STRATEGIES):
+        raise ValueError(f"trainer.strategy is {name}: {WHY_WHOLE}")
+
+
+def _check_memory(run: Namespace, devices: int) -> None:
+    """A model or a micro-batch that cannot fit is refused before the machine swaps or the kernel kills."""
+    on_gpu = run.trainer.accelerator in ("gpu", "cuda") or (
+        run.trainer.accelerator == "auto" and torch.cuda.is_available()
+    )
+    if on_gpu and not torch.cuda.is_available():
+        return  # `describe` on a machine without the device
+    config = model_config(run.model)
+    sequences = run.data.batch_size // (devices * run.trainer.accumulate_grad_batches)
+    bf16 = "bf16" in str(run.trainer.precision)
+    memory = estimate_memory(
+        config,
+        micro_batch_tokens=sequences * run.data.block_size,
+        bf16=bf16,
+        checkpointing=run.model.gradient_checkpointing,
+        on_gpu=on_gpu,
+    )
+    if on_gpu:
+        device, there = "the GPU", torch.cuda.get_device_properties(0).total_memory
+    else:
+        device, there = "this machine", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    positions = 4 * config.max_position_embeddings * config.d_model
+    fixed = memory.weights + memory.gradients + memory.optimizer + positions
+    if fixed > there:
+        raise ValueError(
+            f"a model of {count_parameters(config).total:,} parameters and {config.max_position_embeddings:,} "
+            f"positions needs about {fixed / 1e9:,.0f} GB for weights, gradients and optimizer, but {device} has "
+            f"{there / 1e9:,.0f} GB; lower model.d_model, num_layers, ffn_dim, vocab_size or max_position_embeddings"
+        )
+    if memory.total > 2 * there:  # the estimate of activations is rough
+        needed = (memory.total - fixed) / 1e9
+        raise ValueError(
+            f"a micro-batch of {sequences:,} sequences needs about {needed:,.0f} GB, but {device} has "
+            f"{there / 1e9:,.0f} GB; raise trainer.accumulate_grad_batches or lower data.batch_size"
+        )
