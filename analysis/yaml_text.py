@@ -85,8 +85,6 @@ def check_yaml(text: str) -> None:
             depth += 1
             if depth > MAX_DEPTH:
                 raise RefusedYAML(f"nested deeper than {MAX_DEPTH} levels")
-                    f"line {event.start_mark.line + 1 if event.start_mark else '?'}: nested deeper than {MAX_DEPTH} levels"
-                )
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
     root = yaml.compose(text, Loader=loader)
