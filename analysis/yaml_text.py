@@ -84,7 +84,7 @@ def check_yaml(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise RefusedYAML(f"line {event.start_mark.line + 1}: nested deeper than {MAX_DEPTH} levels")
+                raise RefusedYAML(f"nested deeper than {MAX_DEPTH} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
     root = yaml.compose(text, Loader=loader)

@@ -48,7 +48,7 @@ def _data_section(paths: Sequence[str]) -> dict[str, Any]:
     section: dict[str, Any] = {}
     for path in paths:
         config = read_yaml(path)
-        data = (config.get("data") if isinstance(config, dict) else None) or {}
+        data: dict[str, Any] = (config.get("data") if isinstance(config, dict) else None) or {}
         section |= data.get("init_args", data)
     if not section:
         raise ValueError(f"{', '.join(paths)}: no `data:` section")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import XGLMConfig
 
 from train.config.errors import one_line
-from train.config.options import WHY_WHOLE
+from train.config.options import PRECISIONS, WHY_WHOLE
 from train.model.xglm import XGLMForCausalLM
 
 RESUMABLE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
@@ -28,6 +28,12 @@ def check_trainer(trainer: pl.Trainer) -> None:
     """
     if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
         raise ValueError(f"trainer.strategy is {type(trainer.strategy).__name__}: {WHY_WHOLE}")
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(f"trainer.precision is {trainer.precision}; use bf16-mixed or 32-true")
+    if trainer.gradient_clip_algorithm not in (None, "norm"):
+        raise ValueError(
+            f"trainer.gradient_clip_algorithm is {str(trainer.gradient_clip_algorithm)!r}; only norm is supported"
+        )
     seen: dict[str, str] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
@@ -107,13 +113,14 @@ def read_initial_weights(folder: str, config: XGLMConfig) -> dict[str, Tensor]:
         if there != here:
             raise ValueError(f"model.initial_weights: {folder} has {key} {there} but the run has {here}")
     try:
-        model, loading = XGLMForCausalLM.from_pretrained(
+        loaded: Any = XGLMForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:
         raise ValueError(
             f"model.initial_weights: {folder}: no whole model.safetensors of this architecture ({one_line(error, 200)})"
         ) from None
+    model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"model.initial_weights: {folder} lacks {len(missing)} weights, such as {missing[0]}")
     state = model.state_dict()
