@@ -34,9 +34,12 @@ bloom-concepts: runs/bloom-concepts.parquet
 runs/bloom-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
 	$(BIN)/python -m analysis label --texts $< --out $@ --languages en es pt zh --independent
 
-# The concepts of configs/analyses/xglm_257m.yaml: 200 in the languages that the embedded sample and the real run share.
-runs/xglm_257m-concepts.parquet: data/embedded_cdda10.parquet data/concepts.tsv | $(READY)
-	$(BIN)/python -m analysis label --texts $< --out $@ --languages en es pt zh
+# Text and concepts of configs/analyses/xglm_257m.yaml: the trained languages that the medium corpus has.
+build/corpus/out/aligned.parquet: | $(READY)
+	$(BIN)/python -m data.corpus fetch
+	$(BIN)/python -m data.corpus build
+runs/xglm_257m-concepts.parquet: build/corpus/out/aligned.parquet data/concepts.tsv | $(READY)
+	$(BIN)/python -m analysis label --texts $< --out $@ --languages en es fr id pt vi zh --independent
 
 demo-steering: $(READY)
 	$(BIN)/python -m analysis steer --config configs/analyses/steering.yaml
