@@ -10,6 +10,7 @@ from pathlib import Path
 
 from analysis.base import Analysis
 from analysis.texts import RECORDED, language_column, read_records
+from analysis.yaml_text import read_yaml
 
 
 def check(
@@ -64,6 +65,20 @@ def check(
             raise ValueError(
                 f"{analysis.name}: k is {needs.num_units} but the model has {num_units} units; lower k or give a share"
             )
+
+
+def trained_on(folder: Path) -> tuple[list[str] | None, list[str] | None]:
+    """Languages and left-out files of the training text of a run folder, from its `config.yaml`; None where unknown.
+
+    Raises:
+        ValueError: the file is not YAML.
+    """
+    path = folder / "config.yaml"
+    config = read_yaml(path) if path.is_file() else None
+    data = config.get("data") if isinstance(config, dict) else None
+    if not isinstance(data, dict):
+        return None, None
+    return data.get("languages") or None, data.get("exclude") or []
 
 
 def languages_of(path: Path) -> frozenset[str]:

@@ -24,6 +24,7 @@ from analysis.checkpoints.names import select_steps
 from analysis.checkpoints.random_networks import NUM_NETWORKS
 from analysis.checkpoints.sweep import Outcome, Split, Task, plan, refuse_clash
 from analysis.commands.errors import refuse_alias_bomb
+from analysis.preflight import check, trained_on
 from analysis.results import ResultTable
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def run(options: Namespace) -> int:
     results = results_folder(source, options.results)
     steps = select_steps([snapshot_id.step for snapshot_id in source.ids()], options.steps)
     refuse_clash(source, results, steps)
+    languages, excluded = trained_on(source.path) if isinstance(source, RunFolder) else (None, None)
+    check(analyses, languages=languages, excluded=excluded)
     if options.dry_run:
         tasks = plan(source, analyses, results, steps, force=options.force, null_networks=options.null_networks)
         sys.stdout.write(describe_plan(tasks, results) + "\n")

@@ -62,6 +62,19 @@ def test_a_run_is_measured_into_its_own_folder(config: Path, run: Path, capsys: 
     assert "0 results measured now" in capsys.readouterr().out
 
 
+def test_a_list_that_does_not_fit_the_run_is_refused_before_a_checkpoint_is_opened(
+    config: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": {"languages": ["de"], "exclude": []}}))
+    assert main(["run", "--config", str(config)]) == 2
+    assert "held_out measures en, which the training text does not have" in capsys.readouterr().err
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": {"languages": ["de", "en"]}}))
+    (tmp_path / "texts.jsonl").rename(tmp_path / "moved.jsonl")
+    assert main(["run", "--config", str(config)]) == 2
+    assert "texts.jsonl does not exist" in capsys.readouterr().err
+    assert not (run / "results").exists()
+
+
 def test_any_key_can_be_overridden(config: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere"
     options = [
