@@ -25,6 +25,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. 0 is success, 1 a sweep with failures, 2 a mistake in what was asked for."""
+    # Before torch is loaded: threads that wait for each other sleep. On a busy machine they spin away 3 times the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in {"-h", "--help"}:
         print("usage: python -m analysis COMMAND [options]\n")

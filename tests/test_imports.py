@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,3 +186,20 @@ def test_models_are_loaded_without_pickle_or_remote_code(package: str) -> None:
             assert called not in {"pickle.load", "pickle.loads", "joblib.load"}, f"{path}:{node.lineno}"
             if called == "torch.load":
                 assert "weights_only" in options, f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("package", ["train", "analysis"])
+@pytest.mark.parametrize("given", [None, "active"])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(package: str, given: str | None) -> None:
+    """The OpenMP runtime reads the variable when torch is loaded, so it must be set by then."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if given is not None:
+        environment["OMP_WAIT_POLICY"] = given
+    program = (
+        f"import os, sys; from {package}.__main__ import main; main([]); "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == f"{given or 'passive'} False"

@@ -27,6 +27,8 @@ TEXT_COMMANDS = ("tokenizer", "prepare", "audit")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    # Before torch is loaded: threads that wait for each other sleep. On a busy machine they spin away 3 times the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     if not arguments or arguments[0] in ("-h", "--help"):
