@@ -58,7 +58,9 @@ def _union(errors: str) -> str:
     longer = [branch for branch in branches if not branch.startswith("Expected a")]
     if longer:
         return longer[0]
-    return "expected " + (" or ".join("null" if name == "NoneType" else name for name in types) or branches[0])
+    return "expected " + (
+        " or ".join(sorted({"null" if name == "NoneType" else name for name in types})) or branches[0]
+    )
 
 
 def _classes(key: str) -> list[str]:

@@ -165,7 +165,7 @@ def test_one_callback_without_a_list_is_a_list_of_one(fit: Fit, tmp_path: Path) 
 
 
 def test_a_wrong_word_where_several_types_fit_is_one_short_line(fit: Fit) -> None:
-    refused(fit("--trainer.gradient_clip_val", "much"), "trainer.gradient_clip_val: expected int or float or null, got")
+    refused(fit("--trainer.gradient_clip_val", "much"), "trainer.gradient_clip_val: expected float or int or null, got")
 
 
 def test_analyses_that_do_not_fit_the_run_are_refused_before_it(fit: Fit, tmp_path: Path) -> None:

@@ -26,5 +26,6 @@ def _of_union(text: str) -> str:
         return key + meant[0]
     given = re.findall(r"Given value: (.*)", text)
     kinds = re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", text)
-    allowed = " or ".join(dict.fromkeys("null" if kind == "NoneType" else kind for kind in kinds))
+    # Sorted: `int | float` and `float | int` are one object to `typing`, in the order that came first in the process.
+    allowed = " or ".join(sorted({"null" if kind == "NoneType" else kind for kind in kinds}))
     return f"{key}expected {allowed or 'another type'}, got {given[-1] if given else 'something else'}"
