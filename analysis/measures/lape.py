@@ -77,7 +77,8 @@ class Lape(TextAnalysis):
 
     Rows, chance = mean over shuffles of the texts' languages: `entropy` (mean LAPE / log L of the units that fire above
     the threshold; 1 = no preference) per layer and overall, with p for one at most this low; `language_units` (share of
-    all language neurons that lie in this layer). Where no unit fires above the threshold there is no row.
+    all language neurons that lie in this layer). Where no unit fires above the threshold the one row is
+    `language_units` 0, without a layer: there are none.
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `read_texts` and `sample_tokens`.
@@ -133,6 +134,8 @@ class Lape(TextAnalysis):
                 null = [_share_within(one, span) for one in shuffled]
                 value = _share_within(found, span)
                 yield Row(metric="language_units", value=value, layer=layer, chance=float(np.mean(null)))
+        if not found.any_language.any():  # as in the first steps of training
+            yield Row(metric="language_units", value=0.0)
 
 
 def find_activations(model: PreTrainedModel) -> tuple[Site, ...]:
