@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from analysis.experts.kernels import NEGATIVE, POSITIVE, scan
@@ -88,20 +87,6 @@ def average_precision(values: Tensor, labels: Labels) -> Tensor:
     sums = torch_sums(values, labels) if values.device.type != "cpu" else _compiled_sums(values, labels)
     num_positives = torch.from_numpy(labels.num_positives.astype(np.float64)).to(sums.device)
     return (sums / num_positives[:, None]).float().contiguous()
-
-
-def auroc(values: Tensor, num_positives: int) -> np.ndarray:
-    """Probability (U,) float32 that a positive's response exceeds a negative's, ties half.
-
-    Args:
-        values: (U, M) responses to the labelled texts of one concept, the positives first.
-    """
-    num_negatives = values.shape[1] - num_positives
-    pairs = float(num_positives * num_negatives)
-    ranks = rankdata(values.numpy(), axis=1)[:, :num_positives]
-    won = ranks.sum(1) - num_positives * (num_positives + 1) / 2
-    area: np.ndarray = 1.0 - (pairs - won) / pairs
-    return area.astype(np.float32)
 
 
 def settle_ties(values: Tensor) -> Tensor:

@@ -164,6 +164,61 @@ def _scan(keys: np.ndarray, labels: np.ndarray, fully_labelled: bool, ap: np.nda
                 _flush(precision, ap[unit])
 
 
+@_compiled
+def _ranks_of(keys: np.ndarray, ranks: np.ndarray) -> None:
+    """Ranks (rows, N) from sorted keys of `_pack`; a tie group shares the mean of its places."""
+    for row in range(keys.shape[0]):
+        first = 0
+        while first < keys.shape[1]:
+            end = first + 1
+            key = keys[row, first] >> np.uint64(32)
+            while end < keys.shape[1] and keys[row, end] >> np.uint64(32) == key:
+                end += 1
+            for place in range(first, end):
+                ranks[row, keys[row, place] & np.uint64(0xFFFFFFFF)] = (first + end + 1) / 2
+            first = end
+
+
+def average_ranks(scores: np.ndarray) -> np.ndarray:
+    """Ranks (G, U) float64 within each row of scores (G, U) float32, the largest score first; ties share their mean."""
+    keys = np.empty(scores.shape, dtype=np.uint64)
+    _pack(np.ascontiguousarray(scores, dtype=np.float32), np.arange(scores.shape[1]), keys)
+    keys.sort(axis=1)
+    ranks = np.empty(scores.shape)
+    _ranks_of(keys, ranks)
+    return ranks
+
+
+@_compiled
+def auroc(values: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
+    """Probability (U,) float32 that a response (U, N) to a positive text exceeds one to a negative, ties half."""
+    area = np.empty(values.shape[0], dtype=np.float32)
+    pairs = np.float64(yes.shape[0] * no.shape[0])
+    for unit in range(values.shape[0]):
+        negatives = np.sort(values[unit][no])
+        doubled = 0
+        for value in values[unit][yes]:
+            doubled += np.searchsorted(negatives, value) + np.searchsorted(negatives, value, side="right")
+        area[unit] = 1.0 - (pairs - doubled / 2) / pairs
+    return area
+
+
+@_compiled
+def percentiles(values: np.ndarray, texts: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Percentiles (len(shares), U) float32 of the responses (U, N) to some texts, linear between neighbours as NumPy's."""
+    found = np.empty((shares.shape[0], values.shape[0]), dtype=np.float32)
+    last = texts.shape[0] - 1
+    for unit in range(values.shape[0]):
+        ordered = np.sort(values[unit][texts])
+        for number in range(shares.shape[0]):
+            at = shares[number] * last
+            below = int(at)
+            low, high, part = ordered[below], ordered[min(below + 1, last)], at - below
+            rise = np.float64(high - low)
+            found[number, unit] = low + rise * part if part < 0.5 else high - rise * (1.0 - part)
+    return found
+
+
 def scan(
     values: np.ndarray, columns: np.ndarray, labels: np.ndarray, *, fully_labelled: bool, num_threads: int
 ) -> np.ndarray:

@@ -23,7 +23,7 @@ from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import SENTENCE_POOLINGS, iter_sentence_states, unit_hash
 from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs, influence_interval
 from analysis.geometry.similarity import SHARES, SYMMETRIC, Similarity, compare_languages
-from analysis.measures.text_analysis import StateAnalysis
+from analysis.measures.text_analysis import StateAnalysis, shown_layers
 from analysis.snapshots import Snapshot
 from analysis.texts import Text
 
@@ -126,11 +126,8 @@ class Alignment(StateAnalysis):
 
     def _sites(self, snapshot: Snapshot) -> Sequence[Site]:
         sites = find_sites(snapshot.model, "hidden")
-        have = [site.layer for site in sites]
-        missing = [layer for layer in self.layers if layer not in have]
-        if missing:
-            raise ValueError(f"{self.name}: no layer {missing[0]}: the model has {have[0]} (embeddings) to {have[-1]}")
-        return [site for site in sites if not self.layers or site.layer in self.layers]
+        chosen = shown_layers(self.layers or [site.layer for site in sites], sites)
+        return [site for site in sites if site.layer in chosen]
 
     def _rows(
         self, measure: str, found: Sequence[Similarity], layers: Sequence[int], pairs: Sequence[tuple[str, str]]

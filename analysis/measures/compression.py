@@ -111,12 +111,9 @@ class Compression(StateAnalysis):
     def _dimensions(self, states: Tensor, bucket: np.ndarray) -> np.ndarray:
         """Intrinsic dimension (R,) of all languages together, with every s-th token: the cost grows with the square."""
         taken = np.arange(0, len(states), max(1, len(states) // POOLED_POINTS))
-        squared = squared_distances(states[torch.from_numpy(taken).to(states.device)])
-        found = [two_nn(squared)]
-        for left_out in range(self.buckets):
-            kept = torch.from_numpy(np.flatnonzero(bucket[taken] != left_out)).to(states.device)
-            found.append(two_nn(squared[kept][:, kept]))
-        return np.array(found)
+        chosen = torch.from_numpy(taken).to(states.device)
+        squared = squared_distances(states[chosen])
+        return np.array(two_nn(squared, torch.from_numpy(bucket[taken]).to(states.device), self.buckets))
 
 
 def _rows(metric: str, values: np.ndarray, layers: Sequence[int], chance: float | None) -> Iterator[Row]:

@@ -6,7 +6,7 @@ Shapes:  N sampled tokens   D hidden size
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -27,6 +27,19 @@ logger = logging.getLogger(__name__)
 def vocabulary(snapshot: Snapshot) -> int:
     """Token ids that a text may have: the tokenizer's, and those of the cloned languages."""
     return len(snapshot.tokenizer) + max((clone.shift for clone in snapshot.clones.values()), default=0)
+
+
+def shown_layers(wanted: Sequence[int] | None, sites: Sequence[Site]) -> list[int]:
+    """Layers among those of `sites` that are given; None means embeddings, middle and last.
+
+    Raises:
+        ValueError: a layer that the model does not have.
+    """
+    have = [site.layer for site in sites]
+    chosen = {-1, have[-1] // 2, have[-1]} if wanted is None else set(wanted)
+    if unknown := chosen - set(have):
+        raise ValueError(f"no layer {min(unknown)}: the model has {have[0]} (embeddings) to {have[-1]}")
+    return sorted(chosen)
 
 
 @dataclass(kw_only=True)
@@ -128,25 +141,26 @@ class TokenProbe(StateAnalysis):
         sample, folds = snapshot.shared[key]
         return sample, folds
 
-    def states(self, snapshot: Snapshot) -> Iterator[tuple[Site, Tensor]]:
-        """States (N, D) float32 of the drawn tokens at every layer, embeddings first; not to be changed in place.
+    def states(self, snapshot: Snapshot, layers: Collection[int] | None = None) -> Iterator[tuple[Site, Tensor]]:
+        """States (N, D) float32 of the drawn tokens at `layers` (None: every layer), embeddings first; not to be
+        changed in place.
 
         They are kept for the next probe of this snapshot if those of all layers fit into half of `max_bytes`.
 
         Raises:
             ValueError: see `iter_token_states`.
         """
-        key = ("states", *self._sample_key())
-        if key in snapshot.shared:
-            yield from snapshot.shared[key]
-            return
         sample, _ = self.draw(snapshot)
-        sites = find_sites(snapshot.model, "hidden")
-        stream = iter_token_states(snapshot, sample, sites, self.extraction)
-        size = sum(site.num_units for site in sites) * len(sample) * torch.float32.itemsize
-        if size <= self.max_bytes // 2:
-            stream = iter(snapshot.shared.setdefault(key, list(stream)))
-        yield from stream
+        sites = [site for site in find_sites(snapshot.model, "hidden") if layers is None or site.layer in layers]
+        kept = snapshot.shared.setdefault(("states", *self._sample_key()), {})
+        if all(site in kept for site in sites):
+            yield from ((site, kept[site]) for site in sites)
+            return
+        keep = sum(site.num_units for site in sites) * len(sample) * torch.float32.itemsize <= self.max_bytes // 2
+        for site, states in iter_token_states(snapshot, sample, sites, self.extraction):
+            if keep:
+                kept[site] = states
+            yield site, states
 
     def _sample_key(self) -> tuple[Hashable, ...]:
         """What the draw depends on."""

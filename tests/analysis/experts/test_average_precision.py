@@ -11,7 +11,8 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from analysis.experts.average_precision import Labels, auroc, average_precision, settle_ties, torch_sums
+from analysis.experts.average_precision import Labels, average_precision, settle_ties, torch_sums
+from analysis.experts.kernels import auroc, percentiles
 
 NUM_TEXTS = 150
 Way = Callable[[Tensor, Labels], Tensor]
@@ -93,8 +94,15 @@ def test_auroc_equals_scikit_learn_with_ties(kind: str) -> None:
     for concept, yes in enumerate(positives):
         rest = torch.from_numpy(np.setdiff1d(np.arange(NUM_TEXTS), yes))
         no = rest if negatives is None else negatives[concept]
-        found = auroc(make_values()[:, torch.cat([yes, no])], len(yes))
+        found = auroc(make_values().numpy(), yes.numpy(), no.numpy())
         assert np.abs(found - expected[concept]).max() < 1e-6
+
+
+def test_percentiles_equal_numpy() -> None:
+    values, texts = make_values().numpy(), np.array([5, 3, 77, 20, 21, 0, 9])
+    for chosen in (texts, texts[:1]):
+        expected = np.percentile(values[:, chosen], [50, 90], axis=1).astype(np.float32)
+        assert np.array_equal(percentiles(values, chosen, np.array([0.5, 0.9])), expected)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -103,7 +111,7 @@ def test_constant_unit_is_at_prevalence(way: Way) -> None:
     scores = way(torch.zeros(3, NUM_TEXTS), Labels(NUM_TEXTS, positives, negatives))
     prevalence = torch.tensor([len(p) / (len(p) + len(n)) for p, n in zip(positives, negatives, strict=True)])
     torch.testing.assert_close(scores, prevalence[:, None].expand(-1, 3))
-    assert auroc(torch.zeros(3, NUM_TEXTS), 20).tolist() == [0.5] * 3
+    assert auroc(np.zeros((3, NUM_TEXTS), np.float32), np.arange(20), np.arange(20, NUM_TEXTS)).tolist() == [0.5] * 3
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -113,7 +121,7 @@ def test_perfect_and_reversed_detectors(way: Way) -> None:
     both = torch.stack([label, -label])
     yes, no = label.nonzero().flatten(), (1 - label).nonzero().flatten()
     assert way(both, Labels(NUM_TEXTS, [yes]))[0, 0] == 1.0
-    assert auroc(both[:, torch.cat([yes, no])], 3).tolist() == [1.0, 0.0]
+    assert auroc(both.numpy(), yes.numpy(), no.numpy()).tolist() == [1.0, 0.0]
 
 
 def test_many_units_go_through_blocks_and_threads() -> None:
