@@ -205,7 +205,7 @@ def auroc(values: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
 
 @_compiled
 def percentiles(values: np.ndarray, texts: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Percentiles (len(shares), U) float32 of the responses (U, N) to some texts, linear between neighbours as NumPy's."""
+    """Percentiles (len(shares), U) float32 of the responses (U, N) to some texts, between neighbours as NumPy does."""
     found = np.empty((shares.shape[0], values.shape[0]), dtype=np.float32)
     last = texts.shape[0] - 1
     for unit in range(values.shape[0]):

@@ -33,10 +33,10 @@ Probe = Literal["mlp", "mdl"]
 class ProbeSuite(TokenProbe):
     """Language identity by MLP and online code.
 
-    Rows, per layer of `layers` and (without layer) as their mean: `accuracy_mlp` with an interval over sentences, chance
-    1 / languages; `compression_mdl` (uniform code / online code of the training labels) and `compression_mdl_control`
-    (the same for a random language per token type), both of the first seed; their chance is the compression of shuffled
-    labels, which is below 1, the more the wider the states: an online probe over-fits.
+    Rows, per layer of `layers` and (without layer) as their mean: `accuracy_mlp` with an interval over sentences,
+    chance 1 / languages; `compression_mdl` (uniform code / online code of the training labels) and
+    `compression_mdl_control` (the same for a random language per token type), both of the first seed; their chance is
+    the compression of shuffled labels, which is below 1, the more the wider the states: an online probe over-fits.
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `TokenProbe.draw`.
