@@ -13,7 +13,7 @@ from analysis.report.changes import smallest_visible
 from analysis.statistics import benjamini_hochberg, mean_contrast, two_way_interval
 from studies.first_light.hypotheses import QUESTIONS, capacity_comparison, capacity_values, decide
 from studies.first_light.markdown import Table, interval, mean_at, p_value, signs, steps_of, when
-from studies.first_light.study import NATURAL, STRATA, Study
+from studies.first_light.study import NATURAL, STRATA, Study, overall
 
 
 def decision_table(study: Study) -> Table:
@@ -265,6 +265,27 @@ def capacity_table(study: Study) -> Table:
     )
 
 
+def clone_table(study: Study) -> Table:
+    """The pairs of English and its clone alone: a known truth at two widths."""
+    runs = study.rows[study.rows["part"] == "clone"]
+    rows = []
+    for width, own in runs.groupby("width"):
+        for metric, label in (("rank_transfer", "R"), ("normalized", "R over its ceiling"), ("shared", "shared")):
+            levels = overall(own, metric, "clone").pivot(index="step", columns="run_seed", values="value")
+            if len(levels):
+                first, last = levels.iloc[0], levels.iloc[-1]
+                spread = f"{last.min():.4f} to {last.max():.4f}"
+                rows.append(
+                    [f"d{width}", label, f"{first.mean():.4f}", f"{last.mean():.4f}", spread, signs(last - first)]
+                )
+    return Table(
+        "English with its clone alone",
+        "The same language in other tokens: what sharing amounts to where nothing but form differs.",
+        ["width", "measure", "first step", "last step", "seeds", "rise by seed"],
+        rows,
+    )
+
+
 TABLES: Sequence[Callable[[Study], Table]] = (
     decision_table,
     sharing_table,
@@ -276,6 +297,7 @@ TABLES: Sequence[Callable[[Study], Table]] = (
     birth_table,
     alignment_table,
     capacity_table,
+    clone_table,
 )
 
 
@@ -289,4 +311,5 @@ def is_measured(study: Study, make: Callable[[Study], Table]) -> bool:
         alignment_table: "cka_debiased" in metrics,
         kinship_table: len(study.languages) > 0,
         capacity_table: len(capacity_values(study)) > 0,
+        clone_table: "clone" in set(study.rows["part"]),
     }.get(make, True)

@@ -62,7 +62,7 @@ def write_figure(panels: Sequence[Panel], columns: int = 3) -> str:
 def _panel(panel: Panel) -> list[str]:
     heights = [y for line in panel.lines for point in (*line.points, *line.band) for y in point[-1:]]
     heights += [low for line in panel.lines for low, _ in line.band] + list(panel.null or ())
-    low, high = _span(heights)
+    low, high = _span(heights, sum(bool(line.label) for line in panel.lines))
     left, right = panel.ticks[0][0], panel.ticks[-1][0]
 
     def x(value: float) -> float:
@@ -112,11 +112,11 @@ def _path(points: Sequence[Point], style: str, close: bool = False) -> str:
     return f'<path d="M{steps}{" Z" if close else ""}"{fill} {style}/>'
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    """From the least to the largest with room for the legend above, never empty."""
+def _span(values: Sequence[float], entries: int) -> tuple[float, float]:
+    """From the least to the largest with room for the entries of the legend above, never empty."""
     low, high = min(values), max(values)
-    room = (high - low) or abs(high) or 1.0
-    return low - 0.05 * room, high + 0.25 * room
+    size = (high - low) or abs(high) or 1.0
+    return low - 0.05 * size, high + (0.05 + 0.1 * entries) * size
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -94,6 +94,10 @@ def write_study(
             ("rank_ceiling", 1.0, {}),
         ):
             rows.append({**here, "metric": metric, "value": float(number), **where})
+    for width, seed, step in product((32, 128), (1, 2, 3), (0, 10_240)):
+        here = {"part": "clone", "width": width, "run_seed": seed, "step": step, "tokens": 1536 * step, **ROW}
+        for metric in ("rank_transfer", "normalized", "shared"):
+            rows.append({**here, "metric": metric, "value": 0.4 * (step > 0) + 0.01 * seed, "condition": "clone"})
     pd.DataFrame(rows).to_parquet(folder / "rows.parquet")
     dips = []
     for seed, step in product(range(1, seeds + 1), steps):

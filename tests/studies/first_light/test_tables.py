@@ -50,6 +50,7 @@ def test_everything_is_made_twice_to_the_same_bytes(planted: Path, page: Path, t
         "identity",
         "neurons do",
         "Births",
+        "clone alone",
         "Capacity",
     ):
         assert re.search(f"^### .*{heading}", text, re.MULTILINE), heading
