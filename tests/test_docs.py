@@ -22,7 +22,7 @@ from analysis.measures import load_analyses
 from analysis.snapshots import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("train", "analysis", "callbacks", "data/corpus")
+PACKAGES = ("babelscope", "train", "analysis", "callbacks", "data/corpus")
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PAGE = ROOT / "docs" / "measures.md"
 MAKERS = {"per_pair", "over_all", "score_rows", "_row"}

@@ -1,0 +1,1 @@
+"""`python -m train init`: from own text to the configuration of a run and the list of its analyses"""
