@@ -1,1 +1,1 @@
-"""The command `babelscope`, and how files are read: what `train` and `analysis` share and neither owns"""
+"""The command `babelscope`, and how `train` and `analysis` read configurations and text"""

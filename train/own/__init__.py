@@ -1,1 +1,1 @@
-"""`python -m train init`: from own text to the configuration of a run and the list of its analyses"""
+"""`python -m train init`: own text to the configuration of a run and a list of analyses"""
