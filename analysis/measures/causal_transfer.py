@@ -63,6 +63,7 @@ class CausalTransfer(Analysis):
     """
 
     default_name: ClassVar[str] = "causal_transfer"
+    positive: ClassVar[tuple[str, ...]] = ("k", "mismatched", "texts_per_concept", "min_positives")
 
     concepts: str
     """Concept file."""
@@ -97,9 +98,6 @@ class CausalTransfer(Analysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("k", "mismatched", "texts_per_concept"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{self.name}: {option}={getattr(self, option)} must be at least 1")
         if self.share is not None and not 0.0 < self.share <= 1.0:
             raise ValueError(f"{self.name}: share={self.share} must be above 0 and at most 1")
 
