@@ -147,7 +147,7 @@ def _texts_of(record: Record, place: str) -> dict[str | None, object]:
     wide = {name: record[name] for name in wide_languages(list(record)) if record[name] is not None}
     if not wide:
         raise ValueError(f"{place}: no text in column 'text'; columns are {', '.join(record)}")
-    return dict(wide)
+    return {**wide}
 
 
 @dataclass(frozen=True, slots=True)
