@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-
-import yaml
 
 UNION = (
     r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: (.*) "
     r"Given value type: .*? Given value: "
 )
-MOST_ALIASES = 20
-"""Aliases in a YAML file beyond which it is refused: nested ones grow without bound while they are read."""
 
 
 def reword(message: str) -> str:
@@ -22,10 +17,10 @@ def reword(message: str) -> str:
     is answered with those that do.
     """
     text = " ".join(message.split())
+    where = re.match(r"(\S+\.ya?ml: |analyses: )?(?=Parser key)", text)
+    text = text[where.end() :] if where else text
     keys = []
-    while match := re.match(
-        r'Parser key "([^"]+)": (?:Problem with given class_path \S+: (?=Parser key|Option))?', text
-    ):
+    while match := re.match(r'Parser key "([^"]+)": (?:Problem with given class_path \S+: (?=Parser key))?', text):
         keys.append(match[1])
         text = text[match.end() :]
     key = ".".join(keys)
@@ -35,20 +30,11 @@ def reword(message: str) -> str:
         r"Expected a dot import path string: (.*)|Problem with given class_path '?([\w.]+).*", text
     ):
         names = _classes(keys[0] if keys else "")
-        if names:
+        if names and (match[1] or match[2].rpartition(".")[2] not in names):
             text = f"there is no class {match[1] or match[2]!r}; choose {', '.join(names)}"
-    return f"{key}: {text}" if key else text
-
-
-def refuse_alias_bomb(path: str | Path) -> None:
-    """Raise ValueError for a YAML file with so many aliases that reading it could take for ever."""
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
-        return  # whoever reads the file says what is wrong with it
-    if aliases > MOST_ALIASES:
-        raise ValueError(f"{path}: {aliases} aliases (*name), more than {MOST_ALIASES}; write the values out")
+    text = re.sub(r"Problem with given class_path '?(?:\w+\.)*(\w+)'?: ", r"\1: ", text)
+    file = where[1] if where and where[1] and where[1] != "analyses: " else ""
+    return f"{file}{key}: {text}" if key else text
 
 
 def _union(errors: str) -> str:
@@ -69,6 +55,8 @@ def _classes(key: str) -> list[str]:
         from analysis.checkpoints import CheckpointSource as Base
     elif key == "executor":
         from analysis.checkpoints.executors import Executor as Base  # type: ignore[assignment]
+    elif key == "analyses":
+        from analysis.base import Analysis as Base  # type: ignore[assignment]
     else:
         return []
     waiting, found = [Base], []

@@ -14,11 +14,12 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from safetensors import safe_open
 
 from analysis.base import class_name
+from analysis.preregistration import check_plan
 from analysis.results import ResultTable
+from babelscope.yaml_text import read_yaml
 
 BROKEN = 1.5
 """Ratio of held-out losses from which a later checkpoint counts as broken."""
@@ -40,6 +41,8 @@ class RunRecord:
     """What the trainer noted of the run (`run.json`), or {}."""
     identity: dict
     """Weights hashes, duplicates and drift as `analysis.checkpoints.audit` stored them, or {}."""
+    registered: str = ""
+    """A sentence on the plan that was fixed before the run was measured, if there is one."""
 
     @property
     def steps(self) -> list[int]:
@@ -108,6 +111,7 @@ def read_run(folder: str | Path) -> RunRecord:
 
     Raises:
         FileNotFoundError: there is no such folder, or no result in it.
+        ValueError: the results differ from the run's plan, see `analysis.preregistration`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -130,6 +134,7 @@ def read_run(folder: str | Path) -> RunRecord:
         config=_read_yaml(folder / "config.yaml"),
         about=_read_json(folder / "run.json"),
         identity=_read_json(root / "identity.json"),
+        registered=check_plan(folder, table),
     )
 
 
@@ -165,7 +170,8 @@ def _read_history(path: Path) -> pd.DataFrame:
 
 
 def _read_yaml(path: Path) -> dict:
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    content = read_yaml(path) if path.is_file() else None
+    return content if isinstance(content, dict) else {}
 
 
 def _read_json(path: Path) -> dict:
