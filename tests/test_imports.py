@@ -54,6 +54,7 @@ def test_imports_point_one_way(package: str) -> None:
 
 RANKS = (
     {
+        "analysis.cost",
         "analysis.files",
         "analysis.geometry",
         "analysis.onsets",

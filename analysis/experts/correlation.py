@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.experts.kernels import average_ranks
+from analysis.experts.ranks import average_ranks
 
 
 class RankCorrelation:

@@ -18,7 +18,7 @@ from torch import Tensor
 from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.experts.average_precision import Labels, average_precision, settle_ties
 from analysis.experts.correlation import RankCorrelation
-from analysis.experts.kernels import auroc, percentiles
+from analysis.experts.ranks import auroc, percentiles
 from analysis.experts.topk import DeepTop, TopUnits
 
 FORCING_SHARES = np.array([0.5, 0.9])
@@ -163,9 +163,9 @@ def _describe(
         return {
             "auroc": auroc(settled[language][rows].cpu().numpy(), yes, no),
             "on_p50": p50,
-            "on_mean": chosen[:, yes].mean(1),
+            "on_mean": chosen.take(yes, axis=1).mean(1),
             "on_p90": p90,
-            "off_mean": chosen[:, no].mean(1),
+            "off_mean": chosen.take(no, axis=1).mean(1),
         }
 
     return keep

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from analysis.base import Row
+from analysis.cost import PERMUTED, Shape
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import SENTENCE_POOLINGS, iter_sentence_states, unit_hash
 from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs, influence_interval
@@ -128,6 +129,11 @@ class Alignment(StateAnalysis):
         for measure in by_layer[0]:
             found = [layer[measure] for layer in by_layer]
             yield from self._rows(measure, found, [site.layer for site in sites], named)
+
+    def work(self, shape: Shape) -> float:
+        languages, tokens = self.num_tokens(shape, self.num_texts)
+        pairs, layers = languages * (languages - 1) / 2, len(self.layers) or shape.layers + 1
+        return tokens * shape.read + layers * pairs * self.num_texts**2 * self.permutations * PERMUTED
 
     def _sites(self, snapshot: Snapshot) -> Sequence[Site]:
         sites = find_sites(snapshot.model, "hidden")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from analysis.base import Row
+from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens, unit_hash
 from analysis.geometry.dimensions import squared_distances, two_nn
@@ -101,6 +102,13 @@ class Compression(StateAnalysis):
             values = np.stack(pairs)[:, :, i, j].mean(axis=0)
             yield from _row("sharing", values, 0.0, language=one, other_language=other)
         yield from _rows("intrinsic_dimension", np.stack(dimensions), layers, None)
+
+    def work(self, shape: Shape) -> float:
+        texts = -(-self.tokens_per_language // self.tokens_per_text)
+        languages, tokens = self.num_tokens(shape, texts)
+        states = self.tokens_per_language * languages
+        products = states**2 / 2 + 4 * min(states, POOLED_POINTS) ** 2
+        return tokens * shape.read + (shape.layers + 1) * shape.width * products
 
     def _buckets(self, sample: TokenSample) -> np.ndarray:
         """(N,) buckets of equally many sentences, a function of seed and key."""

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.base import Row
 from analysis.checkpoints.audit import hash_tokenizer
+from analysis.cost import Shape
 from analysis.extraction.losses import BITS, content_tokens, text_losses
 from analysis.measures.text_analysis import TextAnalysis, vocabulary
 from analysis.snapshots import Snapshot
@@ -88,6 +89,9 @@ class HeldOutLoss(TextAnalysis):
                 yield Row(metric="unknown_share", value=texts.num_unknown / texts.num_tokens, language=language)
         unigram = float(np.mean([texts.unigram for texts in prepared.values()]))
         yield _with_interval(float(np.mean(values)), unigram, resampled_means, None)
+
+    def work(self, shape: Shape) -> float:
+        return self.num_tokens(shape, self.max_texts)[1] * (shape.read + shape.head)
 
     def _prepare(self, snapshot: Snapshot) -> dict[str, _HeldOut]:
         """Tokens and baselines of every language: the same for all steps of a run, so kept for the last tokenizer."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from analysis.base import Row
+from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
 from analysis.measures.text_analysis import TokenProbe, shown_layers
@@ -94,6 +95,14 @@ class ProbeSuite(TokenProbe):
                 yield Row(metric=metric, value=float(codes[:, place].mean()), chance=float(codes[:, null].mean()))
                 for layer, code in zip(layers, codes, strict=True):
                     yield Row(metric=metric, value=float(code[place]), layer=layer, chance=float(code[null]))
+
+    def work(self, shape: Shape) -> float:
+        """Without a forward pass: the states are those of the language probe of equal settings."""
+        languages, _ = self.read_tokens(shape)
+        rows, layers = languages * self.tokens_per_language, len(self.layers or (-1, 0, 1))
+        mlp = 6 * 256 * self.mlp_steps * len(self.seeds) * self.hidden_units * (shape.width + languages)
+        codes = 3 * shape.probe(2 * rows, languages, 90)
+        return layers * (("mlp" in self.probes) * mlp + ("mdl" in self.probes) * codes)
 
     def _code_plan(self, sample: TokenSample, fold: Fold) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Training tokens in the order in which they are sent, and the labels of each code in that order.

@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from analysis.base import Analysis
+from analysis.cost import Shape
 from analysis.extraction.options import Extraction
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
-from analysis.texts import Clone, Text, read_texts
+from analysis.texts import Clone, Text, read_texts, text_sizes
 
 logger = logging.getLogger(__name__)
+
+BEYOND_SAMPLE = 1.2
+"""Tokens read for each that is drawn, where many are drawn from one text."""
 
 
 def vocabulary(snapshot: Snapshot) -> int:
@@ -79,6 +83,14 @@ class TextAnalysis(Analysis):
         if len(found) < self.min_languages:
             raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(found)} only; two are needed")
         return found
+
+    def num_tokens(self, shape: Shape, count: int | None = None) -> tuple[int, float]:
+        """Languages, and tokens of the first `count` texts of each (None: of all), about."""
+        found: dict[str, list[int]] = {}
+        for (language, split), sizes in text_sizes(self.texts).items():
+            if language in (self.languages or [language]) and split in (self.splits or [split]):
+                found.setdefault(language, []).extend(sizes)
+        return len(found), sum(shape.tokens(sizes[:count], self.max_length) for sizes in found.values())
 
     @property
     def extraction(self) -> Extraction:
@@ -156,6 +168,12 @@ class TokenProbe(StateAnalysis):
             if keep:
                 kept[site] = states
             yield site, states
+
+    def read_tokens(self, shape: Shape) -> tuple[int, float]:
+        """Languages, and tokens that one pass over the drawn texts reads, about: a text is read to its last token."""
+        languages, available = self.num_tokens(shape)
+        wanted = 1.1 * (self.tokens_per_language + self.test_tokens_per_language) * languages * len(self.seeds)
+        return languages, min(available, BEYOND_SAMPLE * wanted)
 
     def _sample_key(self) -> tuple[Hashable, ...]:
         """What the draw depends on."""
