@@ -139,9 +139,11 @@ class TrainingCLI(LightningCLI):
         """Train from the start or from where the run stopped."""
         given = self.config["fit"]
         folder = Path(self.trainer.default_root_dir)
+        parser = self._parser("fit")
         refuse_other_run(
             folder,
-            yaml.safe_load(dump_config(self._parser("fit"), given)),
+            yaml.safe_load(dump_config(parser, given)),
+            yaml.safe_load(dump_config(parser, parser.get_defaults())),
             resume=given.resume,
             allow_changes=given.allow_changes,
         )
@@ -245,7 +247,9 @@ def _cpu_has_bf16() -> bool:
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 
 
-def refuse_other_run(folder: Path, given: dict[str, Any], *, resume: str, allow_changes: bool) -> None:
+def refuse_other_run(
+    folder: Path, given: dict[str, Any], defaults: dict[str, Any], *, resume: str, allow_changes: bool
+) -> None:
     """Compare the run folder's configuration with the given one.
 
     Raises:
@@ -258,7 +262,7 @@ def refuse_other_run(folder: Path, given: dict[str, Any], *, resume: str, allow_
         raise ValueError(
             f"{folder} holds a run already; choose another trainer.default_root_dir, or go on with it by --resume auto"
         )
-    differences = find_differences(stored, given)
+    differences = find_differences(stored, given, defaults)
     for difference in differences:
         log.warning("differs from %s/config.yaml: %s", folder, difference)
     decisive = [difference for difference in differences if difference.decisive]
