@@ -63,7 +63,7 @@ class SaveRunConfig(SaveConfigCallback):
 def dump_config(parser: LightningArgumentParser, config: Namespace) -> str:
     """The effective configuration as YAML that `--config` takes; options that belong to one start only are left out."""
     kept = config.clone()
-    for key in ("config", "resume", "allow_changes"):
+    for key in ("config", "resume", "allow_changes", "restarts"):
         kept.pop(key, None)
     return parser.dump(kept, skip_none=False, skip_validation=True)
 
@@ -116,6 +116,8 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         run = self.config[self.subcommand]
+        if run.restarts is not None:  # on the command line `train.__main__` takes it out
+            raise ValueError(f"restarts: {run.restarts}: say --restarts {run.restarts} on the command line of fit")
         if isinstance(run.trainer.callbacks, Namespace):  # one, given without a list
             run.trainer.callbacks = [run.trainer.callbacks]
         if run.trainer.precision is None:
@@ -229,6 +231,12 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         type=bool,
         default=False,
         help="go on although options that determine the weights differ from those the run was started with",
+    )
+    parser.add_argument(
+        "--restarts",
+        type=int | None,
+        default=None,
+        help="of fit, on the command line: start again after a crash, so many times at most (see `train.supervisor`)",
     )
 
 
