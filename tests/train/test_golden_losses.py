@@ -33,20 +33,27 @@ OPTIONS = {
 TOLERANCE = {"adamw": 5e-5, "muon": 1e-3}
 
 
-def losses(options: OptimizerOptions, steps: int = STEPS) -> list[float]:
+def losses(options: OptimizerOptions, device: str = "cpu", dropout: float = 0.1) -> list[float]:
     """Loss of every step on text with something to learn: each token is the one before plus one."""
     torch.set_num_threads(1)
     torch.manual_seed(11)
     config = build_config(
-        vocab_size=128, d_model=32, num_layers=2, attention_heads=4, ffn_dim=64, max_position_embeddings=32, dropout=0.1
+        vocab_size=128,
+        d_model=32,
+        num_layers=2,
+        attention_heads=4,
+        ffn_dim=64,
+        max_position_embeddings=32,
+        dropout=dropout,
     )
-    model = XGLMForCausalLM(config).train()
+    model = XGLMForCausalLM(config).train().to(device)
     optimizer = build_optimizer(model, options)
     scheduler = build_scheduler(optimizer, options, STEPS)
     generator = torch.Generator().manual_seed(12)
     found = []
-    for _ in range(steps):
+    for _ in range(STEPS):
         tokens = 4 + (torch.randint(0, 120, (8, 1), generator=generator) + torch.arange(24)) % 120
+        tokens = tokens.to(device)
         loss = model(input_ids=tokens, labels=tokens).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
