@@ -101,11 +101,25 @@ class Analysis(ABC):
     """Whether its values are held against random networks, see `analysis.checkpoints.random_networks`."""
     not_settings: ClassVar[tuple[str, ...]] = ("name", "batch_tokens", "max_bytes")
     """Fields that cannot change the numbers, so they stay out of the fingerprint."""
+    positive: ClassVar[tuple[str, ...]] = ()
+    """Options that must be at least 1, beside those of the base."""
 
     def __post_init__(self) -> None:
         self.name = self.name or self.default_name
         if not self.name or not self.name.replace("_", "").isalnum():
             raise ValueError(f"analysis name {self.name!r}: use letters, digits and underscores")
+        for option in (field.name for field in fields(self) if field.init):
+            given = getattr(self, option)
+            for number in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise ValueError(f"{self.name}: {option}={given} must be finite")
+            if option == "languages" and len(set(given)) < len(given):
+                raise ValueError(f"{self.name}: languages={given}: a language is listed twice")
+            if not isinstance(given, int | float):
+                continue
+            least = 1 if option in {"batch_tokens", "max_bytes", "max_length", *self.positive} else 0
+            if given < least:
+                raise ValueError(f"{self.name}: {option}={given} must be at least {least}")
 
     @abstractmethod
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:

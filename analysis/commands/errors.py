@@ -22,10 +22,10 @@ def reword(message: str) -> str:
     is answered with those that do.
     """
     text = " ".join(message.split())
+    where = re.match(r"(\S+\.ya?ml: |analyses: )?(?=Parser key)", text)
+    text = text[where.end() :] if where else text
     keys = []
-    while match := re.match(
-        r'Parser key "([^"]+)": (?:Problem with given class_path \S+: (?=Parser key|Option))?', text
-    ):
+    while match := re.match(r'Parser key "([^"]+)": (?:Problem with given class_path \S+: (?=Parser key))?', text):
         keys.append(match[1])
         text = text[match.end() :]
     key = ".".join(keys)
@@ -35,9 +35,11 @@ def reword(message: str) -> str:
         r"Expected a dot import path string: (.*)|Problem with given class_path '?([\w.]+).*", text
     ):
         names = _classes(keys[0] if keys else "")
-        if names:
+        if names and (match[1] or match[2].rpartition(".")[2] not in names):
             text = f"there is no class {match[1] or match[2]!r}; choose {', '.join(names)}"
-    return f"{key}: {text}" if key else text
+    text = re.sub(r"Problem with given class_path '?(?:\w+\.)*(\w+)'?: ", r"\1: ", text)
+    file = where[1] if where and where[1] and where[1] != "analyses: " else ""
+    return f"{file}{key}: {text}" if key else text
 
 
 def refuse_alias_bomb(path: str | Path) -> None:
@@ -69,6 +71,8 @@ def _classes(key: str) -> list[str]:
         from analysis.checkpoints import CheckpointSource as Base
     elif key == "executor":
         from analysis.checkpoints.executors import Executor as Base  # type: ignore[assignment]
+    elif key == "analyses":
+        from analysis.base import Analysis as Base  # type: ignore[assignment]
     else:
         return []
     waiting, found = [Base], []

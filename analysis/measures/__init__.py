@@ -61,6 +61,8 @@ def load_analyses(path: str | Path) -> list[Analysis]:
 
 def build_analyses(entries: list[dict], where: str = "analyses") -> list[Analysis]:
     """Instantiate analyses from `class_path`/`init_args` entries, checked and typed by jsonargparse."""
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{where}: expected a list of analyses (class_path, init_args), got {entries!r}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--analyses", type=list[Analysis])
     try:

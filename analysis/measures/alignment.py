@@ -81,7 +81,7 @@ class Alignment(StateAnalysis):
     default_name: ClassVar[str] = "alignment"
     headlines: ClassVar[tuple[str, ...]] = ("mutual_knn", "cka_debiased")
     version: ClassVar[int] = 2
-    positive: ClassVar[tuple[str, ...]] = ("num_texts", "neighbours", "permutations", "max_length")
+    positive: ClassVar[tuple[str, ...]] = ("num_texts", "neighbours", "permutations")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,6 +93,11 @@ class Alignment(StateAnalysis):
             raise ValueError(f"{self.name}: unknown measure {unknown or '(none)'}: choose from {', '.join(SYMMETRIC)}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"{self.name}: alpha={self.alpha} must lie between 0 and 1")
+        if self.num_texts < max(4, self.neighbours + 2):
+            raise ValueError(
+                f"{self.name}: num_texts={self.num_texts} must be at least {max(4, self.neighbours + 2)} "
+                f"for neighbours={self.neighbours}"
+            )
         self._chosen: tuple[dict[str, list[Text]], dict[str, list[str]]] | None = None
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:

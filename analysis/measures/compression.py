@@ -58,7 +58,7 @@ class Compression(StateAnalysis):
     default_name: ClassVar[str] = "compression"
     headlines: ClassVar[tuple[str, ...]] = ("sharing",)
     version: ClassVar[int] = 2
-    positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "tokens_per_text", "max_length")
+    positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "tokens_per_text")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -42,6 +42,7 @@ class ConceptDirections(Analysis):
     """
 
     default_name: ClassVar[str] = "concept_directions"
+    positive: ClassVar[tuple[str, ...]] = ("min_positives", "shuffles")
 
     concepts: str
     """Concept file."""
@@ -66,8 +67,6 @@ class ConceptDirections(Analysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shuffles < 1:
-            raise ValueError(f"{self.name}: shuffles={self.shuffles} must be at least 1")
         if len(self.languages) == 1:
             raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) compares with nothing; name two")
 

@@ -100,7 +100,7 @@ class Lape(TextAnalysis):
     default_name: ClassVar[str] = "lape"
     headlines: ClassVar[tuple[str, ...]] = ("entropy",)
     version: ClassVar[int] = 2
-    positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "max_length", "shuffles")
+    positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "shuffles")
 
     def __post_init__(self) -> None:
         super().__post_init__()

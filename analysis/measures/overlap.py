@@ -72,6 +72,14 @@ class ConceptOverlap(Analysis):
     headlines: ClassVar[tuple[str, ...]] = ("rank_transfer", "heldout_shared", "shared", "normalized", "shared_units")
     version: ClassVar[int] = 2
     needs_null: ClassVar[bool] = True
+    positive: ClassVar[tuple[str, ...]] = (
+        "k",
+        "min_positives",
+        "max_positives",
+        "max_negatives",
+        "shuffles",
+        "bootstrap",
+    )
 
     concepts: str
     """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
@@ -126,14 +134,10 @@ class ConceptOverlap(Analysis):
         super().__post_init__()
         if len(self.languages) == 1:
             raise ValueError(f"languages={self.languages}: overlap needs at least two languages")
-        if len(set(self.languages)) < len(self.languages):
-            raise ValueError(f"languages={self.languages}: a language is listed twice")
-        if self.k < 1 or (self.share is not None and not 0.0 < self.share <= 1.0):
-            raise ValueError(f"k={self.k}, share={self.share}: k must be at least 1, share above 0 and at most 1")
+        if self.share is not None and not 0.0 < self.share <= 1.0:
+            raise ValueError(f"share={self.share} must be above 0 and at most 1")
         if not all(0.0 < share <= 1.0 for share in self.shares):
             raise ValueError(f"shares={self.shares}: each must be above 0 and at most 1")
-        if self.shuffles < 1 or self.bootstrap < 1:
-            raise ValueError(f"shuffles={self.shuffles}, bootstrap={self.bootstrap}: both must be at least 1")
         self._loaded: tuple[tuple[object, ...], ConceptSet] | None = None
         self._surface: tuple[ConceptSet, tuple[str, float], tuple[np.ndarray, int]] | None = None
 

@@ -67,6 +67,7 @@ class Steering(Analysis):
     """
 
     default_name: ClassVar[str] = "steering"
+    positive: ClassVar[tuple[str, ...]] = ("seeds", "max_new_tokens", "batch_size", "min_positives")
     headlines: ClassVar[tuple[str, ...]] = ("concept_hit_effect", "concept_hit")
     version: ClassVar[int] = 2
 
@@ -134,14 +135,12 @@ class Steering(Analysis):
             raise ValueError(f"{self.name}: no value {self.value!r}; there are {', '.join(VALUES)}")
         if self.positions not in ("all", "new"):
             raise ValueError(f"{self.name}: positions={self.positions!r}; choose all or new")
-        if self.seeds < 1:
-            raise ValueError(f"{self.name}: seeds is {self.seeds}; at least one text is needed")
-        if self.check_experts < 0:
-            raise ValueError(f"{self.name}: check_experts is {self.check_experts}; use 0 (no check) or more")
         if not self.k and not self.share:
             raise ValueError(f"{self.name}: give k or share, the number of units to hold")
         if any(k < 1 for k in self.k):
             raise ValueError(f"{self.name}: k={self.k}: at least one unit must be held; `none` is a control")
+        if not all(0.0 < share <= 1.0 for share in self.share):
+            raise ValueError(f"{self.name}: share={self.share}: each must be above 0 and at most 1")
         if not self.prompts:
             raise ValueError(f"{self.name}: no prompts; [''] starts from the start token")
         if (self.first_layer is None) != (self.last_layer is None):

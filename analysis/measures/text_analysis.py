@@ -44,15 +44,10 @@ class TextAnalysis(Analysis):
     batch_tokens: int = 4096
     """Tokens per forward pass, padding included."""
 
-    positive: ClassVar[tuple[str, ...]] = ("max_length",)
-    """Options that must be at least 1."""
     min_languages: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in self.positive:
-            if getattr(self, option) < 1:
-                raise ValueError(f"{self.name}: {option}={getattr(self, option)} must be at least 1")
         if len(self.languages) == 1 < self.min_languages:
             raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) compares with nothing; name two")
         self._read: tuple[Mapping[str, Clone], dict[str, list[Text]]] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from analysis.base import Analysis, Attachment, Row
-from analysis.measures import build_analyses, load_analyses
+from analysis.measures import ConceptOverlap, build_analyses, load_analyses
 from analysis.snapshots import Snapshot
 
 
@@ -85,3 +86,19 @@ def test_two_analyses_of_one_name_are_refused() -> None:
 def test_a_name_that_cannot_be_a_file_is_refused() -> None:
     with pytest.raises(ValueError, match="letters, digits and underscores"):
         Counting(name="a/b")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"k": 0}, "k=0 must be at least 1"),
+        ({"max_positives": -1}, "max_positives=-1 must be at least 1"),
+        ({"seed": -3}, "seed=-3 must be at least 0"),
+        ({"share": float("nan")}, "share=nan must be finite"),
+        ({"shares": [0.1, float("inf")]}, "must be finite"),
+        ({"languages": ["en", "es", "en"]}, "a language is listed twice"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_when_the_list_is_read(given: dict, named: str) -> None:
+    with pytest.raises(ValueError, match=f"overlap: .*{re.escape(named)}"):
+        ConceptOverlap(concepts="anything.parquet", **given)

@@ -44,6 +44,11 @@ def test_concept_sentences_that_are_trained_on_are_named(listed: list[Analysis])
         check(listed, excluded=["other.parquet"])
 
 
+def test_a_copy_of_a_left_out_file_counts_as_the_file(listed: list[Analysis], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.jsonl").write_bytes((tmp_path / "concepts.jsonl").read_bytes())
+    check(listed, excluded=[tmp_path / "elsewhere.jsonl"])
+
+
 def test_a_missing_concept_file_comes_with_the_command_that_makes_it(listed: list[Analysis], tmp_path: Path) -> None:
     (tmp_path / "concepts.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"make it with `python -m analysis label .*--out .*jsonl`"):

@@ -165,6 +165,33 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert not (run / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("analyses", "message"),
+    [
+        (None, "expected a list of analyses (class_path, init_args), got None"),
+        ([], "expected a list of analyses (class_path, init_args), got []"),
+        ("none.yaml", "none.yaml: no such file"),
+        ([{"class_path": "Overlap"}], "analyses: there is no class 'Overlap'; choose Alignment, CausalTransfer"),
+        ([{"class_path": "Alignment", "init_args": {"texts": "t", "num_texts": 1}}], "num_texts=1 must be at least"),
+        ([{"class_path": "Alignment", "init_args": {"text": "t"}}], "analyses: Alignment: Option 'text' is not"),
+        (
+            [{"class_path": "LanguageProbe", "init_args": {"texts": "t", "regularisation": float("nan")}}],
+            "language_probe: regularisation=nan must be finite",
+        ),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_one_line_and_exit_code_2(
+    analyses: object, message: str, config: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = {**yaml.safe_load(config.read_text()), "analyses": analyses}
+    config.write_text(yaml.safe_dump(document))
+    assert main(["run", "--config", str(config)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert message in error[0]
+    assert not (run / "results").exists()
+
+
 @pytest.mark.parametrize("option", ["--config", "--analyses"])
 def test_nested_aliases_are_refused_before_they_are_read(
     option: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
