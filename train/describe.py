@@ -32,7 +32,7 @@ from train.flops import (
     forward_flops,
     muon_flops,
 )
-from train.optim import decay_steps
+from train.optim import OptimizerOptions, decay_steps
 
 SNAPSHOTS = "callbacks.snapshots.SnapshotWriter"
 CHECKPOINTS = "callbacks.resume.ResumeCheckpoint"
@@ -63,8 +63,7 @@ class RunDescription:
     """Steps at which live analyses run."""
     memory: Memory
     languages: tuple[str, ...]
-    optimizer: Namespace
-    """Options of `train.optim.OptimizerOptions`."""
+    optimizer: OptimizerOptions
 
     @property
     def tokens_per_step(self) -> int:
@@ -115,7 +114,7 @@ def describe(run: Namespace) -> RunDescription:
             optimizer=model.optimizer.name,
         ),
         languages=tuple(data.languages or ()),
-        optimizer=model.optimizer,
+        optimizer=OptimizerOptions(**model.optimizer.as_dict()),
     )
 
 

@@ -185,8 +185,8 @@ def learning_rate_factor(step: int, *, warmup_steps: int, max_steps: int, floor:
     return floor + (1 - floor) * fall
 
 
-def decay_steps(options: Any, max_steps: int) -> int:
-    """Steps of the fall of `wsd`, at least one; 0 for a cosine. `options` has the fields of `OptimizerOptions`.
+def decay_steps(options: OptimizerOptions, max_steps: int) -> int:
+    """Steps of the fall of `wsd`, at least one; 0 for a cosine.
 
     Raises:
         ValueError: warm-up and fall are not shorter than the run.

@@ -197,6 +197,8 @@ def test_commands_of_the_data_refuse_in_one_line_too(command: Command, name: str
 
 def test_prepared_text_is_what_training_reads(command: Command, config: Path, tmp_path: Path) -> None:
     assert command("tokenizer", "--config", config)[0] == 0
+    code, _, line = command("prepare", "--config", config, "--workers", -1)
+    assert (code, "data.prepare_workers must be at least 0, got -1" in line) == (2, True)
     code, out, _ = command("prepare", "--config", config)
     assert code == 0
     assert "tr" in out
