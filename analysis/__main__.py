@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,21 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, given: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise ValueError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
-    from analysis.commands.errors import refuse_alias_bomb
+    from babelscope.yaml_text import check_arguments
 
+    check_arguments(given)
     command = importlib.import_module(f"analysis.commands.{name}")
     parser = make_parser(name)
-    for flag, path in pairwise(given):
-        if flag == "--config":
-            refuse_alias_bomb(path)
     return command.run(parser.instantiate(parser.parse_args(list(given)))) or 0
 
 
 def make_parser(name: str) -> ArgumentParser:
     """The parser of a command; it raises what it refuses, and options show their docstrings."""
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentParser
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    from babelscope.yaml_text import guard_parsers
+
+    guard_parsers()
     parser = ArgumentParser(prog=f"python -m analysis {name}", description=COMMANDS[name], exit_on_error=False)
     importlib.import_module(f"analysis.commands.{name}").add_arguments(parser)
     return parser

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from analysis.base import Analysis
 from analysis.files import file_sha256
-from analysis.texts import RECORDED, language_column, read_records
-from analysis.yaml_text import read_yaml
+from analysis.texts import language_column, read_records, translations
+from babelscope.yaml_text import read_yaml
 
 
 def check(
@@ -96,5 +96,5 @@ def languages_of(path: Path) -> frozenset[str]:
     if not path.is_dir():
         for _, record in read_records(path):
             column = language_column(record)
-            found.update([str(record[column])] if column else (name for name in record if name not in RECORDED))
+            found.update([str(record[column])] if column else translations(record))
     return frozenset(found)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from analysis.files import file_sha256
 from analysis.results import ResultTable
-from analysis.yaml_text import read_yaml
+from babelscope.yaml_text import read_yaml
 
 PLAN = "plan.sha256"
 

@@ -2,26 +2,23 @@
 
 Two layouts, told apart by their columns:
 
-    long   (parquet or JSONL)   lang (else language), text, and optionally uid (or doc with sent_id), split
-    wide   (parquet)            uid, one column per language (null = no translation), and optionally split
+    long   lang (else language), text, and optionally uid (or doc with sent_id), split
+    wide   one column per language (null = no translation), and optionally uid, split
 
-The same key in two languages marks translations of each other.
+The same key in two languages marks translations of each other; rows of a wide table without uid are keys of their own.
+Kinds of file and the names of splits are those of training text (`babelscope.records`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from babelscope import records
+from babelscope.records import LANGUAGE_COLUMNS, SPLIT_NAMES, kind_of, segment_key, wide_languages
 
-SPLITS = ("train", "valid", "test")
-LANGUAGE_COLUMNS = ("lang", "language")
-"""The first that is there counts, here and in `train.data.sources`, so that a file means one thing to both."""
 RECORDED = frozenset({"uid", "doc", "sent_id", "split", "source", "text", "n_langs", *LANGUAGE_COLUMNS})
 """Columns that are never languages of a wide table."""
 
@@ -95,9 +92,9 @@ def read_texts(
     found: dict[str, list[Text]] = {}
     seen_splits: set[str] = set()
     for line, record in read_records(path):
-        split = record.get("split")
-        if split is not None:
-            seen_splits.add(str(split))
+        split = split_of(record)
+        if split:
+            seen_splits.add(split)
         elif splits:
             raise ValueError(f"{path}, {line}: no split given, but only {', '.join(splits)} is asked for")
         if not splits or split in splits:
@@ -125,61 +122,37 @@ def read_texts(
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Records of a parquet or JSONL file, each with its place ("line 3" or "row 3") for error messages.
+    """Records of a file, each with its place ("line 3" or "row 3") for error messages.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: neither format, unreadable, empty, or a line that is not a JSON object.
+        ValueError: an unknown kind of file, unreadable, empty, or a line that is not a JSON object.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; texts are a parquet or JSONL file")
-    if path.suffix == ".parquet":
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: not a readable parquet file: {' '.join(str(error).split())}") from None
-        if table.num_rows == 0:
-            raise ValueError(f"{path}: the file holds no texts")
-        for number, record in enumerate(table.to_pylist(), start=1):
-            yield f"row {number}", record
-    elif path.suffix in (".jsonl", ".json"):
-        number = 0
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                if raw.strip():
-                    yield f"line {number}", _parse_line(path, number, raw)
-        if number == 0:
-            raise ValueError(f"{path}: the file holds no texts")
-    else:
-        raise ValueError(f"{path}: unknown format {path.suffix!r}; use .parquet or .jsonl")
-
-
-def _parse_line(path: Path, number: int, raw: bytes) -> Mapping[str, object]:
-    try:
-        record = json.loads(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path}, line {number}: brackets are nested too deep for a record") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}, line {number}: expected a JSON object, got {type(record).__name__}")
-    return record
+    if kind_of(path) == "plain":
+        raise ValueError(f"{path}: plain text names no language; texts are a parquet or JSONL file")
+    parquet, place = kind_of(path) == "parquet", ""
+    for number, (record, place) in enumerate(records.read_records(path), start=1):
+        yield f"row {number}" if parquet else f"line {place.rpartition(':')[2]}", record
+    if not place:
+        raise ValueError(f"{path}: the file holds no texts")
 
 
 def _languages_of(path: Path, line: str, record: Mapping[str, object]) -> list[tuple[str, Text]]:
     """The (language, text) pairs of one record: one of a long table, several of a wide one."""
-    key = record_key(record) or line
+    key = segment_key(record) or line
     column = language_column(record)
     if column is not None and record[column] is not None:
         language = record[column]
         if not isinstance(language, str) or not language:
             raise ValueError(f"{path}, {line}: language is {language!r}, expected an ISO 639-1 code")
         return [(language, Text(key, _checked(path, line, "text", record.get("text"))))]
-    columns = [column for column in record if column not in RECORDED]
-    if "uid" not in record or not columns:
+    columns = translations(record)
+    if not columns:
         raise ValueError(
-            f"{path}, {line}: expected the columns language and text, or uid and one column per language; "
+            f"{path}, {line}: expected the columns language and text, or one column per language; "
             f"got {', '.join(map(str, record))}"
         )
     return [
@@ -189,17 +162,22 @@ def _languages_of(path: Path, line: str, record: Mapping[str, object]) -> list[t
     ]
 
 
+def split_of(record: Mapping[str, object]) -> str:
+    """`train`, `valid` or `test` under any of its names, another word as it is; empty where none is stated."""
+    split = record.get("split")
+    return "" if split is None else SPLIT_NAMES.get(str(split), str(split))
+
+
+def translations(record: Mapping[str, object]) -> list[str]:
+    """Columns of a wide record that are languages: beside a `uid` all that are not known to be something else."""
+    if "uid" in record:
+        return [column for column in record if column not in RECORDED]
+    return wide_languages(list(record))
+
+
 def language_column(record: Mapping[str, object]) -> str | None:
     """The column that names a record's language: `lang`, else `language`; None for a wide table."""
     return next((column for column in LANGUAGE_COLUMNS if column in record), None)
-
-
-def record_key(record: Mapping[str, object]) -> str | None:
-    """`uid`, else `doc` and `sent_id` together, else None."""
-    if record.get("uid") is not None:
-        return str(record["uid"])
-    parts = [str(record[column]) for column in ("doc", "sent_id") if record.get(column) is not None]
-    return "/".join(parts) or None
 
 
 def _checked(path: Path, line: str, column: str, text: object) -> str:

@@ -1,6 +1,6 @@
 """The documents tell the truth: commands parse, files exist, every metric is explained, the tree names every folder.
 
-python tests/test_docs.py        prints the tree of README.md from the modules' docstrings
+python tests/test_docs.py        prints the tree of docs/architecture.md from the modules' docstrings
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from analysis.measures import load_analyses
 from analysis.snapshots import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("train", "analysis", "callbacks", "data/corpus")
+PACKAGES = ("babelscope", "train", "analysis", "callbacks", "data/corpus")
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PAGE = ROOT / "docs" / "measures.md"
+WALKED = {"own_data.md"}
+"""Pages whose commands are run in order, in tests/docs."""
 MAKERS = {"per_pair", "over_all", "score_rows", "_row"}
 """Functions that make rows of the metric named by their first argument."""
 TREE_WIDTH = 120
@@ -42,7 +44,7 @@ def blocks(text: str) -> Iterator[str]:
 def quoted_commands() -> list[tuple[str, str]]:
     """(document, command line) of every `python -m`, torchrun and make line in a fenced block."""
     found = []
-    for path in DOCUMENTS:
+    for path in (page for page in DOCUMENTS if page.name not in WALKED):
         for block in blocks(path.read_text(encoding="utf-8")):
             for line in block.replace("\\\n", " ").splitlines():
                 command = line.partition(" #")[0].strip().removeprefix("srun ").removeprefix("$ ")
@@ -114,7 +116,7 @@ def test_links_and_files_exist(path: Path) -> None:
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     missing = [link for link in links if link and not (path.parent / link).exists()]
     assert not missing, f"{path.name} links to {missing}"
-    configs = set(re.findall(r"\bconfigs/[\w/]+\.yaml", text))
+    configs = set() if path.name in WALKED else set(re.findall(r"\bconfigs/[\w/]+\.yaml", text))
     gone = sorted(config for config in configs if not (ROOT / config).is_file())
     assert not gone, f"{path.name} names {gone}"
 
@@ -253,9 +255,9 @@ def tree() -> str:
     return "\n".join(lines)
 
 
-def test_the_tree_of_the_readme_is_that_of_the_code() -> None:
-    advice = "`python tests/test_docs.py` prints the tree to paste into README.md"
-    assert tree() in (ROOT / "README.md").read_text(encoding="utf-8"), advice
+def test_the_tree_of_the_documents_is_that_of_the_code() -> None:
+    advice = "`python tests/test_docs.py` prints the tree to paste into docs/architecture.md"
+    assert tree() in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), advice
 
 
 def test_every_module_says_what_it_is() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 COMMANDS = {
+    "init": "own text to a configuration and a list of analyses that fit it",
     "fit": "pretrain, or go on with a run",
     "validate": "bits per byte of a run's newest checkpoint, per language",
     "describe": "what a run will be, before anything runs: parameters, FLOPs, steps, disk, memory, hours",
@@ -21,8 +22,13 @@ COMMANDS = {
     "prepare": "tokenise the text of a configuration into memory-mapped files",
     "audit": "n-grams that training text shares with evaluation text",
 }
-TEXT_COMMANDS = ("tokenizer", "prepare", "audit")
-"""Commands of `train.commands`, without Lightning."""
+TEXT_COMMANDS = {
+    "init": "train.own.command",
+    "tokenizer": "train.commands",
+    "prepare": "train.commands",
+    "audit": "train.commands",
+}
+"""Commands on text alone and the modules of `add_<name>_arguments` and `run_<name>`, without Lightning."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +71,7 @@ def run(command: str, arguments: list[str]) -> None:
         raise ValueError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
     if command in TEXT_COMMANDS:
         parser = make_parser(command)
-        getattr(importlib.import_module("train.commands"), f"run_{command}")(parser.parse_args(arguments))
+        getattr(importlib.import_module(TEXT_COMMANDS[command]), f"run_{command}")(parser.parse_args(arguments))
     elif command == "describe":
         if {"-h", "--help"} & set(arguments):
             make_parser(command).print_help()
@@ -85,7 +91,8 @@ def make_parser(command: str) -> ArgumentParser:
     if command == "describe":
         about += "\n\nAll options of `python -m train fit` are taken too, see there."
     parser = ArgumentParser(prog=f"python -m train {command}", description=about, exit_on_error=False)
-    getattr(importlib.import_module("train.commands"), f"add_{command}_arguments")(parser)
+    module = TEXT_COMMANDS.get(command, "train.commands")
+    getattr(importlib.import_module(module), f"add_{command}_arguments")(parser)
     return parser
 
 

@@ -24,14 +24,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from babelscope.yaml_text import anchored, check_arguments, guard_parsers
 from train.config.compatibility import check_checkpoint, check_data, check_trainer
 from train.config.options import check_options, check_seed
 from train.config.run_config import find_differences, load_config, save_config
-from train.config.yaml_text import check_strings, check_yaml, read_yaml
+from train.data.tokenizer import is_taken, load_tokenizer
 from train.datamodule import MultilingualDataModule
 from train.module import LanguageModelingModule
 
@@ -65,7 +66,10 @@ def dump_config(parser: LightningArgumentParser, config: Namespace) -> str:
     kept = config.clone()
     for key in ("config", "resume", "allow_changes"):
         kept.pop(key, None)
-    return parser.dump(kept, skip_none=False, skip_validation=True)
+    text: str = parser.dump(kept, skip_none=False, skip_validation=True)
+    content = yaml.safe_load(text)
+    moved = anchored(content, Path.cwd())  # `./x` of the command line would become one from the run folder
+    return text if moved == content else yaml.safe_dump(moved, sort_keys=False, allow_unicode=True)
 
 
 class TrainingCLI(LightningCLI):
@@ -99,12 +103,7 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:  # type: ignore[override]
         """As Lightning's, without its warning that `args` beside `sys.argv` may be a mistake."""
-        for place, argument in enumerate(args or ()):
-            name, equals, value = argument.partition("=")
-            if name in ("--config", "-c") and (equals or place + 1 < len(args or ())):
-                # Names the file, which the parser does not.
-                check_strings(read_yaml(value if equals else (args or ())[place + 1]))
-            check_strings(value if equals else argument)
+        check_arguments(args or ())
         self.config = parser.parse_args(args)
 
     def _set_seed(self) -> None:
@@ -120,6 +119,8 @@ class TrainingCLI(LightningCLI):
             run.trainer.callbacks = [run.trainer.callbacks]
         if run.trainer.precision is None:
             run.trainer.precision = default_precision(run.trainer.accelerator)
+        if not run.model.vocab_size:
+            run.model.vocab_size = token_ids(run.data)
         check_options(run)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -194,23 +195,13 @@ class ParsedRun(TrainingCLI):
 
 def parser_options() -> dict[str, Any]:
     """Options of all parsers: errors are raised, so that the caller prints them as one line."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    set_loader("yaml", _checked_loader, (yaml.YAMLError,))
+    guard_parsers()
     quiet = {"exit_on_error": False}
     return {
         **quiet,
         "fit": {**quiet, "description": "Pretrain, or go on with a run."},
         "validate": {**quiet, "description": "Bits per byte of a run's newest checkpoint, per language."},
     }
-
-
-_loader = get_loader("yaml")
-
-
-def _checked_loader(text: str) -> Any:
-    """jsonargparse's own loader (it reads 1e-3 as a number) for text that `check_yaml` has nothing against."""
-    check_yaml(text)
-    return _loader(text)
 
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:
@@ -228,6 +219,17 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         default=False,
         help="go on although options that determine the weights differ from those the run was started with",
     )
+
+
+def token_ids(data: Namespace) -> int:
+    """Token ids of the text that a `data` section describes: the tokenizer's, once more for each cloned language.
+
+    Raises:
+        FileNotFoundError, ValueError: the tokenizer is neither there nor to be trained.
+    """
+    made = data.vocab_size and not is_taken(data.tokenizer)
+    size: int = data.vocab_size if made else len(load_tokenizer(data.tokenizer))
+    return size * (1 + len(data.clones or ()))
 
 
 def default_precision(accelerator: Any) -> str:

@@ -55,7 +55,8 @@ class LanguageModelingModule(pl.LightningModule):
     `val/bits_per_byte/mean` and `val/perplexity/<language>` (of a token).
 
     Args:
-        vocab_size: tokens of the vocabulary; must be the tokenizer's size.
+        vocab_size: tokens of the vocabulary; must be the tokenizer's size. `python -m train` takes that of the data
+            where it is 0.
         d_model: width of the residual stream.
         num_layers: decoder blocks.
         attention_heads: attention heads of a block; must divide `d_model`.
@@ -76,11 +77,11 @@ class LanguageModelingModule(pl.LightningModule):
 
     def __init__(
         self,
-        vocab_size: int,
         d_model: int,
         num_layers: int,
         attention_heads: int,
         ffn_dim: int,
+        vocab_size: int = 0,
         max_position_embeddings: int = 2048,
         dropout: float = 0.0,
         initial_weights: str = "",

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-
-import yaml
 
 UNION = (
     r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: (.*) "
     r"Given value type: .*? Given value: "
 )
-MOST_ALIASES = 20
-"""Aliases in a YAML file beyond which it is refused: nested ones grow without bound while they are read."""
 
 
 def reword(message: str) -> str:
@@ -40,17 +35,6 @@ def reword(message: str) -> str:
     text = re.sub(r"Problem with given class_path '?(?:\w+\.)*(\w+)'?: ", r"\1: ", text)
     file = where[1] if where and where[1] and where[1] != "analyses: " else ""
     return f"{file}{key}: {text}" if key else text
-
-
-def refuse_alias_bomb(path: str | Path) -> None:
-    """Raise ValueError for a YAML file with so many aliases that reading it could take for ever."""
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
-        return  # whoever reads the file says what is wrong with it
-    if aliases > MOST_ALIASES:
-        raise ValueError(f"{path}: {aliases} aliases (*name), more than {MOST_ALIASES}; write the values out")
 
 
 def _union(errors: str) -> str:

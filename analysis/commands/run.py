@@ -23,7 +23,6 @@ from analysis.checkpoints.executors import Executor, Inline
 from analysis.checkpoints.names import select_steps
 from analysis.checkpoints.random_networks import NUM_NETWORKS
 from analysis.checkpoints.sweep import Outcome, Split, Task, plan, refuse_clash
-from analysis.commands.errors import refuse_alias_bomb
 from analysis.preflight import check, trained_on
 from analysis.results import ResultTable
 
@@ -145,10 +144,7 @@ def read_analyses(given: list[dict] | str) -> list[Analysis]:
     """The list itself, or the one in the file that `given` names."""
     from analysis.measures import build_analyses, load_analyses  # numba and transformers take seconds to import
 
-    if not isinstance(given, str):
-        return build_analyses(given)
-    refuse_alias_bomb(given)
-    return load_analyses(given)
+    return load_analyses(given) if isinstance(given, str) else build_analyses(given)
 
 
 def results_folder(source: CheckpointSource, given: Path | None) -> Path:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.texts import RECORDED, language_column, read_records, record_key
+from analysis.texts import language_column, read_records, split_of, translations
+from babelscope.records import segment_key
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def read_aligned(
     """Reads the segments that have a text in the pivot language.
 
     Args:
-        path: parquet or JSONL, long (lang, text, and uid or doc with sent_id) or wide (uid, one column per language).
+        path: texts, long or wide, see analysis/texts.py; without keys every row is a segment.
         pivot: the language in which concepts are recognised; always among the languages of the result.
         languages: ISO 639-1 codes; none means all that the file has, sorted.
         splits: of `train`, `valid`, `test`; none means all.
@@ -86,7 +87,8 @@ def read_aligned(
         if not any(language in segment.texts for _, segment in kept):
             raise ValueError(
                 f"{path}: no text in {language!r} is a translation of one in {pivot!r}; give the rows of one segment "
-                f"the same uid, or choose languages: [{pivot}]"
+                f"the same uid, or choose languages: [{pivot}], or give each language a concept list of its own "
+                f"(--list {pivot}=FILE {language}=FILE)"
             )
     kept.sort(key=lambda item: hashlib.blake2b(item[0].encode(), digest_size=8).digest())
     texts = {language: tuple(segment.texts.get(language) for _, segment in kept) for language in chosen}
@@ -103,28 +105,27 @@ def read_aligned(
 def _collect(place: str, record: object, segments: dict[str, _Segment]) -> None:
     """Adds one row (long) or one segment (wide) to `segments`."""
     assert isinstance(record, dict)
-    key = record_key(record)
+    key = segment_key(record)
     column = language_column(record)
-    languages = [name for name in record if name not in RECORDED]
-    keyed = key is not None
+    languages = translations(record) if column is None else []
+    keyed, split = bool(key), split_of(record) or "train"
     first = next(iter(segments.values()), None)
-    if not keyed and column is not None and isinstance(record.get("text"), str) and not (first and first.keyed):
-        # Text that is nobody's translation: a segment of its own, and the same text twice is one.
-        key = hashlib.sha256(f"{record[column]} {record['text']}".encode()).hexdigest()[:16]
+    if not keyed and not (first and first.keyed) and (languages or isinstance(record.get("text"), str)):
+        # A segment of its own, long: nobody's translation; and the same text twice is one.
+        content = [record[name] for name in languages] if column is None else f"{record[column]} {record['text']}"
+        key = hashlib.sha256(str(content).encode()).hexdigest()[:16]
         if key in segments:
             return
-    if key is None or (column is None and not languages) or (column is not None and "text" not in record):
+    if not key or (column is None and not languages) or (column is not None and "text" not in record):
         raise ValueError(
             f"{place}: expected the columns lang, text and uid (or doc with sent_id), "
-            f"or uid and one column per language; got {', '.join(record)}"
+            f"or one column per language; got {', '.join(record)}"
         )
     texts = {record[column]: record["text"]} if column is not None else {name: record[name] for name in languages}
-    segment = segments.setdefault(
-        key, _Segment(str(record.get("source") or ""), str(record.get("split") or "train"), {}, keyed)
-    )
-    if segment.split != str(record.get("split") or "train"):
+    segment = segments.setdefault(key, _Segment(str(record.get("source") or ""), split, {}, keyed))
+    if segment.split != split:
         raise ValueError(
-            f"{place}: segment {key!r} is in split {segment.split!r} in one language and in {record['split']!r} here"
+            f"{place}: segment {key!r} is in split {segment.split!r} in one language and in {split!r} here"
         )
     for language, text in texts.items():
         if text is None and column is None:

@@ -25,7 +25,8 @@ import torch
 from analysis.concepts.concept_set import ConceptPool, ConceptSet, group_concepts, hash_order
 from analysis.concepts.file import lexicon_path
 from analysis.concepts.selfcond import LabelledText, read_selfcond
-from analysis.texts import LANGUAGE_COLUMNS, Clone, ClonedText, cloned, read_records, record_key
+from analysis.texts import Clone, ClonedText, cloned, read_records, split_of
+from babelscope.records import LANGUAGE_COLUMNS, segment_key
 
 log = logging.getLogger(__name__)
 
@@ -154,15 +155,15 @@ def _read_long(path: Path) -> Iterator[LabelledText]:
         if label not in (0, 1):
             raise ValueError(f"{path}, {line}: label is {label!r}, expected 1 (positive) or 0 (negative)")
         text = str(fields["text"])
-        key = record_key(record) or hashlib.sha256(text.encode()).hexdigest()[:16]
-        split, match = record.get("split"), record.get("match")
+        key = segment_key(record) or hashlib.sha256(text.encode()).hexdigest()[:16]
+        match = record.get("match")
         yield LabelledText(
             concept=str(fields["concept"]),
             language=str(language),
             key=key,
             text=text,
             positive=bool(label),
-            split=None if split is None else str(split),
+            split=split_of(record) or None,
             match=None if match is None else str(match),
             weak=bool(record.get("weak")),
             where=line,

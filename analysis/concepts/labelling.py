@@ -10,11 +10,13 @@ the concept is estimated in analysis/concepts/lexicon.py. Plays the part of the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from analysis.concepts.aligned import AlignedText, read_aligned
 from analysis.concepts.file import Cell, Labelling, concept_table
@@ -133,6 +135,48 @@ def label_concepts(texts: str | Path, concepts: str | Path, settings: LabellingS
         cells=tuple(cell for item in kept for cell in item.cells),
         lexicon={item.rule.name: item.lexicon for item in kept},
         dropped=dropped,
+    )
+
+
+def label_by_lists(texts: str | Path, lists: Mapping[str, str | Path], settings: LabellingSettings) -> Labelling:
+    """Labels each language by a list of its own, so that no text needs a translation; concepts are those of all lists.
+
+    Args:
+        lists: ISO 639-1 to a concept list with the word forms of that language and the names of all.
+
+    Raises:
+        FileNotFoundError, ValueError: see `label_concepts`; or no concept is left in all languages.
+    """
+    if foreign := sorted(set(settings.languages) - set(lists)):
+        raise ValueError(f"no concept list for {foreign[0]!r}; lists are given for {', '.join(lists)}")
+    parts = {
+        language: label_concepts(
+            texts, path, replace(settings, pivot=language, languages=(language,), max_concepts=None)
+        )
+        for language, path in lists.items()
+        if not settings.languages or language in settings.languages
+    }
+    dropped: dict[str, str] = {}
+    for language, part in parts.items():
+        dropped |= {name: f"{reason} (list of {language})" for name, reason in part.dropped.items()}
+    poorest = {
+        name: min(cell.available for part in parts.values() for cell in part.cells if cell.concept == name)
+        for name in next(iter(parts.values())).lexicon
+        if all(name in part.lexicon for part in parts.values())
+    }
+    ranked = sorted(poorest, key=lambda name: (-poorest[name], name))[: settings.max_concepts]
+    if not ranked:
+        raise ValueError(f"{texts}: no concept is left in all of {', '.join(parts)}; lower min_positives")
+    table = pa.concat_tables([part.table for part in parts.values()])
+    return Labelling(
+        table=table.filter(pc.is_in(table["concept"], pa.array(ranked))),
+        cells=tuple(cell for part in parts.values() for cell in part.cells if cell.concept in ranked),
+        lexicon={
+            name: {language: part.lexicon[name][language] for language, part in parts.items()}
+            for name in poorest
+            if name in ranked
+        },
+        dropped=dropped | dict.fromkeys(poorest.keys() - {*ranked}, f"is beyond max_concepts {settings.max_concepts}"),
     )
 
 

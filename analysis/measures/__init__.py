@@ -23,7 +23,7 @@ from analysis.measures.overlap import ConceptOverlap
 from analysis.measures.probe_suite import ProbeSuite
 from analysis.measures.steering import Steering
 from analysis.measures.trajectories import Trajectories
-from analysis.yaml_text import read_yaml
+from babelscope.yaml_text import read_yaml
 
 __all__ = [
     "Alignment",

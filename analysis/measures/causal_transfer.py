@@ -173,7 +173,7 @@ class CausalTransfer(Analysis):
         stratum = np.array([[strata.get((min(i, j), max(i, j)), "own") for j in languages] for i in languages])
         natural = np.array([[not {i, j} & set(clones) for j in languages] for i in languages])
         own, apart = natural & (stratum == "own"), stratum != "own"
-        groups = {None: natural & apart if (natural & apart).any() else apart}
+        groups: dict[str | None, np.ndarray] = {None: natural & apart if (natural & apart).any() else apart}
         groups |= {name: stratum == name for name in STRATA if (stratum == name).any()}
         gains = {"causal_transfer": rises[0] - rises[1], "causal_transfer_random": rises[0] - rises[2]}
         for metric, gain in gains.items():

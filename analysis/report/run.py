@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from safetensors import safe_open
 
 from analysis.base import class_name
 from analysis.preregistration import check_plan
 from analysis.results import ResultTable
+from babelscope.yaml_text import read_yaml
 
 BROKEN = 1.5
 """Ratio of held-out losses from which a later checkpoint counts as broken."""
@@ -170,7 +170,8 @@ def _read_history(path: Path) -> pd.DataFrame:
 
 
 def _read_yaml(path: Path) -> dict:
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    content = read_yaml(path) if path.is_file() else None
+    return content if isinstance(content, dict) else {}
 
 
 def _read_json(path: Path) -> dict:

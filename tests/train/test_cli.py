@@ -180,7 +180,7 @@ def test_a_missing_configuration_and_an_unknown_command_are_named(command: Comma
     assert "nowhere.yaml" in line
     code, _, line = command("train")
     assert code == 2
-    assert "unknown command 'train'; choose one of fit" in line
+    assert "unknown command 'train'; choose one of init, fit" in line
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "prepare", "audit"])

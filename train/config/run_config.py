@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.config.yaml_text import read_yaml
+from babelscope.yaml_text import read_yaml
 from train.files import write_text
 
 CONFIG_FILE = "config.yaml"

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from babelscope.records import LANGUAGE_COLUMNS, Record, expand, read_records, segment_key, wide_languages
 from train.data.documents import UNSPACED, Document, check_text
-from train.data.records import LANGUAGE_COLUMNS, expand, read_records, segment_key
 
 # Shapes: S units of one text   G n-grams
 
@@ -122,20 +122,34 @@ def read_exclusion(patterns: Iterable[str | Path], n: int = NGRAM) -> Exclusion:
     hashes: dict[bool, list[np.ndarray]] = {False: [], True: []}
     for path in excluded_files(patterns):
         for record, place in read_records(path):
-            if not isinstance(record.get("text"), str):
-                raise ValueError(f"{place}: no text in column 'text'; columns are {', '.join(record)}")
-            text = normalise(check_text(record["text"], place))
-            language = next((str(record[name]) for name in LANGUAGE_COLUMNS if name in record), None)
             keys.add(segment_key(record))
-            if (entry := (_digest(text), language)) in seen:  # a concept file repeats a text for every concept
-                continue
-            seen.add(entry)
-            for unspaced in (False, True) if n else ():
-                if language is None or unspaced == (language in UNSPACED):
-                    size = ngram_characters(n) if unspaced else n
-                    hashes[unspaced].append(ngram_hashes(_units(text, unspaced), size))
+            for language, given in _texts_of(record, place).items():
+                text = normalise(check_text(given, place))
+                if (entry := (_digest(text), language)) in seen:  # a concept file repeats a text for every concept
+                    continue
+                seen.add(entry)
+                for unspaced in (False, True) if n else ():
+                    if language is None or unspaced == (language in UNSPACED):
+                        size = ngram_characters(n) if unspaced else n
+                        hashes[unspaced].append(ngram_hashes(_units(text, unspaced), size))
     ordered = [np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *hashes[side]])) for side in (False, True)]
     return Exclusion(frozenset(digest for digest, _ in seen), frozenset(keys - {""}), n, *ordered)
+
+
+def _texts_of(record: Record, place: str) -> dict[str | None, object]:
+    """Language (None: not stated) to text: one of a long file, all translations of a row of a wide one.
+
+    Raises:
+        ValueError: neither.
+    """
+    if isinstance(record.get("text"), str):
+        return {next((str(record[name]) for name in LANGUAGE_COLUMNS if name in record), None): record["text"]}
+    wide: dict[str | None, object] = {
+        name: record[name] for name in wide_languages(list(record)) if record[name] is not None
+    }
+    if not wide:
+        raise ValueError(f"{place}: no text in column 'text'; columns are {', '.join(record)}")
+    return wide
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SPLITS = ("train", "valid", "test")
-SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
-"""What a split column may say, and what it means."""
 
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz"})
 """Languages whose script puts no space between words: a count of words by spaces means nothing there."""

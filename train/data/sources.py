@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.data.documents import SPLIT_NAMES, Document, Shard, TextSource, assign_split, check_shares, check_text
-from train.data.records import (
+from babelscope.records import (
+    LANGUAGE_CODE,
     LANGUAGE_COLUMNS,
     SEGMENT_COLUMNS,
+    SPLIT_NAMES,
     Record,
     check_text_column,
     columns_of,
@@ -22,13 +22,14 @@ from train.data.records import (
     read_records,
     row_group_runs,
     segment_key,
+    wide_languages,
 )
+from train.data.documents import Document, Shard, TextSource, assign_split, check_shares, check_text
 
 logger = logging.getLogger(__name__)
 
 KEY_COLUMNS = ("uid", "doc", "id")
 """By which documents are dealt to splits: all sentences of a `doc` go together."""
-LANGUAGE_CODE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*")
 
 
 @dataclass
@@ -100,7 +101,7 @@ class LocalText(TextSource):
     def read(self, shard: Shard, languages: Collection[str]) -> Iterator[Document]:
         path = Path(shard.path)
         names = columns_of(path)
-        wide = self._wide_languages(names) if not shard.language else []
+        wide = wide_languages(names, self.text_column) if not shard.language else []
         if wide:
             texts = {column: column for column in wide if column in languages}
         else:
@@ -132,17 +133,11 @@ class LocalText(TextSource):
 
     def _languages_of(self, path: Path) -> set[str]:
         names = columns_of(path)
-        if wide := self._wide_languages(names):
+        if wide := wide_languages(names, self.text_column):
             return set(wide)
         column = self._language_column(path, names)
         values = distinct_values(path, column)
         return {self._language_of({column: value}, column, place) for value, place in values.items()}
-
-    def _wide_languages(self, names: Sequence[str]) -> list[str]:
-        """Columns named by two letters, if the file has no text column; `id` is Indonesian only beside a `uid`."""
-        if self.text_column in names:
-            return []
-        return [name for name in names if re.fullmatch(r"[a-z]{2}", name) and (name != "id" or "uid" in names)]
 
     def _language_column(self, path: Path, names: Sequence[str]) -> str:
         if self.language_column:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from jsonargparse import ArgumentParser
 
-from train.data import records as records_module
+from babelscope import records as records_module
 from train.data.documents import (
     Document,
     TextSource,

@@ -1,12 +1,17 @@
-"""YAML from strangers: no key twice, no bombs. Where configurations are read, this is the loader.
+"""YAML from strangers: no key twice, no bombs, paths beside the file. All configurations are read here.
 
 PyYAML takes the second of two equal keys in silence, builds what a few nested aliases blow up to billions of values,
-and ends in a RecursionError at some thousand levels. `train.config.yaml_text` is the same for the other package, since
-neither imports the other.
+and ends in a RecursionError at some thousand levels.
+
+A path that begins with `./` or `../` is one from the folder of the configuration in which it stands, and becomes an
+absolute one; any other relative path is one from the working folder.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ class RefusedYAML(yaml.YAMLError):
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file.
+    """The content of a YAML file, its paths anchored.
 
     Raises:
         FileNotFoundError: no such file.
@@ -39,15 +44,55 @@ def read_yaml(path: str | Path) -> Any:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a text file, so no configuration") from None
     try:
-        return load_yaml(text)
+        check_yaml(text)
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        check_strings(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return anchored(content, path.parent)
 
 
-def load_yaml(text: str) -> Any:
-    """What `yaml.safe_load` gives, if `check_yaml` has nothing against it."""
-    check_yaml(text)
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+def anchored(content: Any, folder: str | Path) -> Any:
+    """`content` with every string that begins with `./` or `../` as an absolute path, seen from `folder`."""
+    if isinstance(content, dict):
+        return {key: anchored(value, folder) for key, value in content.items()}
+    if isinstance(content, list):
+        return [anchored(value, folder) for value in content]
+    if isinstance(content, str) and content.startswith(("./", "../")):
+        return os.path.abspath(os.path.join(folder, content))
+    return content
+
+
+@cache
+def guard_parsers() -> None:
+    """Have the parsers of jsonargparse read YAML as `read_yaml` does, and show docstrings of options as help."""
+    from jsonargparse import get_loader, set_loader, set_parsing_settings
+    from jsonargparse.typing import Path_drw
+
+    plain = get_loader("yaml")  # it reads 1e-3 as a number
+
+    def load(text: str) -> Any:
+        check_yaml(text)
+        return anchored(plain(text), Path_drw(".").cwd)  # the folder of the file that is being read
+
+    set_loader("yaml", load, (yaml.YAMLError,))
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse configurations and options of a command line that must not be built.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_yaml` and `check_strings`; a file is named, which the parser does not.
+    """
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-c") and (equals or place + 1 < len(arguments)):
+            read_yaml(value if equals else arguments[place + 1])
+        check_strings(value if equals else argument)
 
 
 def check_strings(value: Any) -> None:

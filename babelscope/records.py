@@ -1,7 +1,8 @@
-"""Records of local text files, with errors that name the file and the line.
+"""Records of local text files and what their columns mean, with errors that name the file and the line.
 
-Parquet is read batch by batch, JSONL and plain text line by line, so a file may be larger than memory. Compressed
-JSONL and text (.gz) are read as they are.
+Training text and measured text are read by this file, so that a file means one thing to both. Parquet is read batch by
+batch, JSONL and plain text line by line, so a file may be larger than memory. Compressed JSONL and text (.gz) are read
+as they are.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import glob
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,15 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 PARQUET = (".parquet", ".pq")
-JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+JSONL = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz")
 PLAIN = (".txt", ".txt.gz", ".text")
 
 SHARD_BYTES = 64 * 2**20
 """Uncompressed size of the row groups of a parquet file that make one shard."""
 
 LANGUAGE_COLUMNS = ("lang", "language")
-"""The first that is there counts, here and in `analysis.texts`, so that a file means one thing to both."""
+"""The first that is there counts."""
+LANGUAGE_CODE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*")
 SEGMENT_COLUMNS = ("uid", "doc", "sent_id")
+SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+"""What a split column may say, and what it means."""
 
 Record = dict[str, Any]
 
@@ -70,13 +75,20 @@ def columns_of(path: Path) -> list[str]:
     raise ValueError(f"{path}: no record in this file")
 
 
-def segment_key(record: Record) -> str:
-    """What names a text in all languages: `uid`, else `doc` with `sent_id` (as in `analysis.texts`), else nothing."""
+def segment_key(record: Mapping[str, object]) -> str:
+    """What names a text in all languages: `uid`, else `doc` with `sent_id`, else nothing."""
     if record.get("uid") is not None:
         return str(record["uid"])
     if record.get("sent_id") is None:
         return ""
     return "/".join(str(record[name]) for name in ("doc", "sent_id") if record.get(name) is not None)
+
+
+def wide_languages(names: Sequence[str], text_column: str = "text") -> list[str]:
+    """Columns named by two letters, if the file has no text column; `id` is Indonesian only beside a `uid`."""
+    if text_column in names:
+        return []
+    return [name for name in names if re.fullmatch(r"[a-z]{2}", name) and (name != "id" or "uid" in names)]
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

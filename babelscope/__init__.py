@@ -1,0 +1,1 @@
+"""The command `babelscope`, and how `train` and `analysis` read configurations and text"""
