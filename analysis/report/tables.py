@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import rich.table
+from rich.markup import escape
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Table:
 def console_table(table: Table) -> rich.table.Table:
     """For a terminal: the first column to the left, numbers to the right, the note below."""
     drawn = rich.table.Table(
-        title=table.title, caption=table.note or None, title_justify="left", caption_justify="left"
+        title=escape(table.title), caption=escape(table.note) or None, title_justify="left", caption_justify="left"
     )
     for index, name in enumerate(table.header):
-        drawn.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        drawn.add_column(escape(name), justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in table.rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(escape, row))
     return drawn
