@@ -17,7 +17,8 @@ COMMANDS = {
     "checkpoints": "list the checkpoints: step, tokens, size, what is cached",
     "report": "write one HTML report for one or more runs",
     "steer": "generate with concept neurons forced, and judge the texts",
-    "label": "turn aligned text into a concept file",
+    "label": "turn text and concept lists into a concept file",
+    "publish": "push the snapshots of a run to the hub, with a model card",
 }
 """Modules of `analysis.commands` with `add_arguments(parser)` and `run(options) -> exit code`; imported when needed."""
 

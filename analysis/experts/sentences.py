@@ -1,8 +1,8 @@
 """The sentences that move a unit most, as people look at neurons: for the experts that most languages have in common.
 
 The best units of a concept are chosen from the table of experts, and one more pass over their sites keeps, for every
-unit and language, the texts with the largest response, of those that are positives of some concept (reading the
-negatives as well would cost as much as finding the experts). Called by `analysis.measures.overlap`, for the report.
+unit and language, the texts with the largest response, of some positives of every concept (reading all text would cost
+half as much as finding the experts). Called by `analysis.measures.overlap`, for the report.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from analysis.snapshots import Snapshot
 
 UNITS = 5
 """Units of a concept."""
+POSITIVES = 20
+"""Of each concept and language that are read."""
 SCHEMA = pa.schema(
     [
         ("concept", pa.string()),
@@ -45,7 +47,9 @@ def common_units(table: ExpertTable, concept: int, count: int = UNITS) -> np.nda
 def moving_sentences(
     snapshot: Snapshot, concept_set: ConceptSet, table: ExpertTable, extraction: Extraction, count: int
 ) -> pa.Table:
-    """Per concept, unit and language the `count` positives of any concept with the largest response, largest first.
+    """Per concept, unit and language the `count` texts with the largest response, largest first.
+
+    Read are up to `POSITIVES` positives of every concept, spread over the keys.
 
     Returns:
         concept, unit (flat id, as in the table of experts), language, response, positive (whether the text is labelled
@@ -63,7 +67,7 @@ def moving_sentences(
     sites = [table.space.sites[index] for index in np.unique(of_site)]
     offset = dict(zip(table.space.sites, table.space.offsets.tolist(), strict=False))
     pools = [concept_set.pools[language] for language in table.languages]
-    read = [np.unique(np.concatenate([*pool.positives.values()])).tolist() for pool in pools]
+    read = [sorted({index for found in pool.positives.values() for index in _spread(found)}) for pool in pools]
     texts = [pool.texts[place] for pool, places in zip(pools, read, strict=True) for place in places]
     sizes = [len(places) for places in read]
     rows: dict[tuple[int, int], list[dict[str, object]]] = {}
@@ -88,3 +92,10 @@ def moving_sentences(
                         for value, place in zip(top.values.tolist(), best, strict=True)
                     )
     return pa.Table.from_pylist([row for key in sorted(rows) for row in rows[key]], SCHEMA)
+
+
+def _spread(places: torch.Tensor) -> list[int]:
+    """At most `POSITIVES` of the places, evenly."""
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(POSITIVES, len(places))).round().astype(int))
+    found: list[int] = places[chosen].tolist()
+    return found
