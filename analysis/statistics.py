@@ -9,6 +9,7 @@ Shapes:  S resampled things (concepts, sentences)   M quantities   R training ru
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from scipy.stats import false_discovery_control, norm, t
 
 WIDEST = 2.0
 """A studentised bound is at most this many times Student's: wider ones cover no better and hang on one outlier."""
+
+KNOWN = 10**9
+"""Degrees of freedom of a variance that is not estimated."""
 
 
 def bootstrap_interval(
@@ -129,10 +133,10 @@ def against_band(values: np.ndarray, band: np.ndarray, clusters: np.ndarray | No
     networks, concepts = merged.shape
     of_networks = merged.mean(axis=1).var(ddof=1) * (1.0 + 1.0 / networks)
     if concepts == 1:
-        return _contrast(-float(merged.mean()), [(of_networks, networks - 1)])
+        return student_contrast(-float(merged.mean()), [(of_networks, networks - 1)])
     of_concepts = merged.mean(axis=0).var(ddof=1) / concepts
     noise = _interaction(merged) / concepts * (1.0 + 1.0 / networks)
-    return _contrast(-float(merged.mean()), _add(of_networks, of_concepts, noise, merged.shape))
+    return student_contrast(-float(merged.mean()), _add(of_networks, of_concepts, noise, merged.shape))
 
 
 def two_way_interval(values: np.ndarray, clusters: np.ndarray | None = None) -> Contrast:
@@ -156,7 +160,24 @@ def two_way_interval(values: np.ndarray, clusters: np.ndarray | None = None) -> 
     of_runs = merged.mean(axis=1).var(ddof=1) / runs
     of_concepts = merged.mean(axis=0).var(ddof=1) / concepts
     noise = _interaction(merged) / (runs * concepts)
-    return _contrast(float(merged.mean()), _add(of_runs, of_concepts, noise, merged.shape))
+    return student_contrast(float(merged.mean()), _add(of_runs, of_concepts, noise, merged.shape))
+
+
+def mean_contrast(values: np.ndarray, unseen: float = 0.0) -> Contrast:
+    """Mean of a few values (S,), one for each training run, with Student's interval and p against 0.
+
+    Args:
+        unseen: variance of the mean that the spread of the values does not show, such as an error common to all.
+
+    Raises:
+        ValueError: fewer than two values.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values {values.shape}: a mean over runs needs two of them, or more")
+    return student_contrast(
+        float(values.mean()), [(float(values.var(ddof=1)) / len(values), len(values) - 1), (unseen, KNOWN)]
+    )
 
 
 def mean_above_zero(values: np.ndarray, clusters: np.ndarray | None = None) -> float:
@@ -189,7 +210,7 @@ def _add(of_rows: float, of_columns: float, shared: float, shape: tuple[int, ...
     return [rows, columns, (-shared, rows[1] * columns[1])]
 
 
-def _contrast(difference: float, parts: list[tuple[float, int]]) -> Contrast:
+def student_contrast(difference: float, parts: list[tuple[float, int]]) -> Contrast:
     """Student's t with the sum of variances, and degrees of freedom by Welch and Satterthwaite."""
     variance = sum(part for part, _ in parts)
     if variance <= 0.0:
@@ -199,6 +220,22 @@ def _contrast(difference: float, parts: list[tuple[float, int]]) -> Contrast:
     half = float(t.ppf(0.975, freedom)) * error
     p = float(2.0 * t.sf(abs(difference) / error, freedom))
     return Contrast(difference, difference - half, difference + half, p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusted p-values of one family of tests (Holm 1979): rejecting at most alpha keeps the chance of any false
+    rejection at most alpha, however the tests depend on each other.
+
+    Raises:
+        ValueError: a value outside [0, 1].
+    """
+    if not all(0.0 <= value <= 1.0 for value in p):
+        raise ValueError("p-values must lie between 0 and 1")
+    adjusted, highest = [0.0] * len(p), 0.0
+    for rank, place in enumerate(sorted(range(len(p)), key=lambda place: p[place])):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[place]))
+        adjusted[place] = highest
+    return adjusted
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:

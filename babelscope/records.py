@@ -11,7 +11,7 @@ import glob
 import gzip
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -75,7 +75,7 @@ def columns_of(path: Path) -> list[str]:
     raise ValueError(f"{path}: no record in this file")
 
 
-def segment_key(record: Record) -> str:
+def segment_key(record: Mapping[str, object]) -> str:
     """What names a text in all languages: `uid`, else `doc` with `sent_id`, else nothing."""
     if record.get("uid") is not None:
         return str(record["uid"])

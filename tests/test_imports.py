@@ -56,6 +56,8 @@ RANKS = (
     {
         "analysis.files",
         "analysis.geometry",
+        "analysis.onsets",
+        "analysis.permutation",
         "analysis.snapshots",
         "analysis.statistics",
         "analysis.texts",
@@ -64,7 +66,7 @@ RANKS = (
     {"analysis.experts", "analysis.probes", "analysis.results"},
     {"analysis.checkpoints"},
     {"analysis.steering"},
-    {"analysis.measures", "analysis.report"},
+    {"analysis.measures", "analysis.preregistration", "analysis.report"},
     {"analysis.commands"},
     {"analysis.__main__"},
 )

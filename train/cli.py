@@ -64,7 +64,7 @@ class SaveRunConfig(SaveConfigCallback):
 def dump_config(parser: LightningArgumentParser, config: Namespace) -> str:
     """The effective configuration as YAML that `--config` takes; options that belong to one start only are left out."""
     kept = config.clone()
-    for key in ("config", "resume", "allow_changes"):
+    for key in ("config", "resume", "allow_changes", "restarts"):
         kept.pop(key, None)
     text: str = parser.dump(kept, skip_none=False, skip_validation=True)
     content = yaml.safe_load(text)
@@ -115,6 +115,8 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         run = self.config[self.subcommand]
+        if run.restarts is not None:  # on the command line `train.__main__` takes it out
+            raise ValueError(f"restarts: {run.restarts}: say --restarts {run.restarts} on the command line of fit")
         if isinstance(run.trainer.callbacks, Namespace):  # one, given without a list
             run.trainer.callbacks = [run.trainer.callbacks]
         if run.trainer.precision is None:
@@ -140,9 +142,11 @@ class TrainingCLI(LightningCLI):
         """Train from the start or from where the run stopped."""
         given = self.config["fit"]
         folder = Path(self.trainer.default_root_dir)
+        parser = self._parser("fit")
         refuse_other_run(
             folder,
-            yaml.safe_load(dump_config(self._parser("fit"), given)),
+            yaml.safe_load(dump_config(parser, given)),
+            yaml.safe_load(dump_config(parser, parser.get_defaults())),
             resume=given.resume,
             allow_changes=given.allow_changes,
         )
@@ -219,6 +223,12 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         default=False,
         help="go on although options that determine the weights differ from those the run was started with",
     )
+    parser.add_argument(
+        "--restarts",
+        type=int | None,
+        default=None,
+        help="of fit, on the command line: start again after a crash, so many times at most (see `train.supervisor`)",
+    )
 
 
 def token_ids(data: Namespace) -> int:
@@ -247,7 +257,9 @@ def _cpu_has_bf16() -> bool:
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 
 
-def refuse_other_run(folder: Path, given: dict[str, Any], *, resume: str, allow_changes: bool) -> None:
+def refuse_other_run(
+    folder: Path, given: dict[str, Any], defaults: dict[str, Any], *, resume: str, allow_changes: bool
+) -> None:
     """Compare the run folder's configuration with the given one.
 
     Raises:
@@ -260,7 +272,7 @@ def refuse_other_run(folder: Path, given: dict[str, Any], *, resume: str, allow_
         raise ValueError(
             f"{folder} holds a run already; choose another trainer.default_root_dir, or go on with it by --resume auto"
         )
-    differences = find_differences(stored, given)
+    differences = find_differences(stored, given, defaults)
     for difference in differences:
         log.warning("differs from %s/config.yaml: %s", folder, difference)
     decisive = [difference for difference in differences if difference.decisive]

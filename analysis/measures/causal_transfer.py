@@ -13,7 +13,7 @@ Shapes:  L languages   C concepts   K experts   B texts of a batch   T tokens   
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from analysis.base import Analysis, Row
 from analysis.concepts.dataset import ConceptSet, load_concepts
+from analysis.concepts.families import STRATA
 from analysis.concepts.lexicon import read_lexicon
 from analysis.experts.table import ExpertTable, find_experts, forcing_of
 from analysis.extraction.encoding import Batch, Encoded
@@ -34,6 +35,7 @@ from analysis.extraction.options import Extraction
 from analysis.extraction.replicas import deal_batches
 from analysis.extraction.sites import Site
 from analysis.files import file_sha256
+from analysis.measures.overlap import strata_of
 from analysis.probes.scores import mean_interval
 from analysis.snapshots import Snapshot
 from analysis.steering.conditions import random_units
@@ -51,10 +53,12 @@ class CausalTransfer(Analysis):
     Rows, in nats per token of the words, from `language` (whose experts are ablated) to `other_language` (whose
     sentences are read), with intervals over concepts:
 
-    - `causal_transfer`: rise of the loss by the concept's experts minus that by as many experts of other concepts; also
-      overall (mean over pairs of different languages) and per concept. Chance 0.
-    - `causal_transfer_random`: the same minus as many random units of the same sites; also overall. Chance 0.
-    - `causal_own`: `causal_transfer` where both languages are the same, mean over languages: the most to be expected.
+    - `causal_transfer`: rise of the loss by the concept's experts minus that by as many experts of other concepts. Also
+      overall (mean over pairs of different languages, clones left out) and over the pairs of each stratum in
+      `condition` (those of `ConceptOverlap`), with the concepts one by one. Chance 0.
+    - `causal_transfer_random`: the same minus as many random units of the same sites. Chance 0.
+    - `causal_own`: `causal_transfer` where both languages are the same, mean over languages without clones: the most to
+      be expected; also per concept.
     - `ablation` (condition `experts`, `mismatched`, `random`): the rise of the loss itself.
 
     Raises (when measuring):
@@ -63,6 +67,8 @@ class CausalTransfer(Analysis):
     """
 
     default_name: ClassVar[str] = "causal_transfer"
+    headlines: ClassVar[tuple[str, ...]] = ("causal_transfer", "causal_own")
+    version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("k", "mismatched", "texts_per_concept", "min_positives")
 
     concepts: str
@@ -141,7 +147,8 @@ class CausalTransfer(Analysis):
                     forced = self._ablations(table, condition, source, place)
                     losses = [texts.losses(snapshot, forcing, extraction) - plain for forcing in forced]
                     rises[number, source, place] = np.mean(losses, axis=0)
-        yield from self._rows(table, np.moveaxis(rises, 2, 3))
+        strata = strata_of(concept_set, snapshot.clones)
+        yield from self._rows(table, np.moveaxis(rises, 2, 3), strata, set(snapshot.clones))
 
     def _ablations(self, table: ExpertTable, condition: str, source: int, concept: int) -> list[Mapping[Site, Tensor]]:
         """Units to set to zero, one or several sets."""
@@ -158,30 +165,38 @@ class CausalTransfer(Analysis):
         ]
         return [random_units(found[0], [self.seed, concept, source])] if condition == "random" else list(found)
 
-    def _rows(self, table: ExpertTable, rises: np.ndarray) -> Iterator[Row]:
+    def _rows(
+        self, table: ExpertTable, rises: np.ndarray, strata: Mapping[tuple[str, str], str], clones: Collection[str]
+    ) -> Iterator[Row]:
         """From rises (conditions, L, L, C): source, then read language."""
         languages = table.languages
-        gains = {
-            "causal_transfer": rises[0] - rises[1],
-            "causal_transfer_random": rises[0] - rises[2],
-        }
-        apart = ~np.eye(len(languages), dtype=bool)
+        stratum = np.array([[strata.get((min(i, j), max(i, j)), "own") for j in languages] for i in languages])
+        natural = np.array([[not {i, j} & set(clones) for j in languages] for i in languages])
+        own, apart = natural & (stratum == "own"), stratum != "own"
+        groups: dict[str | None, np.ndarray] = {None: natural & apart if (natural & apart).any() else apart}
+        groups |= {name: stratum == name for name in STRATA if (stratum == name).any()}
+        gains = {"causal_transfer": rises[0] - rises[1], "causal_transfer_random": rises[0] - rises[2]}
         for metric, gain in gains.items():
-            yield from _mean_row(metric, _nanmean(gain[apart]))
+            for condition, pairs in groups.items():
+                yield from self._over_concepts(table, metric, _nanmean(gain[pairs]), condition)
             for i, language in enumerate(languages):
                 for j, other in enumerate(languages):
                     yield from _mean_row(metric, gain[i, j], language=language, other_language=other)
-        gain = gains["causal_transfer"]
-        yield from _mean_row("causal_own", _nanmean(gain[~apart]))
-        for concept, value in zip(table.concepts, _nanmean(gain[apart]), strict=True):
-            if np.isfinite(value):
-                yield Row(metric="causal_transfer", value=float(value), concept=concept, chance=0.0)
+        yield from self._over_concepts(table, "causal_own", _nanmean(gains["causal_transfer"][own]), None)
         for condition, rise in zip(CONDITIONS, rises, strict=True):
             for i, language in enumerate(languages):
                 for j, other in enumerate(languages):
                     yield from _mean_row(
                         "ablation", rise[i, j], language=language, other_language=other, condition=condition
                     )
+
+    @staticmethod
+    def _over_concepts(table: ExpertTable, metric: str, values: np.ndarray, condition: str | None) -> Iterator[Row]:
+        """The mean over concepts of `values` (C,), then each of them."""
+        yield from _mean_row(metric, values, condition=condition)
+        for concept, value in zip(table.concepts, values, strict=True):
+            if np.isfinite(value):
+                yield Row(metric=metric, value=float(value), concept=concept, condition=condition, chance=0.0)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Trajectories(ConceptOverlap):
     needs_null: ClassVar[bool] = False
 
     results: str
-    """Result folder of the run, with the experts of the frozen step."""
+    """Result folder of the run, with the experts of the frozen step; `{run}` in it stands for the run's name."""
     frozen_step: int
     """Step whose experts are followed."""
     frozen_from: str = "overlap"
@@ -63,7 +63,7 @@ class Trajectories(ConceptOverlap):
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """See the class."""
         concept_set = self.concept_set(snapshot.clones)
-        units = self._frozen(concept_set)
+        units = self._frozen(concept_set, snapshot.id.run)
         sites = find_sites(snapshot.model, self.site_set)
         space = UnitSpace(sites)
         if int(units.max()) >= space.num_units:
@@ -80,17 +80,16 @@ class Trajectories(ConceptOverlap):
         yield from self._rows(concept_set, ap, rank, total / space.num_units, k / space.num_units)
         yield Attachment("units", self._table(concept_set, units, ap, rank))
 
-    def _frozen(self, concept_set: ConceptSet) -> np.ndarray:
+    def _frozen(self, concept_set: ConceptSet, run: str) -> np.ndarray:
         """(L, C, K) flat ids of the experts that are followed."""
-        frame = ResultTable(self.results).attachment(self.frozen_step, self.frozen_from, "experts").to_pandas()
+        root = self.results.replace("{run}", run)
+        frame = ResultTable(root).attachment(self.frozen_step, self.frozen_from, "experts").to_pandas()
         found = []
         for language in concept_set.languages:
             for concept in concept_set.concepts:
                 rows = frame[(frame["language"] == language) & (frame["concept"] == concept)].sort_values("rank")
                 if rows.empty:
-                    raise ValueError(
-                        f"{self.results}: no experts of {concept!r} in {language!r} at step {self.frozen_step}"
-                    )
+                    raise ValueError(f"{root}: no experts of {concept!r} in {language!r} at step {self.frozen_step}")
                 found.append(rows["unit"].to_numpy()[: self.frozen_k])
         return np.stack(found).reshape(len(concept_set.languages), len(concept_set.concepts), -1)
 

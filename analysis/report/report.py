@@ -120,6 +120,8 @@ def verdicts(record: RunRecord) -> list[str]:
     if record.unusable:
         steps = ", ".join(map(str, record.unusable))
         said.append(f"Left out of all of this: step {steps}, a copy of another checkpoint or broken (see Provenance).")
+    if record.registered:
+        said.append(record.registered)
     if said:
         said.append("One training run: a claim about training needs several seeds.")
     return said

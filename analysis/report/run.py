@@ -17,6 +17,7 @@ import pandas as pd
 from safetensors import safe_open
 
 from analysis.base import class_name
+from analysis.preregistration import check_plan
 from analysis.results import ResultTable
 from babelscope.yaml_text import read_yaml
 
@@ -40,6 +41,8 @@ class RunRecord:
     """What the trainer noted of the run (`run.json`), or {}."""
     identity: dict
     """Weights hashes, duplicates and drift as `analysis.checkpoints.audit` stored them, or {}."""
+    registered: str = ""
+    """A sentence on the plan that was fixed before the run was measured, if there is one."""
 
     @property
     def steps(self) -> list[int]:
@@ -108,6 +111,7 @@ def read_run(folder: str | Path) -> RunRecord:
 
     Raises:
         FileNotFoundError: there is no such folder, or no result in it.
+        ValueError: the results differ from the run's plan, see `analysis.preregistration`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -130,6 +134,7 @@ def read_run(folder: str | Path) -> RunRecord:
         config=_read_yaml(folder / "config.yaml"),
         about=_read_json(folder / "run.json"),
         identity=_read_json(root / "identity.json"),
+        registered=check_plan(folder, table),
     )
 
 

@@ -2,8 +2,11 @@
 # First light, everything again: corpus, concepts, runs, analyses, tables and figures. What is done is skipped, so the same
 # line goes on after any interruption; runs go on to the same bits. JOBS runs at a time, one thread each (default 2).
 #
-#   studies/first_light/run.sh               all of it (about 20 hours on two cores)
+#   studies/first_light/run.sh               all of it (days on two cores)
 #   studies/first_light/run.sh seeds         corpus, concepts and the five seeds; also: capacity, clone
+#   studies/first_light/run.sh analyses      what is planned of every snapshot that there is
+#   studies/first_light/run.sh publish       from the results of all runs to the tables in the repository, then:
+#   studies/first_light/run.sh --tables      page and figures from the committed tables, without any run
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -65,7 +68,34 @@ clone() {
     --model.ffn_dim $((4 * $0)) --model.attention_heads $(($0 / 32)) --trainer.max_steps 10240'
 }
 
+# What is planned of one run, as far as its snapshots go: frozen experts and the dear measures need the last one.
+analyse() {
+  run=$RUNS/$1 lists=""
+  ended() { [ -e "$run/snapshots/step_000$1/snapshot.json" ]; }
+  case $1 in
+    d128-*) lists="core seeds"; if ended 20480; then lists="core seeds followed dear"; fi ;;
+    capacity-*) if ended 10240; then lists="capacity"; fi ;;
+    clone-*) if ended 10240; then lists="clone"; fi ;;
+  esac
+  cp $HERE/plan.sha256 "$run/"
+  for list in $lists; do
+    nice -n 10 $PYTHON -m analysis run --config "$HERE/analyses/$list.yaml" --source RunFolder --source.path "$run" \
+      >>"$RUNS/$1.analyses.log" 2>&1 || { echo "$1: $list failed, see $RUNS/$1.analyses.log" >&2; exit 1; }
+  done
+  echo "$1: analysed"
+}
+export -f analyse
+
+analyses() {
+  for run in $RUNS/*-seed*/snapshots; do basename "$(dirname "$run")"; done | xargs -P "$JOBS" -I{} bash -c 'analyse {}'
+}
+
+publish() { $PYTHON -m studies.first_light.collect --runs $RUNS; tables; }
+
+tables() { $PYTHON -m studies.first_light.tables; }
+
+if [ "$*" = --tables ]; then tables; exit; fi
 mkdir -p $RUNS
-for part in "${@:-seeds capacity clone}"; do
+for part in "${@:-seeds capacity clone analyses publish}"; do
   for one in $part; do $one; done
 done

@@ -10,6 +10,8 @@ from analysis.statistics import (
     against_band,
     benjamini_hochberg,
     bootstrap_interval,
+    holm,
+    mean_contrast,
     merge_clusters,
     two_way_interval,
     wilson_interval,
@@ -121,3 +123,21 @@ def test_correction_equals_scipy() -> None:
     assert benjamini_hochberg(np.array([0.04, 0.04])).tolist() == [0.04, 0.04]
     with pytest.raises(ValueError, match="between 0 and 1"):
         benjamini_hochberg(np.array([1.2]))
+
+
+def test_holm_keeps_the_order_and_the_largest() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm([-0.1])
+
+
+def test_a_mean_over_runs_has_students_interval_and_what_the_runs_do_not_show_widens_it() -> None:
+    values = np.array([0.1, 0.3, 0.2, 0.5, 0.1])
+    theirs, found = ttest_1samp(values, 0.0), mean_contrast(values)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()))
+    assert found.p == pytest.approx(theirs.pvalue)
+    assert mean_contrast(values, unseen=0.01).high > found.high
+    with pytest.raises(ValueError, match="needs two"):
+        mean_contrast(values[:1])

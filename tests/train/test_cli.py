@@ -17,6 +17,7 @@ import yaml
 from train.__main__ import COMMANDS, main
 from train.cli import ParsedRun, default_precision
 from train.config.run_config import Difference, find_differences, load_config, save_config
+from train.module import LanguageModelingModule
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ("demo.yaml", "smoke.yaml", "xglm_257m.yaml")
@@ -196,6 +197,8 @@ def test_commands_of_the_data_refuse_in_one_line_too(command: Command, name: str
 
 def test_prepared_text_is_what_training_reads(command: Command, config: Path, tmp_path: Path) -> None:
     assert command("tokenizer", "--config", config)[0] == 0
+    code, _, line = command("prepare", "--config", config, "--workers", -1)
+    assert (code, "data.prepare_workers must be at least 0, got -1" in line) == (2, True)
     code, out, _ = command("prepare", "--config", config)
     assert code == 0
     assert "tr" in out
@@ -253,7 +256,7 @@ def test_help_lists_every_command(command: Command) -> None:
 def test_only_options_that_determine_the_weights_are_decisive() -> None:
     stored: dict[str, Any] = {"model": {"d_model": 8, "compile": False}, "trainer": {"log_every_n_steps": 1}, "old": 1}
     given: dict[str, Any] = {"model": {"d_model": 16, "compile": True}, "trainer": {"log_every_n_steps": 2}, "new": 2}
-    found = find_differences(stored, given)
+    found = find_differences(stored, given, {})
     assert found == [
         Difference("model.d_model", 8, 16),
         Difference("model.compile", False, True),
@@ -262,7 +265,55 @@ def test_only_options_that_determine_the_weights_are_decisive() -> None:
         Difference("old", 1, None),
     ]
     assert [difference.key for difference in found if difference.decisive] == ["model.d_model"]
-    assert find_differences(stored, stored) == []
+    assert find_differences(stored, stored, {}) == []
+
+
+def test_an_option_younger_than_the_run_had_its_default() -> None:
+    stored = {"model": {"d_model": 8}, "trainer": {"strategy": {"class_path": "X"}}}
+    defaults = {"model": {"d_model": 4, "optimizer": {"name": "adamw"}}, "trainer": {"strategy": "auto"}}
+    same = {"model": {"d_model": 8, "optimizer": {"name": "adamw"}}, "trainer": {"strategy": {"class_path": "X"}}}
+    assert find_differences(stored, same, defaults) == []
+    other = {**same, "model": {"d_model": 8, "optimizer": {"name": "muon"}}}
+    assert find_differences(stored, other, defaults) == [Difference("model.optimizer.name", "adamw", "muon")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "adamw", "schedule": "cosine"},
+        {"name": "muon", "schedule": "wsd", "decay_share": 0.5},
+    ],
+)
+def test_a_run_that_broke_off_ends_in_the_same_bits(
+    command: Command, config: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, momentum, moments and the schedule's place, with dropout and in the midst of the fall of `wsd`."""
+    given = ["--config", str(config), "--model.dropout=0.1", "--trainer.max_steps=6"]
+    given += [f"--model.optimizer.{name}={value}" for name, value in options.items()]
+    assert command("fit", *given, "--trainer.default_root_dir", tmp_path / "whole")[0] == 0
+
+    step = LanguageModelingModule.training_step
+
+    def breaks(module: LanguageModelingModule, *batch: Any) -> torch.Tensor:
+        if module.global_step == 5:
+            raise ValueError("broke off")
+        return step(module, *batch)
+
+    broken = (*given, "--trainer.default_root_dir", tmp_path / "broken")
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModelingModule, "training_step", breaks)
+        assert command("fit", *broken)[0] == 2
+    assert command("fit", *broken)[0] == 0
+    ends = [
+        torch.load(tmp_path / name / "checkpoints" / "step_00000006.ckpt", weights_only=True)
+        for name in ("whole", "broken")
+    ]
+    assert ends[1]["lr_schedulers"] == ends[0]["lr_schedulers"]
+    torch.testing.assert_close(ends[1]["state_dict"], ends[0]["state_dict"], rtol=0, atol=0)
+    states = [end["optimizer_states"][0] for end in ends]
+    torch.testing.assert_close(states[1]["state"], states[0]["state"], rtol=0, atol=0)
+    assert states[1]["param_groups"] == states[0]["param_groups"]
+    assert len(states[0]["param_groups"]) == (3 if options["name"] == "muon" else 2)
 
 
 def test_a_broken_configuration_in_the_run_folder_is_named(tmp_path: Path) -> None:

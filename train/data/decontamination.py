@@ -144,10 +144,12 @@ def _texts_of(record: Record, place: str) -> dict[str | None, object]:
     """
     if isinstance(record.get("text"), str):
         return {next((str(record[name]) for name in LANGUAGE_COLUMNS if name in record), None): record["text"]}
-    wide = {name: record[name] for name in wide_languages(list(record)) if record[name] is not None}
+    wide: dict[str | None, object] = {
+        name: record[name] for name in wide_languages(list(record)) if record[name] is not None
+    }
     if not wide:
         raise ValueError(f"{place}: no text in column 'text'; columns are {', '.join(record)}")
-    return dict(wide)
+    return wide
 
 
 @dataclass(frozen=True, slots=True)

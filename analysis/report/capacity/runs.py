@@ -156,15 +156,19 @@ class CapacityRun:
     def rise_at_loss(self, bits_per_byte: float) -> float | None:
         """The rise where the held-out loss first reaches this value, between snapshots on a straight line."""
         table = self.path().dropna(subset=["bits_per_byte", "rise"])
-        losses, rises = table["bits_per_byte"].to_numpy(float), table["rise"].to_numpy(float)
-        reached = np.flatnonzero(losses <= bits_per_byte)
-        if not len(reached):
-            return None
-        after = int(reached[0])
-        if after == 0:
-            return float(rises[0])
-        share = (losses[after - 1] - bits_per_byte) / (losses[after - 1] - losses[after])
-        return float(rises[after - 1] + share * (rises[after] - rises[after - 1]))
+        return at_loss(table["bits_per_byte"].tolist(), table["rise"].tolist(), bits_per_byte)
+
+
+def at_loss(losses: Sequence[float], values: Sequence[float], target: float) -> float | None:
+    """The value where the held-out loss first reaches `target`, on a straight line between snapshots; None if never."""
+    reached = np.flatnonzero(np.asarray(losses) <= target)
+    if not len(reached):
+        return None
+    after = int(reached[0])
+    if after == 0:
+        return float(values[0])
+    share = (losses[after - 1] - target) / (losses[after - 1] - losses[after])
+    return float(values[after - 1] + share * (values[after] - values[after - 1]))
 
 
 def read_family(folders: Sequence[str | Path]) -> list[CapacityRun]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from analysis.base import Row
 from analysis.concepts.dataset import load_concepts
 from analysis.concepts.lexicon import read_lexicon
+from analysis.experts.table import find_experts
 from analysis.extraction.options import Extraction
 from analysis.measures import build_analyses
 from analysis.measures.causal_transfer import CausalTransfer, read_words
@@ -108,6 +110,26 @@ def test_shared_units_carry_the_word_across_and_own_units_do_not(
     kept = one(rows[True], "ablation", condition="mismatched", **across).value
     assert one(rows[True], "causal_transfer", **across).value == pytest.approx(raised - kept, abs=1e-6)
     assert abs(kept) < 0.05
+
+
+def test_pairs_are_told_apart_by_stratum_and_clones_stay_out_of_the_mean(
+    concept_file: str, tiny_llama: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]
+) -> None:
+    """Rises that say which pair they are of: same script 1, with the clone 10, the clone's own language 100."""
+    measure = analysis(concept_file)
+    snapshot = tiny_snapshot(tiny_llama)
+    table = find_experts(snapshot, load_concepts(concept_file, min_positives=5), site_set=["mlp.act"], k=1)
+    table = replace(table, languages=("aa", "bb", "cc"), concepts=("fire", "water"))
+    rises = np.zeros((3, 3, 3, 2))
+    rises[0] = np.array([[5.0, 1.0, 100.0], [1.0, 7.0, 10.0], [100.0, 10.0, 1000.0]])[..., None]
+    strata = {("aa", "bb"): "same_script", ("aa", "cc"): "clone", ("bb", "cc"): "with_clone"}
+    rows = list(measure._rows(table, rises, strata, {"cc"}))
+    for condition, value in ((None, 1.0), ("same_script", 1.0), ("clone", 100.0), ("with_clone", 10.0)):
+        assert one(rows, "causal_transfer", condition=condition).value == value
+        assert one(rows, "causal_transfer", condition=condition, concept="water").value == value
+    assert one(rows, "causal_own").value == 6.0
+    alone = list(measure._rows(table, rises, strata, {"bb", "cc"}))
+    assert one(alone, "causal_transfer").value == 37.0, "without natural pairs the mean is over all there are"
 
 
 def test_losses_are_those_of_the_words_in_the_whole_model(

@@ -62,12 +62,12 @@ def test_births_of_a_planted_unit(
 
     monkeypatch.setattr(analysis.experts.table, "iter_responses", fake)
     monkeypatch.setattr(analysis.measures.trajectories, "iter_responses", fake)
-    table, found = ResultTable(tmp_path / "results"), tiny_snapshot(tiny_xglm)
+    table, found = ResultTable(tmp_path / "tiny" / "results"), tiny_snapshot(tiny_xglm)
     options = {"concepts": str(concepts), "k": 5, "surface": False, "bootstrap": 100}
     snapshots = [Snapshot(SnapshotId("tiny", step), found.model, found.tokenizer) for step in STEPS]
     overlap = ConceptOverlap(**options)  # type: ignore[arg-type]
     table.write(snapshots[-1].id, overlap, overlap.measure(snapshots[-1]), 0.1)
-    follow = Trajectories(**options, results=str(table.root), frozen_step=32, frozen_k=3)  # type: ignore[arg-type]
+    follow = Trajectories(**options, results=str(tmp_path / "{run}" / "results"), frozen_step=32, frozen_k=3)  # type: ignore[arg-type]
     measured: dict[int, list[Row | Attachment]] = {}
     for snapshot in snapshots:
         measured[snapshot.id.step] = list(follow.measure(snapshot))

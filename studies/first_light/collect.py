@@ -1,0 +1,162 @@
+"""From finished (or unfinished) runs to the tables that stay in the repository: `results/*.parquet`, a few MB.
+
+    python -m studies.first_light.collect [--runs runs/first_light] [--out studies/first_light/results]
+
+What figures and decisions need is kept, the rest of the results stays with the runs. Refuses runs that were not
+measured as planned (`plan.sha256`). Text is needed for the distances of languages only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.spatial.distance import jensenshannon
+from tokenizers import Tokenizer
+
+from analysis.concepts.families import FAMILIES, main_scripts
+from analysis.measures.trajectories import find_births
+from analysis.preregistration import check_results, read_plan
+from analysis.report.changes import concept_clusters
+from analysis.report.run import RunRecord, read_run
+from analysis.snapshots import step_name
+
+HERE = Path(__file__).parent
+NAME = re.compile(r"(?:(capacity|clone)-)?d(\d+)-seed(\d+)")
+"""Of a run: which part of the study, its width and its seed."""
+BY_CONCEPT = ("rank_transfer", "rank_ceiling", "causal_transfer", "causal_own", "direction_transfer")
+"""Metrics whose concepts are kept one by one."""
+BY_PAIR = ("rank_transfer", "shared", "causal_transfer")
+LEFT_OUT = ("confusion", "recall", "ablation", "perplexity", "accuracy_control", "selectivity", "expert_units")
+SHARE = 0.03
+"""Of units that count as experts, for births."""
+COLUMNS = (
+    ("part", pa.string()),
+    ("width", pa.int32()),
+    ("run_seed", pa.int32()),
+    ("step", pa.int32()),
+    ("tokens", pa.int64()),
+    ("metric", pa.string()),
+    ("layer", pa.int32()),
+    ("condition", pa.string()),
+    ("k", pa.int32()),
+    ("concept", pa.string()),
+    ("language", pa.string()),
+    ("other_language", pa.string()),
+    ("value", pa.float64()),
+    ("chance", pa.float32()),
+    ("low", pa.float32()),
+    ("high", pa.float32()),
+)
+
+
+def find_runs(folder: Path) -> list[tuple[dict[str, object], RunRecord]]:
+    """Part, width and seed of every run that has results, in that order, with what is known of it."""
+    found = []
+    for path in sorted(folder.glob("*")):
+        name = NAME.fullmatch(path.name)
+        if name is not None and any((path / "results").glob("step_*/*.parquet")):
+            about = {"part": name[1] or "seeds", "width": int(name[2]), "run_seed": int(name[3])}
+            found.append((about, read_run(path)))
+    return sorted(found, key=lambda entry: tuple(map(str, entry[0].values())))
+
+
+def prune(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that tables and figures read."""
+    concept, pair = frame["concept"].notna(), frame["other_language"].notna()
+    kept = ~frame["metric"].isin(LEFT_OUT) & frame["seed"].isna() & frame["kind"].isna()
+    kept &= ~concept | (frame["metric"].isin(BY_CONCEPT) & frame["layer"].isna())
+    kept &= ~pair | (frame["metric"].isin(BY_PAIR) & frame["layer"].isna()) | (frame["analysis"] == "trajectories")
+    return frame[kept]
+
+
+def language_distances(concepts: Path, tokenizer: Path, languages: Sequence[str]) -> pd.DataFrame:
+    """Of every pair: script (0 if one is common), family (0 the same branch, 0.5 the same family, else 1), and
+    vocabulary: the Jensen-Shannon distance of token frequencies, 0 to 1, in the sentences of the concept file."""
+    texts = pd.read_parquet(concepts, columns=["language", "text"]).drop_duplicates()
+    encode = Tokenizer.from_file(str(tokenizer))
+    scripts, shares = {}, {}
+    for language in languages:
+        own = texts.loc[texts["language"] == language, "text"].tolist()
+        scripts[language] = main_scripts(own)
+        counts: np.ndarray = np.zeros(encode.get_vocab_size())
+        for encoded in encode.encode_batch(own, add_special_tokens=False):
+            np.add.at(counts, encoded.ids, 1)
+        shares[language] = counts / counts.sum()
+    rows = []
+    for one, other in combinations(sorted(languages), 2):
+        (family, branch), (family_2, branch_2) = FAMILIES[one], FAMILIES[other]
+        kin = 0.0 if (family, branch) == (family_2, branch_2) else 0.5 if family == family_2 else 1.0
+        distance = float(jensenshannon(shares[one], shares[other], base=2))
+        rows.append((one, other, float(not scripts[one] & scripts[other]), kin, round(distance, 6)))
+    return pd.DataFrame(rows, columns=["language", "other_language", "script", "family", "vocabulary"])
+
+
+def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[str]:
+    """Write the tables of all runs in `runs`, which holds the concept file too; returns a line on each.
+
+    Raises:
+        FileNotFoundError: no run has results.
+        ValueError: results that were not planned.
+    """
+    found = find_runs(runs)
+    if not found:
+        raise FileNotFoundError(f"{runs}: no run with results; `studies/first_light/run.sh analyses` makes them")
+    planned = read_plan(plan)
+    said, rows, dips, births, clusters = [], [], [], [], {}
+    for about, record in found:
+        check_results(planned, ((step, name, stamp["settings"]) for step, name, stamp in record.stamps()))
+        rows.append(prune(record.frame).assign(**about))
+        for step, name in record.table.entries():
+            if name == "language_probe" and record.table.path(step, name, "dip").is_file():
+                dips.append(record.table.attachment(step, name, "dip").to_pandas().assign(**about, step=step))
+        if record.classes.get("trajectories"):
+            table = find_births(record.table, SHARE)
+            keys = ["language", "other_language", "birth"]
+            births.append(table.groupby(keys, dropna=False).size().rename("units").reset_index().assign(**about))
+        concepts = sorted(set(record.frame["concept"].dropna()))
+        numbers = concept_clusters(record, "overlap", record.steps[-1], concepts)
+        clusters |= dict(zip(concepts, numbers.tolist(), strict=True))
+        said.append(f"{record.folder.name}: steps {', '.join(map(str, record.steps))}")
+    out.mkdir(parents=True, exist_ok=True)
+    _write(pd.concat(rows), out / "rows.parquet", pa.schema(COLUMNS))
+    _write(pd.DataFrame({"concept": list(clusters), "cluster": list(clusters.values())}), out / "concepts.parquet")
+    for frames, name in ((dips, "dips"), (births, "births")):
+        if frames:
+            _write(pd.concat(frames), out / f"{name}.parquet")
+    last = found[0][1]
+    tokenizer = last.folder / "snapshots" / step_name(last.steps[-1]) / "tokenizer.json"
+    languages = sorted(set(pd.read_parquet(runs / "concepts.parquet", columns=["language"])["language"]))
+    _write(language_distances(runs / "concepts.parquet", tokenizer, languages), out / "languages.parquet")
+    return said
+
+
+def _write(frame: pd.DataFrame, path: Path, schema: pa.Schema | None = None) -> None:
+    frame = frame.reset_index(drop=True)
+    table = pa.Table.from_pandas(frame if schema is None else frame[schema.names], schema, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata(None), path, compression="zstd", compression_level=15)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="copy what the study's tables need out of its runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/first_light"))
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    try:
+        sys.stdout.write("\n".join(collect(options.runs, options.out)) + "\n")
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

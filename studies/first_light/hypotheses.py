@@ -1,0 +1,69 @@
+"""The hypotheses of the plan, decided from the study's tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.report.capacity.runs import at_loss
+from studies.first_light.decisions import Decision, correct, decide_capacity, decide_dip, decide_rise, decide_transfer
+from studies.first_light.study import CAPACITY_LAST, Study, overall
+
+QUESTIONS = {
+    "H1": "sharing rises over the untrained network (R, no common script)",
+    "H1b": "it is not surface (R, English and its clone)",
+    "H2": "language identity falls in the middle and stays at the ends (D)",
+    "H3": "tighter capacity, more sharing (slope of rise / ceiling over log2 width)",
+    "H4": "the neurons carry the concept across (causal transfer, no common script)",
+}
+
+
+def decide(study: Study) -> dict[str, Decision]:
+    """Every hypothesis for which there are numbers."""
+    found: dict[str, Decision] = {}
+    for name, condition in (("H1", "disjoint_scripts"), ("H1b", "clone")):
+        rises, clusters = study.rises("rank_transfer", condition)
+        if rises.size:
+            found[name] = decide_rise(name, rises, clusters)
+    if len(study.dips) and len((dips := study.dip_arrays)[1]) > 2:  # one chooses the step, two or more test it
+        found["H2"], _ = decide_dip(*dips)
+    capacity = capacity_values(study)
+    if len(capacity) and capacity.groupby("run_seed")["width"].nunique().min() > 1:
+        found["H3"] = decide_capacity(*capacity_comparison(capacity))
+    gains = study.by_concept("causal_transfer", "disjoint_scripts", study.steps[-1])
+    own = study.by_concept("causal_own", None, study.steps[-1])
+    if gains.size and own.size:
+        found["H4"] = decide_transfer(gains.to_numpy(), float(own.to_numpy().mean()), study.clusters_of(gains.columns))
+    return correct(found)
+
+
+def capacity_comparison(table: pd.DataFrame) -> tuple[list[int], list[int], list[float], list[float]]:
+    """Widths, seeds, and the value of every run at its end and at the lowest loss that all of them reached."""
+    runs = [own.sort_values("step") for _, own in table.groupby(["width", "run_seed"])]
+    target = max(float(own["loss"].min()) for own in runs)
+    equal = [at_loss(own["loss"].tolist(), own["value"].tolist(), target) for own in runs]
+    assert all(value is not None for value in equal)
+    return (
+        [int(own["width"].iloc[0]) for own in runs],
+        [int(own["run_seed"].iloc[0]) for own in runs],
+        [float(own["value"].iloc[-1]) for own in runs],
+        [float(value) for value in equal if value is not None],
+    )
+
+
+def capacity_values(study: Study) -> pd.DataFrame:
+    """width, run_seed, step, loss, value (rise of R without a common script over the split-half ceiling) of the
+    capacity runs that are measured to their end."""
+    runs = study.rows[study.rows["part"] == "capacity"]
+    found = []
+    for (width, seed), own in runs.groupby(["width", "run_seed"]):
+        parts = {
+            "loss": overall(own, "bits_per_byte", None),
+            "level": overall(own, "rank_transfer", "disjoint_scripts"),
+            "ceiling": overall(own, "rank_ceiling", None),
+        }
+        table = pd.concat({name: rows.set_index("step")["value"] for name, rows in parts.items()}, axis=1).dropna()
+        if {0, CAPACITY_LAST} <= set(table.index):
+            table["value"] = (table["level"] - table.loc[0, "level"]) / table["ceiling"]
+            table.loc[0, "value"] = 0.0
+            found.append(table.reset_index().assign(width=width, run_seed=seed))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

@@ -1,0 +1,142 @@
+"""What the repository holds of the runs (`results/*.parquet`, made by `collect.py`), as the arrays that decisions,
+tables and figures read.
+
+Shapes:  R seeds   C concepts   T snapshots   G groups of sentence keys
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from studies.first_light.decisions import dip_values
+
+SEEDS = 5
+LAST = 20_480
+WIDTH = 128
+CAPACITY_LAST = 10_240
+NATURAL = {
+    "same_family": "same script and family",
+    "same_script": "same script, other family",
+    "disjoint_scripts": "no common script",
+}
+STRATA = {**NATURAL, "clone": "English and its clone"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The tables of one results folder."""
+
+    rows: pd.DataFrame
+    dips: pd.DataFrame
+    births: pd.DataFrame
+    clusters: dict[str, int]
+    """Concept to the number of those that depend on each other."""
+    languages: pd.DataFrame
+    """Distances of every pair."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Study:
+        """The study in `folder`; without any tables there are no rows."""
+
+        def table(name: str) -> pd.DataFrame:
+            path = folder / f"{name}.parquet"
+            return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+        concepts = table("concepts")
+        clusters = dict(zip(concepts["concept"], concepts["cluster"], strict=True)) if len(concepts) else {}
+        return cls(table("rows"), table("dips"), table("births"), clusters, table("languages"))
+
+    @cached_property
+    def main(self) -> pd.DataFrame:
+        """Rows of the seeds of width 128."""
+        return (
+            self.rows[(self.rows["part"] == "seeds") & (self.rows["width"] == WIDTH)] if len(self.rows) else self.rows
+        )
+
+    @cached_property
+    def steps_of(self) -> dict[int, list[int]]:
+        """Seed to the snapshots at which R was measured."""
+        if self.main.empty:
+            return {}
+        measured = self.main[self.main["metric"] == "rank_transfer"]
+        return {int(seed): sorted(set(own["step"])) for seed, own in measured.groupby("run_seed")}
+
+    @property
+    def finished(self) -> list[int]:
+        """Seeds that were measured from the untrained network to the last step."""
+        return [seed for seed, steps in self.steps_of.items() if {0, LAST} <= set(steps)]
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """Snapshots that all seeds have."""
+        return sorted(set.intersection(*map(set, self.steps_of.values())))
+
+    def means(
+        self, metric: str, condition: str | None = None, *, k: int | None = None, **where: object
+    ) -> pd.DataFrame:
+        """Steps (rows) by seeds of an overall number; `where` names further columns, such as `layer`."""
+        return overall(self.main, metric, condition, k=k, **where).pivot(
+            index="step", columns="run_seed", values="value"
+        )
+
+    def chance(self, metric: str, step: int, **where: object) -> float | None:
+        """The chance level beside a number, mean over seeds."""
+        rows = overall(self.main, metric, None, **where)
+        found = rows.loc[rows["step"] == step, "chance"].dropna()
+        return float(found.mean()) if len(found) else None
+
+    def by_concept(self, metric: str, condition: str | None, step: int) -> pd.DataFrame:
+        """Seeds by concepts (R, C), of concepts that all seeds have."""
+        rows = self.main[(self.main["metric"] == metric) & (self.main["step"] == step) & self.main["concept"].notna()]
+        rows = rows[_equals(rows["condition"], condition)]
+        return rows.pivot(index="run_seed", columns="concept", values="value").dropna(axis=1)
+
+    def rises(self, metric: str, condition: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """(R, C) at the last common step minus step 0, and the clusters of the concepts (C,)."""
+        first, last = (self.by_concept(metric, condition, step) for step in (0, self.steps[-1]))
+        change = (last - first).dropna(axis=1)
+        return change.to_numpy(), self.clusters_of(change.columns)
+
+    def clusters_of(self, concepts: pd.Index) -> np.ndarray:
+        return np.array([self.clusters[concept] for concept in concepts])
+
+    def pairs(self, metric: str, step: int) -> pd.DataFrame:
+        """Pairs (language, other_language) by seeds."""
+        rows = self.main[(self.main["metric"] == metric) & (self.main["step"] == step)]
+        rows = rows[rows["other_language"].notna() & rows["concept"].isna() & rows["k"].isna()]
+        return rows.pivot(index=["language", "other_language"], columns="run_seed", values="value")
+
+    @cached_property
+    def dip_arrays(self) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Steps, D by seed, step and sentence key (R, T, G), and the middle's accuracy (R, T)."""
+        own = self.dips[(self.dips["part"] == "seeds") & (self.dips["width"] == WIDTH)]
+        seeds = sorted(set(own["run_seed"]))
+        steps = sorted(set.intersection(*(set(own.loc[own["run_seed"] == seed, "step"]) for seed in seeds)))
+        counts = [
+            own[own["step"].isin(steps)].pivot(index=["run_seed", "step"], columns="key", values=name)
+            for name in ("embedding", "middle", "last", "total")
+        ]
+        common = (counts[3].notna() & (counts[3] > 0)).all()  # the same tokens of the same sentences in all runs
+        table = np.stack([one.loc[:, common].to_numpy() for one in counts])  # (4, R x T, G)
+        table = table.reshape(4, len(seeds), len(steps), -1)
+        return steps, dip_values(*table), table[1].sum(-1) / table[3].sum(-1)
+
+
+def overall(
+    frame: pd.DataFrame, metric: str, condition: str | None, *, k: int | None = None, **where: object
+) -> pd.DataFrame:
+    """Rows of a metric that belong to nothing but `condition`, `k` and what `where` names."""
+    rows = frame[frame["metric"] == metric]
+    asked = {"condition": condition, "k": k, **where}
+    for column in ("condition", "k", "layer", "concept", "language", "other_language"):
+        rows = rows[_equals(rows[column], asked.get(column))]
+    return rows
+
+
+def _equals(column: pd.Series, value: object) -> pd.Series:
+    return column.isna() if value is None else column == value
