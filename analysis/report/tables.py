@@ -8,6 +8,7 @@ from typing import Literal
 
 import rich.table
 from rich.console import Console
+from rich.markup import escape
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ def open_console() -> Console:
 def console_table(table: Table) -> rich.table.Table:
     """For a terminal: the first column to the left, numbers to the right, the note below."""
     drawn = rich.table.Table(
-        title=table.title, caption=table.note or None, title_justify="left", caption_justify="left"
+        title=escape(table.title), caption=escape(table.note) or None, title_justify="left", caption_justify="left"
     )
     for index, name in enumerate(table.header):
         justify: Literal["left", "right"] = "left" if index == 0 else "right"
-        drawn.add_column(name, justify=justify, no_wrap=index == 0, overflow="fold")
+        drawn.add_column(escape(name), justify=justify, no_wrap=index == 0, overflow="fold")
     for row in table.rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(escape, row))
     return drawn
