@@ -100,8 +100,8 @@ def language_distances(concepts: Path, tokenizer: Path, languages: Sequence[str]
     return pd.DataFrame(rows, columns=["language", "other_language", "script", "family", "vocabulary"])
 
 
-def collect(runs: Path, out: Path) -> list[str]:
-    """Write the tables of all runs in `runs`; returns a line on each.
+def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[str]:
+    """Write the tables of all runs in `runs`, which holds the concept file too; returns a line on each.
 
     Raises:
         FileNotFoundError: no run has results.
@@ -110,10 +110,10 @@ def collect(runs: Path, out: Path) -> list[str]:
     found = find_runs(runs)
     if not found:
         raise FileNotFoundError(f"{runs}: no run with results; `studies/first_light/run.sh analyses` makes them")
-    plan = read_plan(HERE / "plan.sha256")
+    planned = read_plan(plan)
     said, rows, dips, births, clusters = [], [], [], [], {}
     for about, record in found:
-        check_results(plan, ((step, name, stamp["settings"]) for step, name, stamp in record.stamps()))
+        check_results(planned, ((step, name, stamp["settings"]) for step, name, stamp in record.stamps()))
         rows.append(prune(record.frame).assign(**about))
         for step, name in record.table.entries():
             if name == "language_probe" and record.table.path(step, name, "dip").is_file():

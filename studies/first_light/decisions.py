@@ -36,7 +36,7 @@ class Decision:
     name: str
     outcome: Outcome
     contrast: Contrast
-    """The statistic with its 95 % interval and its two-sided p (of H2 against a fall by `FALL`)."""
+    """The statistic with its 95 % interval and its two-sided p (of H2 against a fall by `FALL`, 1 if it falls less)."""
     by_seed: tuple[float, ...]
     visible: float
     """The smallest effect that would have been seen with a power of 80 %."""
@@ -95,7 +95,7 @@ def decide_dip(steps: Sequence[int], dips: np.ndarray, middle: np.ndarray) -> tu
     else:
         outcome, why = "undecided", f"the interval does not lie below -{FALL}"
     against = two_way_interval(falls[1:] + FALL)
-    found = replace(contrast, p=against.p)
+    found = replace(contrast, p=against.p if against.difference < 0 else 1.0)
     return Decision("H2", outcome, found, _floats(by_seed), _visible(contrast, len(dips) - 1), why), steps[chosen]
 
 

@@ -1,0 +1,118 @@
+"""From result folders of runs to the tables of the study: what is kept, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from analysis.base import Attachment, Row
+from analysis.measures import load_analyses
+from analysis.preregistration import read_plan
+from analysis.results import ResultTable
+from analysis.snapshots import SnapshotId
+from studies.first_light.collect import collect, language_distances, prune
+from studies.first_light.study import Study
+
+ROOT = Path(__file__).parents[3]
+LIST = """\
+analyses:
+  - class_path: LanguageProbe
+    init_args: {texts: texts.parquet}
+  - class_path: ConceptOverlap
+    init_args: {concepts: concepts.parquet}
+"""
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two seeds at two steps, and a plan."""
+    monkeypatch.chdir(tmp_path)
+    texts = [("de", "a a b"), ("en", "a a b"), ("ru", "я я"), ("de", "a a b")]
+    pd.DataFrame(texts, columns=["language", "text"]).to_parquet("concepts.parquet")
+    Path("list.yaml").write_text(LIST)
+    Path("plan.sha256").write_text(f"{hashlib.sha256(LIST.encode()).hexdigest()}  list.yaml\n")
+    probe, overlap = load_analyses("list.yaml")
+    tokenizer = Tokenizer(models.WordLevel({"[unk]": 0, "a": 1, "b": 2, "я": 3}, unk_token="[unk]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    for seed in (1, 2):
+        folder = Path(f"d128-seed{seed}")
+        for step in (0, 8):
+            snapshot = folder / "snapshots" / f"step_{step:08d}"
+            snapshot.mkdir(parents=True)
+            tokenizer.save(str(snapshot / "tokenizer.json"))
+            here, table = SnapshotId(folder.name, step, 10 * step), ResultTable(folder / "results")
+            counts = {name: [4.0, 5.0] for name in ("embedding", "middle", "last", "total")}
+            dip = Attachment("dip", pa.table({"key": ["k1", "k2"], **counts}))
+            table.write(here, probe, [Row(metric="accuracy_shared", value=0.5, layer=0), dip], 1.0)
+            rows = [Row(metric="rank_transfer", value=0.1 * seed, concept=name, condition="clone") for name in "cd"]
+            rows += [Row(metric="rank_transfer", value=0.3, language="de", other_language="ru")]
+            rows += [Row(metric="ap_best", value=0.3, concept="c"), Row(metric="shared", value=0.2)]
+            table.write(here, overlap, rows, 1.0)
+    return tmp_path
+
+
+def test_tables_hold_what_the_study_reads_and_are_the_same_twice(runs: Path) -> None:
+    plan = runs / "plan.sha256"
+    assert collect(runs, runs / "out", plan) == ["d128-seed1: steps 0, 8", "d128-seed2: steps 0, 8"]
+    first = {path.name: path.read_bytes() for path in (runs / "out").iterdir()}
+    collect(runs, runs / "again", plan)
+    assert first == {path.name: path.read_bytes() for path in (runs / "again").iterdir()}
+
+    study = Study.read(runs / "out")
+    assert study.steps_of == {1: [0, 8], 2: [0, 8]}
+    assert study.by_concept("rank_transfer", "clone", 8).to_numpy().tolist() == [[0.1, 0.1], [0.2, 0.2]]
+    assert study.pairs("rank_transfer", 8).loc[("de", "ru"), 2] == 0.3
+    assert "ap_best" not in set(study.main["metric"])
+    assert study.clusters == {"c": 0, "d": 1}
+    steps, dips, middle = study.dip_arrays
+    assert (steps, dips.shape) == ([0, 8], (2, 2, 2))
+    assert middle.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_results_that_were_not_planned_are_refused(runs: Path) -> None:
+    other = runs / "other.yaml"
+    other.write_text(LIST.replace("texts.parquet", "texts.parquet, tokens_per_language: 7"))
+    table = ResultTable(runs / "d128-seed2" / "results")
+    table.write(SnapshotId("d128-seed2", 8), load_analyses(other)[0], [Row(metric="accuracy", value=1.0)], 1.0)
+    with pytest.raises(ValueError, match="language_probe at step 8 was not measured as planned"):
+        collect(runs, runs / "out", runs / "plan.sha256")
+    assert not (runs / "out").exists()
+    with pytest.raises(FileNotFoundError, match="no run with results"):
+        collect(runs / "nowhere", runs / "out", runs / "plan.sha256")
+
+
+def test_distances_of_languages(runs: Path) -> None:
+    tokenizer = runs / "d128-seed1" / "snapshots" / "step_00000000" / "tokenizer.json"
+    table = language_distances(runs / "concepts.parquet", tokenizer, ["ru", "de", "en"])
+    rows = {(row.language, row.other_language): (row.script, row.family, row.vocabulary) for row in table.itertuples()}
+    assert rows["de", "en"] == (0.0, 0.0, 0.0)
+    assert rows["de", "ru"] == (1.0, 0.5, 1.0)
+
+
+def test_rows_of_probe_seeds_and_kinds_are_left_out() -> None:
+    columns = ("analysis", "metric", "layer", "kind", "condition", "k", "concept", "language", "other_language", "seed")
+    frame = pd.DataFrame([{"analysis": "a", "metric": "accuracy", **more} for more in ({}, {"seed": 1}, {"kind": "x"})])
+    assert len(prune(frame.reindex(columns=list(columns)))) == 1
+
+
+def test_the_committed_lock_holds_and_its_lists_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    planned = read_plan(ROOT / "studies" / "first_light" / "plan.sha256")
+    assert set(planned) == {
+        "alignment",
+        "causal_transfer",
+        "concept_directions",
+        "held_out",
+        "language_probe",
+        "overlap",
+        "probe_suite",
+        "trajectories",
+    }
+    assert {one.settings["share"] for one in planned["overlap"]} == {0.03}
+    assert planned["causal_transfer"][0].settings["share"] == 0.01
+    assert planned["causal_transfer"][0].steps == (0, 2048, 20480)
