@@ -89,6 +89,10 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         """The checkpoint from which a run in `run_folder` goes on, see `callbacks.checkpoint_io.newest_checkpoint`."""
         return newest_checkpoint(run_folder)
 
+    def request_stop(self, signum: int) -> None:
+        """Stop as if the signal had come: at the end of this step, saved. May be called from any thread."""
+        self._signals.received = self._signals.received or signum
+
     # start and end ----------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from train.supervisor import supervise, take_restarts
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     command = arguments[0]
     try:
-        run(command, arguments[1:])
+        return run(command, arguments[1:])
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -52,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    return 0
 
 
 def usage() -> str:
@@ -61,8 +62,8 @@ def usage() -> str:
     return "\n".join(["usage: python -m train COMMAND [options]", "", *lines, "", end])
 
 
-def run(command: str, arguments: list[str]) -> None:
-    """Hand the arguments to the command's module, which is imported only now.
+def run(command: str, arguments: list[str]) -> int:
+    """Hand the arguments to the command's module, which is imported only now; returns the exit code.
 
     Raises:
         ValueError: no such command; and whatever the command refuses.
@@ -75,12 +76,16 @@ def run(command: str, arguments: list[str]) -> None:
     elif command == "describe":
         if {"-h", "--help"} & set(arguments):
             make_parser(command).print_help()
-            return
+            return 0
         quieten()
         importlib.import_module("train.describe").main(arguments)
     else:
+        restarts, arguments = take_restarts(arguments) if command == "fit" else (None, arguments)
+        if restarts is not None:
+            return supervise(arguments, restarts)
         quieten()
         importlib.import_module("train.cli").TrainingCLI([command, *arguments])
+    return 0
 
 
 def make_parser(command: str) -> ArgumentParser:

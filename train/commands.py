@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from train.datamodule import MultilingualDataModule
 
 
-def read_options(args: Namespace) -> MultilingualDataModule:
+def read_options(args: Namespace, **changes: Any) -> MultilingualDataModule:
     """The data module that a command's --config (its `data:` section) or --text options describe.
+
+    Args:
+        changes: options of the section that the command line gives.
 
     Raises:
         ValueError: neither is given, or the section is not valid.
@@ -29,8 +32,8 @@ def read_options(args: Namespace) -> MultilingualDataModule:
     if args.config:
         section = _data_section(args.config)
         if args.languages:
-            section["languages"] = args.languages
-        return _instantiate(section)
+            changes["languages"] = args.languages
+        return _instantiate(section | changes)
     from train.data.sources import LocalText
     from train.datamodule import MultilingualDataModule
 
@@ -119,9 +122,7 @@ def run_prepare(args: Namespace) -> None:
     """Prepare, and write the counts to stdout."""
     from train.data.prepare import format_prepared, verify
 
-    options = read_options(args)
-    if args.workers is not None:
-        options.prepare_workers = args.workers
+    options = read_options(args, **({} if args.workers is None else {"prepare_workers": args.workers}))
     options.prepare_data()
     options.setup()
     if args.verify:

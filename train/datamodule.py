@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 import train.data.sources  # noqa: F401  YAML names its classes by their names alone once they are imported
-from train.data.batches import StepLoader, TrainBatches, ValidationBatches, unigram_bits_per_byte
+from train.data.batches import StepLoader, TrainBatches, ValidationBatches
 from train.data.clones import as_json, make_clones
 from train.data.decontamination import NGRAM, Exclusion, read_exclusion
 from train.data.documents import TextSource, collect_texts, resolve_languages
-from train.data.mixing import ORDER_VERSION, Mixture, SampleOrder, expected_epochs, format_mixture
+from train.data.mixing import ORDER_VERSION, Mixture, SampleOrder, format_mixture
 from train.data.packing import tokenizer_hash
 from train.data.prepare import Recipe, find_prepared, prepare
 from train.data.streams import PreparedText
@@ -66,7 +66,7 @@ class MultilingualDataModule(LightningDataModule):
             one more than there are clones.
         num_workers: processes that read batches; 0 reads in the main process.
         prepare_workers: processes that tokenise; 0 uses threads of the main process.
-        document_masks: add `segment_ids` and `position_ids`, so that documents of one block do not see each other.
+        document_masks: documents of one block do not see each other, and each begins at position 0.
         validation_blocks: blocks per language that are validated on at most; null: all.
         validation_batch_size: sequences per device.
     """
@@ -174,7 +174,12 @@ class MultilingualDataModule(LightningDataModule):
 
     @property
     def vocab_size(self) -> int:
-        """Token ids of the text: the tokenizer's size (or what it will be), and as many again for every clone."""
+        """Token ids of the text: the tokenizer's size (or what it will be), and as many again for every clone.
+
+        Raises:
+            ValueError: a language, or the original of a clone, that the text does not have.
+        """
+        self.text_languages  # noqa: B018  # before a clone that cannot be asks for a larger model
         if self._must_train_tokenizer():
             assert self.requested_vocab_size is not None
             size = self.requested_vocab_size
@@ -290,34 +295,6 @@ class MultilingualDataModule(LightningDataModule):
             language for language in self.languages if self.prepared_text.counts(language, "valid")["tokens"] > 1
         )
 
-    def description(self, num_steps: int | None = None) -> dict[str, Any]:
-        """Settings, and once prepared the text's size per language; with `num_steps` also the epochs of each."""
-        description: dict[str, Any] = {
-            "languages": list(self.languages),
-            "tokenizer": self.tokenizer_name,
-            "vocab_size": self.vocab_size,
-            "mixing": self.mixing.as_dict(),
-            "block_size": self.block_size,
-            "batch_size": self.batch_size,
-            "tokens_per_step": self.tokens_per_step,
-            "seed": self.seed,
-            "exclude": self.exclude,
-            "exclude_ngrams": self.exclude_ngrams,
-            "clones": self.clone_names,
-            "document_masks": self.document_masks,
-        }
-        if self._prepared is not None:
-            tokens = self.train_tokens
-            description |= {
-                "fingerprint": self.fingerprint,
-                "counts": {language: self.prepared_text.manifest["languages"][language] for language in self.languages},
-                "probabilities": self.probabilities,
-            }
-            if num_steps is not None:
-                total = num_steps * self.tokens_per_step
-                description["epochs"] = expected_epochs(self.probabilities, tokens, total)
-        return description
-
     # -- loaders ------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
@@ -361,10 +338,8 @@ class MultilingualDataModule(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         """One loader per language, in the order of `validation_languages`."""
         trainer = self._attached_trainer()
-        return [
-            DataLoader(batches, batch_size=None)
-            for batches in self._validation_batches(trainer.world_size, trainer.global_rank)
-        ]
+        batches = self._validation_batches(trainer.world_size, trainer.global_rank)
+        return [DataLoader(one, batch_size=None) for one in batches]
 
     def _validation_batches(self, world_size: int = 1, rank: int = 0) -> list[ValidationBatches]:
         warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
@@ -385,18 +360,6 @@ class MultilingualDataModule(LightningDataModule):
             )
             for language in self.validation_languages
         ]
-
-    def unigram_bits_per_byte(self) -> dict[str, float]:
-        """Bits per byte of a unigram model per language, on what validation predicts: the level to beat."""
-        return {
-            batches.language: unigram_bits_per_byte(
-                self.prepared_text.tokens(batches.language, "train"),
-                batches,
-                vocab_size=self.prepared_text.vocab_size,
-                separator_id=self.prepared_text.separator_id,
-            )
-            for batches in self._validation_batches()
-        }
 
     def _attached_trainer(self) -> Any:
         if self.trainer is None:

@@ -22,9 +22,17 @@ from transformers import XGLMConfig
 
 from train.cli import ParsedRun
 from train.commands import add_describe_arguments
-from train.config.memory import Memory, estimate_memory
+from train.config.memory import Memory, estimate_memory, optimizer_bytes
 from train.config.options import model_config, num_devices
-from train.flops import ParameterCount, count_parameters, flops_per_token, forward_flops
+from train.flops import (
+    ParameterCount,
+    block_matrix_count,
+    count_parameters,
+    flops_per_token,
+    forward_flops,
+    muon_flops,
+)
+from train.optim import OptimizerOptions, decay_steps
 
 SNAPSHOTS = "callbacks.snapshots.SnapshotWriter"
 CHECKPOINTS = "callbacks.resume.ResumeCheckpoint"
@@ -55,6 +63,7 @@ class RunDescription:
     """Steps at which live analyses run."""
     memory: Memory
     languages: tuple[str, ...]
+    optimizer: OptimizerOptions
 
     @property
     def tokens_per_step(self) -> int:
@@ -94,7 +103,7 @@ def describe(run: Namespace) -> RunDescription:
         bf16=bf16,
         snapshot_steps=_scheduled(writers, trainer.max_steps),
         snapshot_bytes=sum(BYTES[entry.init_args.dtype] for entry in writers) * parameters.total,
-        checkpoint_bytes=kept * 12 * parameters.total,
+        checkpoint_bytes=kept * (4 * parameters.total + optimizer_bytes(config, model.optimizer.name)),
         measured_steps=_scheduled(others, trainer.max_steps),
         memory=estimate_memory(
             config,
@@ -102,8 +111,10 @@ def describe(run: Namespace) -> RunDescription:
             bf16=bf16,
             checkpointing=model.gradient_checkpointing,
             on_gpu=trainer.accelerator in ("gpu", "cuda"),
+            optimizer=model.optimizer.name,
         ),
         languages=tuple(data.languages or ()),
+        optimizer=OptimizerOptions(**model.optimizer.as_dict()),
     )
 
 
@@ -118,6 +129,7 @@ def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
         f"FLOPs/token   {_si(run.flops_per_token)} forward and backward (forward: linear {_si(flops.linear)}, "
         f"attention {_si(flops.attention)}, head {_si(flops.head)})",
     ]
+    lines.append("\n              ".join([f"optimizer     {_schedule(run)}", *_muon(run)]))
     if run.languages:
         lines.append(f"languages     {len(run.languages)}: {' '.join(run.languages)}")
     lines += [
@@ -127,7 +139,7 @@ def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
         f"{_si(run.tokens * run.flops_per_token)} FLOPs in all",
         f"snapshots     {len(run.snapshot_steps)} of {_size(run.snapshot_bytes)} = "
         f"{_size(run.snapshot_bytes * len(run.snapshot_steps))}: {_steps(run.snapshot_steps)}",
-        f"checkpoints   up to {_size(run.checkpoint_bytes)}: weights and two moments, those kept and one in writing",
+        f"checkpoints   up to {_size(run.checkpoint_bytes)}: weights and optimizer, those kept and one in writing",
         f"live analyses {len(run.measured_steps)} steps: {_steps(run.measured_steps)}",
         f"memory        about {_size(memory.total)} a device: weights {_size(memory.weights)}"
         f"{' (float32 and bf16)' if run.bf16 else ''}, gradients {_size(memory.gradients)}, optimizer "
@@ -136,6 +148,27 @@ def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
         *(f"              {speed:>11,.0f} tokens/s  {_duration(run.hours(speed))}" for speed in speeds),
     ]
     return "\n".join(lines)
+
+
+def _schedule(run: RunDescription) -> str:
+    options = run.optimizer
+    fall = decay_steps(options, run.max_steps)
+    return (
+        f"{'Muon and AdamW' if options.name == 'muon' else 'AdamW'}, learning rate {options.lr:g}: "
+        f"{options.warmup_steps:,} steps of warm-up, {f'flat, falling over the last {fall:,}' if fall else 'cosine'}, "
+        f"to {options.floor:g} of it"
+    )
+
+
+def _muon(run: RunDescription) -> list[str]:
+    if run.optimizer.name != "muon":
+        return []
+    matrices = block_matrix_count(run.config)
+    share = muon_flops(run.config) / (run.tokens_per_step * run.flops_per_token)
+    return [
+        f"Muon on {_si(matrices)} parameters, AdamW on {_si(run.parameters.total - matrices)}; orthogonalising takes "
+        f"{100 * share:.1f} % of a step's FLOPs, on every device anew"
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:

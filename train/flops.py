@@ -89,13 +89,30 @@ def count_parameters(config: XGLMConfig) -> ParameterCount:
     return ParameterCount(embeddings, config.num_layers * (attention + feed_forward + norms) + 2 * d)
 
 
+def block_matrix_count(config: XGLMConfig) -> int:
+    """Parameters in the matrices of the blocks, which Muon moves."""
+    d, ffn = config.d_model, config.ffn_dim
+    return config.num_layers * (4 * d * d + 2 * d * ffn)
+
+
+def muon_flops(config: XGLMConfig, newton_schulz_steps: int = 5) -> int:
+    """Operations of orthogonalising the momentum of all matrices once, by every optimizer step and on every device.
+
+    A step of Newton-Schulz on (m, n) with m <= n is X X^T, its square, and their product with X: 4 m m n + 2 m m m.
+    """
+    d, ffn = config.d_model, config.ffn_dim
+    m, n = min(d, ffn), max(d, ffn)
+    matrices = 4 * (4 * d**3 + 2 * d**3) + 2 * (4 * m * m * n + 2 * m**3)
+    return config.num_layers * newton_schulz_steps * matrices
+
+
 def forward_flops(config: XGLMConfig, sequence_length: int) -> ForwardFlops:
     """Operations per token of a forward over sequences of ``sequence_length`` tokens."""
     if sequence_length < 1:
         raise ValueError(f"sequence_length must be at least 1, not {sequence_length}")
-    d, ffn = config.d_model, config.ffn_dim
+    d = config.d_model
     return ForwardFlops(
-        linear=2 * config.num_layers * (4 * d * d + 2 * d * ffn),
+        linear=2 * block_matrix_count(config),
         attention=2 * config.num_layers * d * sequence_length,
         head=2 * config.vocab_size * d,
     )

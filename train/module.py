@@ -28,6 +28,7 @@ from torch import Tensor
 from train.config.compatibility import check_data, check_trainer, read_initial_weights
 from train.flops import flops_per_token, peak_flops
 from train.metrics import LanguageLoss
+from train.model.loss_tokens import IGNORE_INDEX
 from train.model.xglm import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer, build_scheduler
 from train.throughput import ThroughputMeter, model_flop_utilisation
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IGNORED_LABEL = -100
-MODEL_INPUTS = ("input_ids", "labels", "position_ids", "segment_ids", "attention_mask")
+MODEL_INPUTS = ("input_ids", "labels", "segment_ids")
 """Keys of a batch that are arguments of the model; other keys describe the batch."""
 
 
@@ -157,6 +157,13 @@ class LanguageModelingModule(pl.LightningModule):
         scheduler = build_scheduler(optimizer, self.optimizer_options, max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
+        """As Lightning's, for callbacks and the bar; `callbacks.tracking` hands it on to loggers.
+
+        Lightning would write it under a step that is one behind `global_step`, off the axis of the analyses.
+        """
+        super().log(name, value, logger=False, **options)
+
     # training ---------------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -170,7 +177,7 @@ class LanguageModelingModule(pl.LightningModule):
         loss: Tensor = forward(**_model_inputs(batch), num_items=self._nominal_items).loss
         with torch.no_grad():
             nats = loss.detach().to(_wide(loss.device)) * self._nominal_items
-            items = (labels[:, 1:] != IGNORED_LABEL).sum()
+            items = (labels[:, 1:] != IGNORE_INDEX).sum()
             self._nats = nats if self._nats is None else self._nats + nats
             self._items = items if self._items is None else self._items + items
         return loss
@@ -248,7 +255,7 @@ class LanguageModelingModule(pl.LightningModule):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         nats = self.model(**_model_inputs(batch), num_items=1).loss
         num_bytes = torch.as_tensor(batch["num_bytes"], device=self.device).sum()
-        num_tokens = (batch["labels"][:, 1:] != IGNORED_LABEL).sum()
+        num_tokens = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
         self.validation_loss.update(dataloader_idx, nats, num_bytes, num_tokens)
 
     def on_validation_epoch_end(self) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -17,6 +20,7 @@ import yaml
 from train.__main__ import COMMANDS, main
 from train.cli import ParsedRun, default_precision
 from train.config.run_config import Difference, find_differences, load_config, save_config
+from train.module import LanguageModelingModule
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ("demo.yaml", "smoke.yaml", "xglm_257m.yaml")
@@ -146,6 +150,91 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     assert changed["trainer"]["max_steps"] == 6
 
 
+def test_both_starts_say_where_run_and_page_are_and_no_line_is_a_warning(
+    command: Command, config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, wandb_sessions: Callable
+) -> None:
+    options = yaml.safe_load(config.read_text(encoding="utf-8"))
+    del options["trainer"]["enable_progress_bar"]
+    tracker = {"class_path": "callbacks.tracking.Tracker", "init_args": {"mode": "offline", "every_n_steps": 1}}
+    options["trainer"]["callbacks"].insert(1, tracker)
+    config.write_text(yaml.safe_dump(options), encoding="utf-8")
+    said = []
+    with caplog.at_level(logging.INFO), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        for _ in range(2):  # the second start finds nothing to do
+            code, out, _ = command("fit", "--config", config)
+            assert code == 0
+            assert "Epoch" not in out
+            said.append(out.splitlines()[-3:])
+    assert said[0] == said[1]
+    run, page, following = said[0]
+    assert run == f"run:      {tmp_path / 'run'}, step 4 of 4"
+    assert following == f"next:     python -m analysis report {tmp_path / 'run'}"
+    (session,) = wandb_sessions(tmp_path / "run")
+    assert page == f"W&B:      {session.folder}"
+    bars = [record.message for record in caplog.records if record.name == "train.progress"]
+    assert len(bars) == 1, "no terminal, so a line a minute and one at the end"
+    assert re.fullmatch(r"step 4 of 4   256 tokens   loss \d\.\d{3}(   [\d,]+ tokens/s)?", bars[0])
+    assert not [str(warning.message) for warning in warned if issubclass(warning.category, UserWarning)]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_scalars_reach_the_loggers_of_the_user_on_the_axis_of_optimizer_steps(
+    command: Command, config: Path, tmp_path: Path
+) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options = yaml.safe_load(config.read_text(encoding="utf-8"))
+    text = options["data"]["sources"][0]["init_args"]["path"]
+    analyses = tmp_path / "analyses.yaml"
+    loss = {"texts": text, "languages": ["de", "en"], "max_length": 16, "num_bootstrap": 20}
+    analyses.write_text(yaml.safe_dump({"analyses": [{"class_path": "HeldOutLoss", "init_args": loss}]}))
+    live = {"analyses": str(analyses), "schedule": {"base": 2}}
+    added = [
+        {"class_path": "callbacks.analyses.AnalysisCallback", "init_args": live},
+        {"class_path": "callbacks.tracking.Tracker", "init_args": {"mode": "disabled", "every_n_steps": 1}},
+        {"class_path": "LearningRateMonitor"},
+        {"class_path": "DeviceStatsMonitor"},
+    ]
+    options["trainer"] |= {
+        "callbacks": [options["trainer"]["callbacks"][0], *added],
+        "log_every_n_steps": 1,
+        "accumulate_grad_batches": 2,
+        "logger": [
+            {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path / "csv")}},
+            {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(tmp_path / "tensorboard")}},
+        ],
+    }
+    config.write_text(yaml.safe_dump(options), encoding="utf-8")
+    assert command("fit", "--config", config)[0] == 0
+
+    (table,) = (tmp_path / "csv").rglob("metrics.csv")
+    frame = pd.read_csv(table)
+    steps = {key: frame.loc[frame[key].notna(), "step"].tolist() for key in frame}
+    assert steps["train/loss"] == [1, 2, 3, 4]
+    assert steps["held_out/bits_per_byte"] == [0, 1, 2, 4]
+    assert steps["val/bits_per_byte/en"] == [4]
+    assert steps["lr-AdamW"], "LearningRateMonitor writes to the same logger"
+    assert any("cpu_percent" in key for key in frame), "and so does DeviceStatsMonitor"
+    (folder,) = {path.parent for path in (tmp_path / "tensorboard").rglob("events.*")}
+    written = events.EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in written.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert [event.step for event in written.Scalars("held_out/bits_per_byte")] == [0, 1, 2, 4]
+
+
+def test_a_trial_of_a_sweep_has_a_folder_and_a_page_of_its_own(
+    command: Command, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    for trial in ("first", "second"):
+        monkeypatch.setenv("WANDB_RUN_ID", trial)
+        assert command("fit", "--config", config, "--trainer.max_steps", 2)[0] == 0
+        assert (tmp_path / "run" / trial / "config.yaml").is_file()
+        stored = load_config(tmp_path / "run" / trial)
+        assert stored is not None
+        assert stored["trainer"]["default_root_dir"] == str(tmp_path / "run" / trial)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -196,6 +285,8 @@ def test_commands_of_the_data_refuse_in_one_line_too(command: Command, name: str
 
 def test_prepared_text_is_what_training_reads(command: Command, config: Path, tmp_path: Path) -> None:
     assert command("tokenizer", "--config", config)[0] == 0
+    code, _, line = command("prepare", "--config", config, "--workers", -1)
+    assert (code, "data.prepare_workers must be at least 0, got -1" in line) == (2, True)
     code, out, _ = command("prepare", "--config", config)
     assert code == 0
     assert "tr" in out
@@ -253,7 +344,7 @@ def test_help_lists_every_command(command: Command) -> None:
 def test_only_options_that_determine_the_weights_are_decisive() -> None:
     stored: dict[str, Any] = {"model": {"d_model": 8, "compile": False}, "trainer": {"log_every_n_steps": 1}, "old": 1}
     given: dict[str, Any] = {"model": {"d_model": 16, "compile": True}, "trainer": {"log_every_n_steps": 2}, "new": 2}
-    found = find_differences(stored, given)
+    found = find_differences(stored, given, {})
     assert found == [
         Difference("model.d_model", 8, 16),
         Difference("model.compile", False, True),
@@ -262,7 +353,55 @@ def test_only_options_that_determine_the_weights_are_decisive() -> None:
         Difference("old", 1, None),
     ]
     assert [difference.key for difference in found if difference.decisive] == ["model.d_model"]
-    assert find_differences(stored, stored) == []
+    assert find_differences(stored, stored, {}) == []
+
+
+def test_an_option_younger_than_the_run_had_its_default() -> None:
+    stored = {"model": {"d_model": 8}, "trainer": {"strategy": {"class_path": "X"}}}
+    defaults = {"model": {"d_model": 4, "optimizer": {"name": "adamw"}}, "trainer": {"strategy": "auto"}}
+    same = {"model": {"d_model": 8, "optimizer": {"name": "adamw"}}, "trainer": {"strategy": {"class_path": "X"}}}
+    assert find_differences(stored, same, defaults) == []
+    other = {**same, "model": {"d_model": 8, "optimizer": {"name": "muon"}}}
+    assert find_differences(stored, other, defaults) == [Difference("model.optimizer.name", "adamw", "muon")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "adamw", "schedule": "cosine"},
+        {"name": "muon", "schedule": "wsd", "decay_share": 0.5},
+    ],
+)
+def test_a_run_that_broke_off_ends_in_the_same_bits(
+    command: Command, config: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, momentum, moments and the schedule's place, with dropout and in the midst of the fall of `wsd`."""
+    given = ["--config", str(config), "--model.dropout=0.1", "--trainer.max_steps=6"]
+    given += [f"--model.optimizer.{name}={value}" for name, value in options.items()]
+    assert command("fit", *given, "--trainer.default_root_dir", tmp_path / "whole")[0] == 0
+
+    step = LanguageModelingModule.training_step
+
+    def breaks(module: LanguageModelingModule, *batch: Any) -> torch.Tensor:
+        if module.global_step == 5:
+            raise ValueError("broke off")
+        return step(module, *batch)
+
+    broken = (*given, "--trainer.default_root_dir", tmp_path / "broken")
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModelingModule, "training_step", breaks)
+        assert command("fit", *broken)[0] == 2
+    assert command("fit", *broken)[0] == 0
+    ends = [
+        torch.load(tmp_path / name / "checkpoints" / "step_00000006.ckpt", weights_only=True)
+        for name in ("whole", "broken")
+    ]
+    assert ends[1]["lr_schedulers"] == ends[0]["lr_schedulers"]
+    torch.testing.assert_close(ends[1]["state_dict"], ends[0]["state_dict"], rtol=0, atol=0)
+    states = [end["optimizer_states"][0] for end in ends]
+    torch.testing.assert_close(states[1]["state"], states[0]["state"], rtol=0, atol=0)
+    assert states[1]["param_groups"] == states[0]["param_groups"]
+    assert len(states[0]["param_groups"]) == (3 if options["name"] == "muon" else 2)
 
 
 def test_a_broken_configuration_in_the_run_folder_is_named(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from train.__main__ import main
 from train.cli import ParsedRun
-from train.config.memory import activation_bytes, estimate_memory
+from train.config.memory import activation_bytes, estimate_memory, optimizer_bytes
 from train.describe import describe, format_description
+from train.flops import muon_flops
 from train.model.xglm import XGLMForCausalLM, build_config
+from train.optim import OptimizerOptions, build_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_RUN = str(ROOT / "configs" / "train" / "xglm_257m.yaml")
@@ -101,6 +104,28 @@ def test_eight_devices_share_the_step(capsys: pytest.CaptureFixture[str]) -> Non
     assert "65,536 = 64 sequences x 1024 tokens (8 devices, micro-batches of 8)" in out
     assert "1,000,000 tokens/s  2.4 hours" in out
     assert "500,000 tokens/s  4.8 hours" in out
+
+
+def test_muon_keeps_one_moment_of_its_matrices_and_costs_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        *("--config", REAL_RUN, "--trainer.callbacks", "null"),
+        *("--model.optimizer.name", "muon", "--model.optimizer.schedule", "wsd"),
+    ]
+    assert main(["describe", *options]) == 0
+    out = capsys.readouterr().out
+    assert "Muon and AdamW, learning rate 0.001: 2,000 steps of warm-up, flat, falling over the last 26,214" in out
+    assert "Muon on 126 M parameters, AdamW on 131 M; orthogonalising takes 1.4 % of a step's FLOPs" in out
+
+    config = build_config(vocab_size=64, d_model=32, num_layers=2, attention_heads=4, ffn_dim=128)
+    model = XGLMForCausalLM(config)
+    optimizer = build_optimizer(model, OptimizerOptions(name="muon"))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    assert counter.get_total_flops() == muon_flops(config)
+    state = [tensor for moments in optimizer.state.values() for tensor in moments.values() if tensor.ndim]
+    assert sum(4 * tensor.numel() for tensor in state) == optimizer_bytes(config, "muon")
 
 
 def test_a_run_without_schedule_has_no_snapshots() -> None:

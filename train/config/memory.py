@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import XGLMConfig
 
-from train.flops import count_parameters
+from train.flops import block_matrix_count, count_parameters
 from train.model.loss_tokens import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK
 from train.model.loss_vocab import VOCABULARY_BLOCK
 
@@ -19,7 +19,7 @@ class Memory:
     """float32 masters, and their bf16 copies under autocast."""
     gradients: float
     optimizer: float
-    """AdamW's two moments in float32."""
+    """Two moments a parameter in float32 (AdamW), or one (Muon)."""
     activations: float
     """Kept for the backward pass of one micro-batch."""
     logits: float
@@ -50,8 +50,19 @@ def activation_bytes(config: XGLMConfig, *, bf16: bool, checkpointing: bool) -> 
     return config.num_layers * block + ends
 
 
+def optimizer_bytes(config: XGLMConfig, name: str) -> int:
+    """Bytes of the state of the optimizer `adamw` or `muon` (see `train.optim`)."""
+    return 8 * count_parameters(config).total - (4 * block_matrix_count(config) if name == "muon" else 0)
+
+
 def estimate_memory(
-    config: XGLMConfig, *, micro_batch_tokens: int, bf16: bool, checkpointing: bool, on_gpu: bool
+    config: XGLMConfig,
+    *,
+    micro_batch_tokens: int,
+    bf16: bool,
+    checkpointing: bool,
+    on_gpu: bool,
+    optimizer: str = "adamw",
 ) -> Memory:
     """Rough memory of one device; workspaces of kernels, the CUDA context (0.5 GB) and DDP's buckets come on top."""
     parameters = count_parameters(config)
@@ -63,7 +74,7 @@ def estimate_memory(
     return Memory(
         weights=(6 if bf16 else 4) * parameters.total,
         gradients=4 * parameters.total,
-        optimizer=8 * parameters.total,
+        optimizer=optimizer_bytes(config, optimizer),
         activations=micro_batch_tokens * activation_bytes(config, bf16=bf16, checkpointing=checkpointing),
         logits=2 * logits,
     )

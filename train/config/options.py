@@ -15,6 +15,7 @@ from transformers import XGLMConfig
 from train.config.memory import estimate_memory
 from train.flops import count_parameters
 from train.model.xglm import build_config
+from train.optim import OptimizerOptions, decay_steps
 
 SIZES = ("vocab_size", "d_model", "num_layers", "attention_heads", "ffn_dim", "max_position_embeddings", "dropout")
 PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16")
@@ -67,12 +68,9 @@ def check_options(run: Namespace) -> None:
             f"trainer.val_check_interval is {interval}; use a number of micro-batches of at least 1 (and "
             "trainer.limit_val_batches 0 for no validation)"
         )
-    warmup = run.model.optimizer.warmup_steps
-    if warmup >= trainer.max_steps:
-        raise ValueError(
-            f"optimizer.warmup_steps is {warmup} but the run has only {trainer.max_steps} steps; lower it or raise "
-            "trainer.max_steps"
-        )
+    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 0:
+        raise ValueError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}; use 0 (no logging) or more")
+    decay_steps(OptimizerOptions(**run.model.optimizer.as_dict()), trainer.max_steps)
     devices = num_devices(trainer)
     if devices is not None and data.batch_size % (devices * trainer.accumulate_grad_batches):
         raise ValueError(
@@ -132,6 +130,7 @@ def _check_memory(run: Namespace, devices: int) -> None:
         bf16=bf16,
         checkpointing=run.model.gradient_checkpointing,
         on_gpu=on_gpu,
+        optimizer=run.model.optimizer.name,
     )
     if on_gpu:
         device, there = "the GPU", torch.cuda.get_device_properties(0).total_memory

@@ -57,9 +57,15 @@ class Difference:
         return f"{self.key}: {_short(self.stored)} -> {_short(self.given)}"
 
 
-def find_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Difference]:
-    """Options whose values differ, in the order of `given`, then those that only `stored` has (given as None)."""
-    before, after = dict(_flat(stored)), dict(_flat(given))
+def find_differences(
+    stored: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[Difference]:
+    """Options whose values differ, in the order of `given`, then those that only `stored` has (given as None).
+
+    An option that is younger than the stored run had its default there.
+    """
+    after = dict(_flat(given))
+    before = {key: value for key, value in _flat(defaults) if key in after} | dict(_flat(stored))
     keys = [*after, *(key for key in before if key not in after)]
     return [Difference(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
 

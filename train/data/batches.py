@@ -6,7 +6,6 @@ yields every `num_workers`-th batch, which the loader puts back in order.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,8 +21,6 @@ from train.data.streams import PreparedText, TokenStream
 Batch = dict[str, torch.Tensor]
 IGNORED = -100
 """Label of a position that is not predicted."""
-UNIGRAM_TOKENS = 50_000_000
-"""Frequencies of the unigram model are counted on this much training text at most."""
 
 
 class TrainBatches(IterableDataset):
@@ -41,7 +38,7 @@ class TrainBatches(IterableDataset):
         accumulate: micro-batches per step.
         num_steps: steps of the whole run; the length is that of the whole run too, because Lightning adds the
             batches before a resumed one to those it fetches.
-        document_masks: add `segment_ids` and `position_ids` (from 0 in each document).
+        document_masks: add `segment_ids`, from which the model takes masks and positions.
 
     Raises:
         ValueError: `batch_size` cannot be divided evenly.
@@ -102,7 +99,6 @@ class TrainBatches(IterableDataset):
         batch = {"input_ids": input_ids, "labels": input_ids.clone()}
         if self.document_masks:
             batch["segment_ids"] = segment_ids(input_ids, self.separator_id)
-            batch["position_ids"] = positions_in_segments(batch["segment_ids"])
         return batch
 
 
@@ -177,7 +173,6 @@ class ValidationBatches(IterableDataset):
         batch = {"input_ids": input_ids, "labels": torch.from_numpy(labels), "num_bytes": torch.from_numpy(num_bytes)}
         if self.document_masks:
             batch["segment_ids"] = segment_ids(input_ids, self.separator_id)
-            batch["position_ids"] = positions_in_segments(batch["segment_ids"])
         return batch
 
 
@@ -208,33 +203,3 @@ def segment_ids(input_ids: torch.Tensor, separator_id: int) -> torch.Tensor:
     """Number of the document within its sequence, (B, T), from 0: a separator opens the next one."""
     ids = (input_ids == separator_id).cumsum(-1)
     return ids - ids[:, :1]
-
-
-def positions_in_segments(segments: torch.Tensor) -> torch.Tensor:
-    """Position of every token in its document, (B, T), from 0 at the document's first token in the sequence."""
-    index = torch.arange(segments.shape[-1], device=segments.device).expand_as(segments)
-    starts = torch.zeros_like(segments, dtype=torch.bool)
-    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return index - torch.where(starts, index, 0).cummax(-1).values
-
-
-def unigram_bits_per_byte(
-    training: TokenStream, validation: ValidationBatches, *, vocab_size: int, separator_id: int
-) -> float:
-    """Bits per byte of a model that knows only how frequent each token is: the level that a language model has to beat.
-
-    On exactly the tokens that `validation` predicts, with add-one smoothed frequencies of `training`.
-
-    The separator is left out of the frequencies as it is out of the predictions.
-    """
-    counts = np.ones(vocab_size)
-    for chunk in training.chunks(limit=UNIGRAM_TOKENS):
-        counts += np.bincount(chunk, minlength=vocab_size)
-    counts[separator_id] = 0
-    nats = -np.log(np.maximum(counts, 1) / counts.sum())
-    total_nats, total_bytes = 0.0, 0
-    for batch in validation:
-        labels = batch["labels"].numpy()
-        total_nats += float(nats[labels[labels != IGNORED]].sum())
-        total_bytes += int(batch["num_bytes"].sum())
-    return total_nats / math.log(2) / total_bytes

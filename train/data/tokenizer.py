@@ -20,6 +20,7 @@ from filelock import FileLock
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from train.config.errors import one_line
 from train.data.documents import UNSPACED
 from train.data.mixing import temperature_shares
 from train.files import is_leftover, new_folder, remove_leftovers
@@ -39,6 +40,8 @@ WORDS = (
 
 MAX_BYTES = 256 * 2**20
 """Merges are counted on this much text at most: more changes them little and costs memory."""
+LARGEST_VOCABULARY = 10_000_000
+"""Most tokens to train: the library makes room for all of them at once, and aborts the process if it cannot."""
 
 
 def train_tokenizer(
@@ -110,6 +113,8 @@ def check_request(vocab_size: int, alpha: float) -> None:
     smallest = len(SPECIAL_TOKENS) + 256
     if vocab_size < smallest:
         raise ValueError(f"vocab_size {vocab_size} is too small: {smallest} tokens are bytes and special tokens")
+    if vocab_size > LARGEST_VOCABULARY:
+        raise ValueError(f"vocab_size {vocab_size} is too large: use up to {LARGEST_VOCABULARY:,}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"tokenizer: alpha must lie in [0, 1], got {alpha}")
 
@@ -202,8 +207,8 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # whatever is wrong with files that somebody else wrote
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
         raise FileNotFoundError(
             f"{name_or_path}: no tokenizer there, neither as a local folder nor on the hub ({reason}); "
             "give a folder made by `python -m train tokenizer`, or a hub name while online"

@@ -28,12 +28,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.model.loss_tokens import TokenChunks, token_chunk, token_chunk_losses
+from train.model.loss_tokens import IGNORE_INDEX, TokenChunks, token_chunk, token_chunk_losses
 from train.model.loss_vocab import VocabularyBlocks, vocabulary_losses
 
 Backend = Literal["auto", "vocab", "tokens", "naive", "liger", "cce"]
 BACKENDS: tuple[str, ...] = ("auto", "vocab", "tokens", "naive", "liger", "cce")
-IGNORE_INDEX = -100
 
 
 @torch.compiler.disable
@@ -42,9 +41,7 @@ def linear_cross_entropy(
     weight: Tensor,
     labels: Tensor,
     *,
-    reduction: Literal["mean", "sum"] = "mean",
     num_items: int | Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
     backend: Backend = "auto",
     chunk: int | None = None,
 ) -> Tensor:
@@ -56,10 +53,9 @@ def linear_cross_entropy(
     Args:
         hidden: (N, D) states before the head.
         weight: (V, D) head weight, row = token.
-        labels: (N,) token ids, or ``ignore_index`` where there is no target.
-        reduction: ``"mean"`` divides the sum by the number of targets, ``"sum"`` does not.
-        num_items: divides the sum by this number instead: the count of targets over all micro-batches and ranks of one
-            optimizer step, so that accumulation and DDP give the loss of the whole batch.
+        labels: (N,) token ids, or `IGNORE_INDEX` where there is no target.
+        num_items: divides the sum; None is the number of targets. The count of targets over all micro-batches and ranks
+            of one optimizer step, say, so that accumulation and DDP give the loss of the whole batch.
         backend: ``"auto"`` is ``vocab`` for reduced precision on the CPU, ``tokens`` otherwise.
         chunk: rows of the weight per block (``vocab``) or tokens per chunk (``tokens``, ``liger``).
 
@@ -69,11 +65,7 @@ def linear_cross_entropy(
     Raises:
         ValueError: shapes, labels or options that do not fit, or a backend that cannot run here.
     """
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean' or 'sum', not {reduction!r}; use token_losses for losses per token")
-    if num_items is not None and reduction == "sum":
-        raise ValueError("num_items divides the loss, so it cannot be combined with reduction='sum'")
-    _check_inputs(hidden, weight, labels, ignore_index, chunk)
+    _check_inputs(hidden, weight, labels, chunk)
     dtype = _compute_dtype(hidden)
     name = choose_backend(backend, hidden.device, dtype)
     if chunk is not None and name in ("naive", "cce"):
@@ -81,36 +73,12 @@ def linear_cross_entropy(
 
     with torch.autocast(hidden.device.type, enabled=False):
         if not (torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)) and name in _LOSSES:
-            total = _LOSSES[name](hidden, weight, labels, ignore_index, chunk, dtype).sum()
+            total = _LOSSES[name](hidden, weight, labels, chunk, dtype).sum()
         else:
-            total = _TOTALS[name](hidden, weight, labels, ignore_index, chunk, dtype)
-    if reduction == "sum":
-        return total
+            total = _TOTALS[name](hidden, weight, labels, chunk, dtype)
     if num_items is None:
-        num_items = (labels != ignore_index).sum()
+        num_items = (labels != IGNORE_INDEX).sum()
     return total / (num_items.clamp(min=1) if isinstance(num_items, Tensor) else max(num_items, 1))
-
-
-@torch.compiler.disable
-@torch.no_grad()
-def token_losses(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    backend: Backend = "auto",
-    chunk: int | None = None,
-) -> Tensor:
-    """Loss of every token, (N,) float32 in nats, 0 where ``labels`` is ``ignore_index``; builds no graph.
-
-    Arguments as `linear_cross_entropy`; the optional GPU backends, which only reduce, are answered by ``tokens``.
-    """
-    _check_inputs(hidden, weight, labels, ignore_index, chunk)
-    dtype = _compute_dtype(hidden)
-    name = choose_backend(backend, hidden.device, dtype)
-    with torch.autocast(hidden.device.type, enabled=False):
-        return _LOSSES.get(name, token_chunk_losses)(hidden, weight, labels, ignore_index, chunk, dtype)
 
 
 def choose_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -128,25 +96,23 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _check_inputs(hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, chunk: int | None) -> None:
+def _check_inputs(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int | None) -> None:
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (N, D) and (V, D)")
     if labels.shape != hidden.shape[:1]:
         raise ValueError(f"labels {tuple(labels.shape)} must have one entry per row of hidden {tuple(hidden.shape)}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be positive, not {chunk}")
-    legal = ((labels >= 0) & (labels < weight.shape[0])) | (labels == ignore_index)
+    legal = ((labels >= 0) & (labels < weight.shape[0])) | (labels == IGNORE_INDEX)
     if labels.device.type != "cpu":
         torch._assert_async(legal.all(), "a label lies outside the vocabulary")  # no wait for the device
     elif not legal.all():
         raise ValueError(f"label {int(labels[~legal][0])} lies outside the vocabulary of {weight.shape[0]} tokens")
 
 
-def _naive_losses(
-    hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, chunk: int | None, dtype: torch.dtype
-) -> Tensor:
+def _naive_losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int | None, dtype: torch.dtype) -> Tensor:
     logits = F.linear(hidden.to(dtype), weight.to(dtype)).float()
-    return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
 
 
 def _naive_total(*arguments: Any) -> Tensor:
@@ -162,9 +128,7 @@ def _import_optional(backend: str, module: str, package: str, device: torch.devi
         raise ValueError(f"loss backend {backend!r} needs the package {package}: pip install {package}") from error
 
 
-def _liger_total(
-    hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, chunk: int | None, dtype: torch.dtype
-) -> Tensor:
+def _liger_total(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int | None, dtype: torch.dtype) -> Tensor:
     """Liger's kernel with an explicit chunk: by itself it takes next_pow2(N D / V) tokens, mere tens at this V / D."""
     module = _import_optional("liger", "liger_kernel.transformers.functional", "liger-kernel", hidden.device)
     function = module.liger_fused_linear_cross_entropy
@@ -177,7 +141,7 @@ def _liger_total(
         hidden.to(dtype),
         weight.to(dtype),
         labels,
-        ignore_index=ignore_index,
+        ignore_index=IGNORE_INDEX,
         reduction="sum",
         accum_dtype=torch.float32,
         chunk_mem_const=constant,
@@ -185,18 +149,16 @@ def _liger_total(
     return total.float()
 
 
-def _cce_total(
-    hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, chunk: int | None, dtype: torch.dtype
-) -> Tensor:
+def _cce_total(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int | None, dtype: torch.dtype) -> Tensor:
     """cut-cross-entropy's kernel without its gradient filter, so that it is exact."""
     module = _import_optional("cce", "cut_cross_entropy", "cut-cross-entropy", hidden.device)
     total = module.linear_cross_entropy(
-        hidden.to(dtype), weight.to(dtype), labels, ignore_index=ignore_index, reduction="sum", filter_eps=None
+        hidden.to(dtype), weight.to(dtype), labels, ignore_index=IGNORE_INDEX, reduction="sum", filter_eps=None
     )
     return total.float()
 
 
-_Losses = Callable[[Tensor, Tensor, Tensor, int, "int | None", torch.dtype], Tensor]
+_Losses = Callable[[Tensor, Tensor, Tensor, "int | None", torch.dtype], Tensor]
 _LOSSES: dict[str, _Losses] = {
     "vocab": vocabulary_losses,
     "tokens": token_chunk_losses,

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+IGNORE_INDEX = -100
+"""Label of a token that is no target."""
 MAX_TOKEN_CHUNK = 8192
 """Most tokens per chunk of ``tokens`` on a GPU: above, passes over the weight gradient cost next to nothing."""
 CUDA_CHUNK_LOGITS = 2**31
@@ -30,9 +32,9 @@ def token_chunk(num_vocabulary: int, device: torch.device, chunk: int | None) ->
     return min(MAX_TOKEN_CHUNK, max(64, fitting - fitting % 64))
 
 
-def _softmax_residual(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _softmax_residual(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Losses (C,) float32 and softmax minus one-hot (C, V) in the dtype of ``logits``; zero in ignored rows."""
-    ignored = labels == ignore_index
+    ignored = labels == IGNORE_INDEX
     column = labels.masked_fill(ignored, 0).unsqueeze(1)
     residual = logits.float() if logits.dtype != torch.float32 else logits
     target = residual.gather(1, column)
@@ -65,14 +67,12 @@ def _accumulate_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.add_(left @ right)
 
 
-def token_chunk_losses(
-    hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, chunk: int | None, dtype: torch.dtype
-) -> Tensor:
+def token_chunk_losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int | None, dtype: torch.dtype) -> Tensor:
     rows = weight.to(dtype)
     size = token_chunk(weight.shape[0], hidden.device, chunk)
     losses = []
     for states, targets in zip(hidden.split(size), labels.split(size), strict=True):
-        ignored = targets == ignore_index
+        ignored = targets == IGNORE_INDEX
         logits = (states.to(dtype) @ rows.t()).float()
         target = logits.gather(1, targets.masked_fill(ignored, 0).unsqueeze(1)).squeeze(1)
         losses.append((logits.logsumexp(1) - target).masked_fill(ignored, 0.0))
@@ -88,7 +88,6 @@ class TokenChunks(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
-        ignore_index: int,
         chunk: int | None,
         dtype: torch.dtype,
     ) -> Tensor:
@@ -100,7 +99,7 @@ class TokenChunks(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         for start in range(0, hidden.shape[0], size):
             states = hidden[start : start + size].to(dtype)
-            losses, residual = _softmax_residual(states @ rows.t(), labels[start : start + size], ignore_index)
+            losses, residual = _softmax_residual(states @ rows.t(), labels[start : start + size])
             total += losses.sum()
             if grad_hidden is not None:
                 grad_hidden[start : start + size] = residual @ rows
@@ -119,4 +118,4 @@ class TokenChunks(torch.autograd.Function):
             grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from train.model.loss_tokens import IGNORE_INDEX
+
 VOCABULARY_BLOCK = 2048
 """Default rows of the weight per block of ``vocab``: 1,024 tokens x 2,048 float32 logits are 8 MB."""
 
@@ -70,11 +72,9 @@ def _scan_vocabulary(hidden: Tensor, weight: Tensor, labels: Tensor, block: int)
     return (highest + total.log()).squeeze(1), target.squeeze(1)
 
 
-def vocabulary_losses(
-    hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, chunk: int | None, dtype: torch.dtype
-) -> Tensor:
+def vocabulary_losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int | None, dtype: torch.dtype) -> Tensor:
     log_normaliser, target = _scan_vocabulary(hidden.to(dtype), weight, labels, chunk or VOCABULARY_BLOCK)
-    return (log_normaliser - target).masked_fill(labels == ignore_index, 0.0)
+    return (log_normaliser - target).masked_fill(labels == IGNORE_INDEX, 0.0)
 
 
 class VocabularyBlocks(torch.autograd.Function):
@@ -86,13 +86,12 @@ class VocabularyBlocks(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
-        ignore_index: int,
         chunk: int | None,
         dtype: torch.dtype,
     ) -> Tensor:
         ctx.block, ctx.dtype = chunk or VOCABULARY_BLOCK, dtype
         log_normaliser, target = _scan_vocabulary(hidden.to(dtype), weight, labels, ctx.block)
-        ignored = labels == ignore_index
+        ignored = labels == IGNORE_INDEX
         # exp(logit - inf) = 0 takes the ignored rows out of the backward without a mask of its own.
         ctx.save_for_backward(hidden, weight, labels, log_normaliser.masked_fill(ignored, torch.inf))
         return (log_normaliser - target).masked_fill(ignored, 0.0).sum()
@@ -121,4 +120,4 @@ class VocabularyBlocks(torch.autograd.Function):
                     grad_weight[start : start + rows.shape[0]].copy_(residual.t() @ factor).mul_(grad)
             if grad_hidden is not None:
                 grad_hidden = grad_hidden.mul_(grad).to(hidden.dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None

@@ -49,13 +49,6 @@ def build_config(
     ffn_dim: int = 4096,
     max_position_embeddings: int = 2048,
     dropout: float = 0.1,
-    attention_dropout: float = 0.0,
-    activation_dropout: float = 0.0,
-    layerdrop: float = 0.0,
-    init_std: float = 0.02,
-    bos_token_id: int = 0,
-    pad_token_id: int = 1,
-    eos_token_id: int = 2,
 ) -> XGLMConfig:
     """An XGLM configuration; the defaults are the study's model of exactly 257,115,136 parameters.
 
@@ -70,16 +63,9 @@ def build_config(
         ffn_dim: units of the hidden layer of each feed-forward network.
         max_position_embeddings: longest sequence in tokens; sinusoidal, so it costs no parameters.
         dropout: probability on embeddings and on both outputs of a block.
-        attention_dropout: probability on attention weights.
-        activation_dropout: probability inside the feed-forward network.
-        layerdrop: probability of leaving out a whole block in training.
-        init_std: standard deviation of the initial weights.
-        bos_token_id: id of ``<s>``.
-        pad_token_id: id of ``<pad>``; its input embedding stays zero.
-        eos_token_id: id of ``</s>``, which XGLM puts before every text.
 
     Raises:
-        ValueError: a size that is not positive, sizes that do not divide, a probability outside [0, 1).
+        ValueError: a size that is not positive, sizes that do not divide, a dropout outside [0, 1).
     """
     sizes: dict[str, Any] = {
         "vocab_size": vocab_size,
@@ -96,22 +82,11 @@ def build_config(
         raise ValueError(f"d_model {d_model} must be a multiple of attention_heads {attention_heads}")
     if d_model % 2 or d_model < 4:
         raise ValueError(f"d_model must be even and at least 4 (sine and cosine halves), not {d_model}")
-    probabilities: dict[str, Any] = {
-        "dropout": dropout,
-        "attention_dropout": attention_dropout,
-        "activation_dropout": activation_dropout,
-        "layerdrop": layerdrop,
-    }
-    for name, probability in probabilities.items():
-        if not 0.0 <= probability < 1.0:
-            raise ValueError(f"{name} must lie in [0, 1), not {probability}")
-    if init_std <= 0:
-        raise ValueError(f"init_std must be positive, not {init_std}")
-    special: dict[str, Any] = {"bos_token_id": bos_token_id, "pad_token_id": pad_token_id, "eos_token_id": eos_token_id}
-    for name, index in special.items():
-        if not 0 <= index < vocab_size:
-            raise ValueError(f"{name} {index} lies outside the vocabulary of {vocab_size} tokens")
-    return XGLMConfig(**sizes, **probabilities, init_std=init_std, **special, decoder_start_token_id=eos_token_id)
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
+    if vocab_size < 3:
+        raise ValueError(f"vocab_size must hold <s>, <pad> and </s>, not {vocab_size} tokens")
+    return XGLMConfig(**sizes, dropout=dropout, attention_dropout=0.0)
 
 
 class XGLMForCausalLM(xglm.XGLMForCausalLM):
@@ -122,18 +97,16 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
     Args:
         config: see `build_config`.
         loss_backend: formulation of the loss, see `train.model.loss.linear_cross_entropy`.
-        loss_chunk: its chunk; None takes the default of the formulation.
     """
 
     _supports_sdpa = True
 
-    def __init__(self, config: XGLMConfig, *, loss_backend: str = "auto", loss_chunk: int | None = None) -> None:
+    def __init__(self, config: XGLMConfig, *, loss_backend: str = "auto") -> None:
         if loss_backend not in BACKENDS:
             raise ValueError(f"unknown loss backend {loss_backend!r}: choose one of {', '.join(BACKENDS)}")
         # The parent's constructor would build transformers' own body.
         super(xglm.XGLMForCausalLM, self).__init__(config)
         self.loss_backend = loss_backend
-        self.loss_chunk = loss_chunk
         self.model = XGLMModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
@@ -197,7 +170,6 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
             targets.flatten(),
             num_items=num_items,
             backend=self.loss_backend,
-            chunk=self.loss_chunk,
         )
         logits = None
         if return_logits:

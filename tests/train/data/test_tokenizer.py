@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from train.data.tokenizer import (
+    check_request,
     ensure_tokenizer,
     format_fertility,
     load_tokenizer,
@@ -111,6 +112,8 @@ def test_fertility_counts_by_hand(byte_tokenizer: PreTrainedTokenizerFast) -> No
 
 
 def test_impossible_requests_say_why() -> None:
+    with pytest.raises(ValueError, match="vocab_size 1000000000 is too large: use up to 10,000,000"):
+        check_request(10**9, 0.3)  # the library would abort the process
     with pytest.raises(ValueError, match="vocab_size 100 is too small"):
         train_tokenizer({"en": ["text"]}, vocab_size=100)
     with pytest.raises(ValueError, match="supports only 26[0-9] tokens: set vocab_size to 26[0-9]"):
@@ -151,3 +154,10 @@ def test_a_missing_tokenizer_says_where_to_get_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no tokenizer.json"):
         load_tokenizer(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("name", "content"), [("tokenizer_config.json", "[1]"), ("tokenizer.json", "{}")])
+def test_a_broken_tokenizer_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FileNotFoundError, match="no tokenizer there"):
+        load_tokenizer(tmp_path)

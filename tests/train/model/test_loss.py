@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from train.model import loss as loss_module
-from train.model.loss import choose_backend, linear_cross_entropy, token_losses
+from train.model.loss import choose_backend, linear_cross_entropy
 from train.model.loss_tokens import token_chunk
 
 SHAPES = [(5, 123, 384), (1, 4, 3), (64, 32, 5000), (130, 16, 4099)]
@@ -93,15 +93,12 @@ def test_bfloat16_parameters_work_without_autocast() -> None:
 
 
 @pytest.mark.parametrize(("backend", "chunk"), FORMULATIONS)
-def test_losses_per_token_add_up(backend: Any, chunk: int | None) -> None:
+def test_the_loss_without_gradients_is_the_same(backend: Any, chunk: int | None) -> None:
     hidden, weight, labels = _problem(33, 8, 301)
-    expected = F.cross_entropy((hidden @ weight.T).double(), labels, reduction="none")
-    losses = token_losses(hidden, weight, labels, backend=backend, chunk=chunk)
-    assert torch.allclose(losses.double(), expected, atol=3e-6)
-    assert (losses[labels == -100] == 0).all()
+    expected = F.cross_entropy((hidden @ weight.T).double(), labels, reduction="sum")
     with torch.no_grad():
-        total = linear_cross_entropy(hidden, weight, labels, reduction="sum", backend=backend, chunk=chunk)
-    assert total.item() == pytest.approx(losses.sum().item(), rel=1e-6)
+        total = linear_cross_entropy(hidden, weight, labels, num_items=1, backend=backend, chunk=chunk)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["vocab", "tokens", "naive"])
@@ -188,7 +185,8 @@ def test_no_tensor_is_as_large_as_the_logits(backend: Any, chunk: int | None, dt
     weight.requires_grad_()
     with _LargestTensor() as largest, torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         linear_cross_entropy(hidden, weight, labels, backend=backend, chunk=chunk).backward()
-        token_losses(hidden, weight, labels, backend=backend, chunk=chunk)
+        with torch.no_grad():
+            linear_cross_entropy(hidden, weight, labels, backend=backend, chunk=chunk)
     if backend == "naive":
         assert largest.numel >= n * v  # the measurement sees logits where there are some
     else:
@@ -235,15 +233,11 @@ def _bad_inputs() -> Iterator[Any]:
     yield pytest.param((hidden, weight, wrong - 60), {}, "label -", id="label negative")
     yield pytest.param((hidden, weight[:, 1:], labels), {}, r"\(4, 8\) and weight \(50, 7\)", id="widths differ")
     yield pytest.param((hidden, weight, labels[1:]), {}, "one entry per row", id="lengths differ")
-    yield pytest.param((hidden, weight, labels), {"reduction": "none"}, "token_losses", id="reduction none")
     yield pytest.param((hidden, weight, labels), {"chunk": 0}, "chunk must be positive", id="chunk 0")
     yield pytest.param((hidden, weight, labels), {"backend": "fast"}, "choose one of auto", id="unknown backend")
     yield pytest.param((hidden, weight, labels), {"backend": "naive", "chunk": 5}, "no chunks", id="naive chunk")
     yield pytest.param((hidden, weight, labels), {"backend": "liger"}, "needs a GPU, not cpu", id="liger on cpu")
     yield pytest.param((hidden, weight, labels), {"backend": "cce"}, "needs a GPU, not cpu", id="cce on cpu")
-    yield pytest.param(
-        (hidden, weight, labels), {"reduction": "sum", "num_items": 3}, "cannot be combined", id="sum with num_items"
-    )
 
 
 @pytest.mark.parametrize(("arguments", "options", "message"), _bad_inputs())
