@@ -123,12 +123,12 @@ def read_texts(
 
 
 @lru_cache(maxsize=4)
-def text_sizes(path: str) -> dict[tuple[str, object], list[int]]:
+def text_sizes(path: str) -> dict[tuple[str, str], list[int]]:
     """UTF-8 bytes of the texts of every language and split of a file, read once; raises as `read_texts`."""
-    sizes: dict[tuple[str, object], list[int]] = {}
+    sizes: dict[tuple[str, str], list[int]] = {}
     for line, record in read_records(path):
         for language, text in _languages_of(Path(path), line, record):
-            sizes.setdefault((language, record.get("split")), []).append(len(text.text.encode()))
+            sizes.setdefault((language, str(record.get("split"))), []).append(len(text.text.encode()))
     return sizes
 
 

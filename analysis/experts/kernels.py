@@ -130,7 +130,7 @@ def _untied(keys: np.ndarray, first: int) -> bool:
     """Whether three texts from `first` on differ in value from each other and from the next."""
     one, two = keys[first] >> np.uint64(32), keys[first + 1] >> np.uint64(32)
     three, four = keys[first + 2] >> np.uint64(32), keys[first + 3] >> np.uint64(32)
-    return one != two and two != three and three != four
+    return bool(one != two and two != three and three != four)
 
 
 @compiled
