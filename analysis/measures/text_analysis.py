@@ -98,6 +98,35 @@ class TextAnalysis(Analysis):
 
 
 @dataclass(kw_only=True)
+class ConceptAnalysis(Analysis):
+    """Base of the measures on labelled sentences."""
+
+    concepts: str
+    """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
+    languages: list[str] = field(default_factory=list)
+    """ISO 639-1 codes; none means all of the file. At least two."""
+    pool: str = "max"
+    """From tokens to one number of a unit, or to one vector, per sentence; over tokens that are neither padding nor
+    special."""
+    min_positives: int = 10
+    """Least number of positives of a concept in a language."""
+    seed: int = 0
+    """Of shuffles, bootstrap and random units."""
+    max_length: int = 512
+    """Tokens after which a sentence is cut."""
+    batch_tokens: int | None = None
+    """Tokens per forward pass, padding included; none chooses by device and width of the model."""
+    max_bytes: int = 2**30
+    """Bytes of responses or sentence vectors held at once; fewer mean more forward passes."""
+
+    @property
+    def extraction(self) -> Extraction:
+        return Extraction(
+            pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes, max_length=self.max_length
+        )
+
+
+@dataclass(kw_only=True)
 class StateAnalysis(TextAnalysis):
     """Base of the measures on states of the residual stream."""
 
