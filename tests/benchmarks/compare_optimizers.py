@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = Path("runs/optimizers")
 RATES = (1.5e-3, 3e-3, 6e-3)
 SEEDS = (1, 2, 3)
-SHARES = (0.65, 0.5, 0.4, 0.8, 1.0)
+SHARES = (0.4, 0.5, 0.3, 0.65, 0.2, 0.8, 1.0)
 """Lengths of Muon's runs in AdamW's steps; a seed takes them in this order until AdamW's loss is bracketed."""
 
 
