@@ -78,7 +78,7 @@ class Hub:
             if not found:
                 raise FileNotFoundError(f"{repo}: offline (HF_HUB_OFFLINE) and nothing of it in the cache {self.cache}")
             return found
-        with _told(repo):
+        with told(repo):
             listed = HfApi(endpoint=self.endpoint).list_repo_refs(repo)
         return {ref.name: ref.target_commit for ref in (*listed.tags, *listed.branches)}
 
@@ -112,7 +112,7 @@ class Hub:
                 for p in sorted(folder.rglob("*"))
                 if p.is_file()
             ]
-        with _told(repo, revision):
+        with told(repo, revision):
             info = HfApi(endpoint=self.endpoint).model_info(repo, revision=revision, files_metadata=True)
         return info.sha, [
             RepoFile(s.rfilename, s.size, s.lfs.sha256 if s.lfs is not None else None) for s in info.siblings or []
@@ -132,7 +132,7 @@ class Hub:
                     f"{repo}@{revision}: offline (HF_HUB_OFFLINE) and not in the cache {self.cache}"
                 )
             return folder
-        with _told(repo, revision):
+        with told(repo, revision):
             return Path(
                 snapshot_download(
                     repo,
@@ -185,7 +185,7 @@ def weights_digest(files: Sequence[RepoFile], folder: str = "") -> str | None:
 
 
 @contextmanager
-def _told(repo: str, revision: str | None = None) -> Iterator[None]:
+def told(repo: str, revision: str | None = None) -> Iterator[None]:
     """Turn what the client raises into one line with the repository's name."""
     what = repo if revision is None else f"{repo}@{revision}"
     try:

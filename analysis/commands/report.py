@@ -22,6 +22,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder (runs/demo) or result folder")
     parser.add_argument("--out", type=Path | None, default=None, help="HTML file; null is report.html in the first run")
     parser.add_argument(
+        "--steps",
+        nargs=2,
+        type=int,
+        metavar="STEP",
+        help="two steps of one run beside each other, on a page of their own",
+    )
+    parser.add_argument(
         "--format", type=Literal["html", "pdf", "png"], default="html", help="pdf and png beside the page, by Chromium"
     )
     parser.add_argument(
@@ -34,11 +41,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Write the report; for a single run print what it amounts to."""
-    from rich.console import Console
+    from analysis.report.tables import open_console
 
-    console = Console(soft_wrap=True)
+    console = open_console()
     path = _write(options, console)
-    if len(options.runs) == 1 and not options.capacity:
+    if len(options.runs) == 1 and not options.capacity and not options.steps:
         _print_closing(options.runs[0], console)
     console.print(f"report:   {path}", markup=False)
     seen = _newest(options.runs)
@@ -66,7 +73,7 @@ def _write(options: Namespace, console: Console) -> Path:
         console.print(console_table(sizes))
         console.print(said, markup=False)
     else:
-        path = write_report(options.runs, options.out)
+        path = write_report(options.runs, options.out, tuple(options.steps) if options.steps else None)
     return path if options.format == "html" else render(path, path.with_suffix(f".{options.format}"))
 
 

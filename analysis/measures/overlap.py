@@ -23,8 +23,10 @@ from analysis.checkpoints.audit import hash_tokenizer
 from analysis.concepts.concept_set import ConceptSet
 from analysis.concepts.dataset import load_concepts
 from analysis.concepts.families import main_scripts, stratum_of
+from analysis.cost import RANKED, Shape
 from analysis.experts import heldout, sharing
 from analysis.experts.nulls import intersections, matched
+from analysis.experts.sentences import moving_sentences
 from analysis.experts.sharing import Sharing
 from analysis.experts.surface import token_experts
 from analysis.experts.table import find_experts, resolve_k
@@ -65,7 +67,8 @@ class ConceptOverlap(Analysis):
       The latter also per concept.
     - `ceiling` (language): overlap of a language's expert sets between the halves at K. Chance: different concepts.
 
-    Attachment `experts`: one row per concept, language and expert unit, see `ExpertTable.to_arrow`.
+    Attachment `experts`: one row per concept, language and expert unit, see `ExpertTable.to_arrow`; after step 0 also
+    `sentences`: those that move the units most which most languages have in common, see `moving_sentences`.
     """
 
     default_name: ClassVar[str] = "overlap"
@@ -80,6 +83,7 @@ class ConceptOverlap(Analysis):
         "shuffles",
         "bootstrap",
     )
+    not_settings: ClassVar[tuple[str, ...]] = (*Analysis.not_settings, "sentences")
 
     concepts: str
     """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
@@ -121,6 +125,8 @@ class ConceptOverlap(Analysis):
     """Resamples of the concepts for intervals."""
     seed: int = 0
     """Of shuffles and bootstrap."""
+    sentences: int = 2
+    """Sentences kept of each language for the units on the page of a concept; 0 saves a pass over the positives."""
     storage: Literal["float32", "float16"] = "float32"
     """How responses are held; float16 takes half the memory and moves AP by 1e-4 in the mean."""
     max_length: int = 512
@@ -138,6 +144,8 @@ class ConceptOverlap(Analysis):
             raise ValueError(f"share={self.share} must be above 0 and at most 1")
         if not all(0.0 < share <= 1.0 for share in self.shares):
             raise ValueError(f"shares={self.shares}: each must be above 0 and at most 1")
+        if self.sentences < 0:
+            raise ValueError(f"{self.name}: sentences={self.sentences} must be 0 or more")
         self._loaded: tuple[tuple[object, ...], ConceptSet] | None = None
         self._surface: tuple[ConceptSet, tuple[str, float], tuple[np.ndarray, int]] | None = None
 
@@ -169,6 +177,13 @@ class ConceptOverlap(Analysis):
         concept_set = self.concept_set(snapshot.clones)
         num_units = UnitSpace(find_sites(snapshot.model, self.site_set)).num_units
         depths = [resolve_k(self.k, share, num_units) for share in self.shares]
+        extraction = Extraction(
+            pool=self.pool,
+            batch_tokens=self.batch_tokens,
+            max_bytes=self.max_bytes,
+            max_length=self.max_length,
+            storage=self.storage,
+        )
         table = find_experts(
             snapshot,
             concept_set,
@@ -179,13 +194,7 @@ class ConceptOverlap(Analysis):
             deepest=max(depths, default=0),
             shuffles=self.shuffles,
             seed=self.seed,
-            extraction=Extraction(
-                pool=self.pool,
-                batch_tokens=self.batch_tokens,
-                max_bytes=self.max_bytes,
-                max_length=self.max_length,
-                storage=self.storage,
-            ),
+            extraction=extraction,
         )
         found = Sharing(table, strata_of(concept_set, snapshot.clones), self.bootstrap, self.seed)
         yield from heldout.rank_rows(found)
@@ -200,6 +209,17 @@ class ConceptOverlap(Analysis):
             shared = matched(intersections(units, units, num_tokens), found.pairs) / units.shape[-1]
             yield from found.per_pair("shared_surface", shared, units.shape[-1] / num_tokens)
         yield Attachment("experts", table.to_arrow())
+        if self.sentences and snapshot.id.step:  # what moves an untrained unit is not worth a look
+            yield Attachment("sentences", moving_sentences(snapshot, concept_set, table, extraction, self.sentences))
+
+    def work(self, shape: Shape) -> float:
+        """Units are taken to be those of all linear layers."""
+        concept_set = self.concept_set()
+        pools = list(concept_set.pools.values())
+        tokens = sum(shape.tokens((len(text.encode()) for text in pool.texts), self.max_length) for pool in pools)
+        labellings = 1 + 2 * self.halves + self.shuffles
+        ranked = shape.linear_units * sum(len(pool.texts) for pool in pools)
+        return tokens * shape.read + RANKED * ranked * (1 + len(concept_set.concepts) * labellings)
 
     def _token_experts(
         self, tokenizer: PreTrainedTokenizerBase, concept_set: ConceptSet, share: float

@@ -22,8 +22,8 @@ def find_browser() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
-def render(page: Path, out: Path) -> Path:
-    """Write `page` as the type that the name of `out` ends with, .pdf or .png, with every figure drawn.
+def render(page: Path, out: Path, size: tuple[int, int] = PNG_SIZE) -> Path:
+    """Write `page` as the type that the name of `out` ends with, .pdf or .png (of `size`), with every figure drawn.
 
     Raises:
         FileNotFoundError: no Chromium is installed.
@@ -37,7 +37,7 @@ def render(page: Path, out: Path) -> Path:
         raise FileNotFoundError(f"{out.suffix[1:]} needs Chromium or Chrome, of which none is installed")
     kind, view = [f"--print-to-pdf={out.resolve()}", "--no-pdf-header-footer"], "#paper"
     if out.suffix == ".png":
-        kind, view = [f"--screenshot={out.resolve()}", f"--window-size={PNG_SIZE[0]},{PNG_SIZE[1]}"], "#all"
+        kind, view = [f"--screenshot={out.resolve()}", f"--window-size={size[0]},{size[1]}"], "#all"
     with tempfile.TemporaryDirectory() as folder:
         command = [browser, *FLAGS, f"--user-data-dir={folder}", "--virtual-time-budget=30000", *kind]
         try:

@@ -150,6 +150,46 @@ for (const button of document.querySelectorAll("button.csv"))
     URL.revokeObjectURL(link.href);
   });
 
+function element(tag, text = "", parent = null, name = "") {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  if (name) made.className = name;
+  if (parent) parent.append(made);
+  return made;
+}
+
+// A concept's units: a fold each, with AP by language and the sentences that move it most.
+for (const place of document.querySelectorAll(".units")) {
+  const concepts = JSON.parse(place.querySelector("script").textContent);
+  const chooser = element("select", "", place, "pick");
+  chooser.setAttribute("aria-label", "concept");
+  for (const name of Object.keys(concepts)) chooser.add(new Option(name));
+  const shown = element("div", "", place);
+  const show = () => {
+    shown.replaceChildren();
+    concepts[chooser.value].forEach((unit, number) => {
+      const fold = element("details", "", shown, "unit");
+      fold.open = number === 0;
+      const head = element("summary", unit.name, fold);
+      element("span", ` expert in ${unit.num_languages} of ${Object.keys(unit.ap).length} languages`, head, "soft");
+      const bars = element("div", "", fold, "bars");
+      for (const [language, ap] of Object.entries(unit.ap)) {
+        const bar = element("div", `${language} ${ap.toFixed(2)}`, bars);
+        bar.style.setProperty("--share", `${100 * ap}%`);
+      }
+      const table = element("tbody", "", element("table", "", element("div", "", fold, "wide")));
+      for (const [language, response, positive, text] of unit.sentences) {
+        const row = element("tr", "", table, positive ? "positive" : "");
+        element("td", language, row);
+        element("td", text, row, "text");
+        element("td", response.toPrecision(3), row);
+      }
+    });
+  };
+  chooser.addEventListener("change", show);
+  show();
+}
+
 for (const input of document.querySelectorAll("input.filter"))
   input.addEventListener("input", () => {
     const wanted = input.value.toLowerCase();

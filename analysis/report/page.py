@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
@@ -41,12 +41,23 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Searchable:
-    """A long table that can be searched."""
+class Unit:
+    """A unit of a concept."""
 
-    hint: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    name: str
+    num_languages: int
+    """Languages in which it is an expert."""
+    ap: dict[str, float]
+    """Language to average precision."""
+    sentences: list[tuple[str, float, bool, str]]
+    """Language, response, whether labelled with the concept, text; the strongest of each language first."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Concept to its units, behind a picker."""
+
+    by_concept: dict[str, list[Unit]]
 
 
 Card: TypeAlias = go.Figure | Captioned | Table
@@ -85,8 +96,8 @@ class Page:
     def texts(self, texts: Texts) -> None:
         self._blocks.append({"type": "texts", "texts": texts})
 
-    def searchable(self, table: Searchable) -> None:
-        self._blocks.append({"type": "searchable", "table": table})
+    def units(self, units: Units) -> None:
+        self._blocks.append({"type": "units", "units": _script_data(asdict(units)["by_concept"])})
 
     def data(self, title: str, content: object) -> None:
         """JSON behind a disclosure triangle."""

@@ -10,10 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from analysis.report.chapters import alignment, any_measure, heldout, language_probe, overlap, steering, training
+from analysis.report.chapters import (
+    alignment,
+    any_measure,
+    causal_transfer,
+    concepts_across,
+    heldout,
+    language_probe,
+    minimal_pairs,
+    overlap,
+    steering,
+    training,
+)
 from analysis.report.chapters.methods import methods
 from analysis.report.closing import closing_tables
-from analysis.report.comparison import add_comparison
+from analysis.report.comparison.runs import add_comparison
+from analysis.report.comparison.steps import add_steps
 from analysis.report.page import Page
 from analysis.report.run import RunRecord, analyses_of_class, read_run
 
@@ -21,6 +33,10 @@ Chapter = Callable[[Page, RunRecord, str], None]
 CHAPTERS: Mapping[str, Chapter] = {
     "LanguageProbe": language_probe.add_chapter,
     "ConceptOverlap": overlap.add_chapter,
+    "Trajectories": concepts_across.add_trajectories,
+    "ConceptDirections": concepts_across.add_directions,
+    "CausalTransfer": causal_transfer.add_chapter,
+    "MinimalPairs": minimal_pairs.add_chapter,
     "Steering": steering.add_chapter,
 }
 """Chapters of their own by class of the analysis, in the order of the page."""
@@ -29,27 +45,38 @@ VERDICTS: Mapping[str, Callable[[RunRecord, str], list[str]]] = {
     "HeldOutLoss": heldout.verdicts,
     "LanguageProbe": language_probe.verdicts,
     "ConceptOverlap": overlap.verdicts,
+    "Trajectories": concepts_across.trajectory_verdicts,
+    "ConceptDirections": concepts_across.direction_verdicts,
+    "CausalTransfer": causal_transfer.verdicts,
     "Alignment": alignment.verdicts,
+    "MinimalPairs": minimal_pairs.verdicts,
     "Steering": steering.verdicts,
 }
 """What the first screen says, by class of the analysis."""
 
 
-def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
-    """Write the report of one run, or the comparison of several; returns its path.
+def write_report(
+    runs: Sequence[str | Path], out: str | Path | None = None, steps: tuple[int, int] | None = None
+) -> Path:
+    """Write the report of one run, of two steps of it, or the comparison of several runs; returns its path.
 
-    `out` defaults to `report.html` in the (first) run's folder.
+    `out` defaults to `report.html` in the (first) run's folder, for two steps to `steps_<first>_<second>.html`.
 
     Raises:
         FileNotFoundError: a run folder does not exist or holds no results.
-        ValueError: no run was given.
+        ValueError: no run was given, or two steps of several runs or without results.
     """
     if not runs:
         raise ValueError("report: name at least one run folder")
     records = [read_run(run) for run in runs]
-    path = Path(out) if out is not None else records[0].folder / "report.html"
+    if steps is not None and len(records) > 1:
+        raise ValueError("report: --steps compares two steps of one run; name one")
+    name = "report.html" if steps is None else f"steps_{steps[0]}_{steps[1]}.html"
+    path = Path(out) if out is not None else records[0].folder / name
     page = Page(" · ".join(record.name for record in records), records[0].tokens if len(records) == 1 else {})
-    if len(records) > 1:
+    if steps is not None:
+        add_steps(page, records[0], *steps)
+    elif len(records) > 1:
         add_comparison(page, records)
     else:
         add_run(page, records[0])

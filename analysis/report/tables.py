@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import rich.table
+from rich.console import Console
+from rich.markup import escape
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,23 @@ class Table:
     note: str = ""
 
 
+FILE_WIDTH = 220
+"""Characters of a line where the output is a file or a pipe, which have no edge."""
+
+
+def open_console() -> Console:
+    """Standard output for sentences, which wrap by themselves, and for tables, of which nothing is cut off."""
+    return Console(width=None if sys.stdout.isatty() else FILE_WIDTH, soft_wrap=True)
+
+
 def console_table(table: Table) -> rich.table.Table:
     """For a terminal: the first column to the left, numbers to the right, the note below."""
     drawn = rich.table.Table(
-        title=table.title, caption=table.note or None, title_justify="left", caption_justify="left"
+        title=escape(table.title), caption=escape(table.note) or None, title_justify="left", caption_justify="left"
     )
     for index, name in enumerate(table.header):
-        drawn.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        justify: Literal["left", "right"] = "left" if index == 0 else "right"
+        drawn.add_column(escape(name), justify=justify, no_wrap=index == 0, overflow="fold")
     for row in table.rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(escape, row))
     return drawn

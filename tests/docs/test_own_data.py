@@ -28,9 +28,9 @@ SMALL = {
 }
 
 
-def commands() -> list[list[str]]:
-    """Every command line of the page, in order."""
-    text = "\n".join(re.findall(r"^```\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+def commands(page: Path = PAGE) -> list[list[str]]:
+    """Every command line of a page, in order."""
+    text = "\n".join(re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
     lines = [line.partition("  #")[0].split("          #")[0].strip() for line in text.splitlines()]
     return [shlex.split(line) for line in lines if line.startswith("python -m")]
 
@@ -88,6 +88,8 @@ def test_the_page_is_walked_from_text_to_the_report_of_ones_own_checkpoints(
         if command == "fit":  # run in tests/train/own/test_command.py
             assert ParsedRun(["fit", *rest]).run.model.vocab_size == 512
             shrink()
+        elif command == "publish":  # run in tests/analysis/checkpoints/test_publishing.py
+            analysis.__main__.make_parser(command).parse_args(rest)
         else:
             program = {"train": train.__main__, "analysis": analysis.__main__}[module]
             assert program.main([command, *rest]) == 0, (words, capsys.readouterr().out)
@@ -102,3 +104,12 @@ def test_the_page_is_walked_from_text_to_the_report_of_ones_own_checkpoints(
     assert one["value"].tolist() == other["value"].tolist()  # the same weights, whatever holds them
     assert Path("results/output/report.html").is_file()
     assert set(pd.read_parquet("runs/mine-concepts.parquet")["language"]) == {"en", "es"}
+
+
+def test_the_two_commands_of_the_readme_fit_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import train.__main__
+    from train.cli import ParsedRun
+
+    init, fit = (words for words in commands(ROOT / "README.md") if "configs/mine.yaml" in words)
+    assert train.__main__.main(init[3:]) == 0, capsys.readouterr().err
+    assert len(ParsedRun(fit[3:]).run.data.sources) == 1

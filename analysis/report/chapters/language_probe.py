@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.report import figures as draw
 from analysis.report.chapters.any_measure import add_figures
+from analysis.report.comparison.steps import dip_between
 from analysis.report.explanations import explain
 from analysis.report.figures import select
 from analysis.report.headlines import layer_label
@@ -37,7 +38,19 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
         verdict = "the middle knows less than the better end"
     elif row["low"] > 0:
         verdict = "the middle knows more than both ends"
-    return [f"{said}; middle third minus the better of both ends, on shared tokens, {_with_interval(row)}: {verdict}."]
+    said = f"{said}; middle third minus the better of both ends, on shared tokens, {_with_interval(row)}: {verdict}"
+    return [said + _change_of_dip(record, name, step) + "."]
+
+
+def _change_of_dip(record: RunRecord, name: str, step: int) -> str:
+    """Against the first usable step, on the same sentences."""
+    first = record.usable_steps[0]
+    change = dip_between(record, name, first, step) if first < step else None
+    if change is None:
+        return ""
+    value, low, high = change
+    verdict = "it deepened" if high < 0 else "it filled" if low > 0 else "no change is shown"
+    return f"; since step {first} {value:+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}"
 
 
 def _with_interval(row: pd.Series) -> str:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from analysis.report import figures as draw
 from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum, find_change
 from analysis.report.chapters.any_measure import add_figures
+from analysis.report.chapters.units import add_units
 from analysis.report.explanations import explain
 from analysis.report.figures import select
-from analysis.report.headlines import layer_label
-from analysis.report.page import Captioned, Card, Page, Searchable
+from analysis.report.page import Captioned, Card, Page
 from analysis.report.pair_figures import dendrogram, pair_matrix
 from analysis.report.run import RunRecord
-
-UNITS = 12
-"""Units of a concept in the table of the page; all are in the attachment `experts`."""
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
@@ -107,33 +104,6 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
             show(pair_matrix(difference, title, diverging=True), "shared")
         show(dendrogram(last, f"Languages by shared concept neurons, step {steps[-1]}"), "shared")
     page.grid(items)
-    _units(page, record, name)
+    add_units(page, record, name)
     page.heading("Nulls, ceilings and further measures")
     add_figures(page, record, name, leave_out=("shared", "shared_units", "expert_units"))
-
-
-def _units(page: Page, record: RunRecord, name: str) -> None:
-    """The experts of every concept at the last usable step that most languages have in common, with their AP."""
-    for step in reversed(record.usable_steps):
-        try:
-            table = record.table.attachment(step, name, "experts").to_pandas()
-        except FileNotFoundError:
-            continue
-        columns = [column for column in table.columns if column.startswith("ap_")]
-        units = table.groupby(["concept", "layer", "kind", "index"], as_index=False).agg(
-            {"language": lambda found: sorted(set(found)), **dict.fromkeys(columns, "first")}
-        )
-        units = units.assign(count=units["language"].map(len), mean=units[columns].mean(axis=1))
-        units = units.sort_values(["concept", "count", "mean"], ascending=[True, False, False])
-        shown = units.groupby("concept").head(UNITS)
-        rows = tuple(
-            (
-                *(row["concept"], layer_label(int(row["layer"])), row["kind"], str(row["index"]), str(row["count"])),
-                *(f"{row[column]:.2f}" for column in columns),
-            )
-            for _, row in shown.iterrows()
-        )
-        header = ("concept", "layer", "kind", "unit", "languages", *(f"AP {column[3:]}" for column in columns))
-        page.heading(f"Experts that most languages have in common, step {step} ({UNITS} a concept)")
-        page.searchable(Searchable("filter by concept, layer, kind", header, rows))
-        return

@@ -5,15 +5,12 @@ The server is a dictionary of commits; it can lose a revision, break a transfer 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlparse
+from typing import Any
 
 import pytest
 import torch
@@ -29,114 +26,6 @@ from analysis.snapshots import SnapshotId
 
 REPO = "lab/suite"
 CPU = Loading(device="cpu")
-
-
-@dataclass
-class FakeHub:
-    """Repositories as {repo: {commit: {path: content}}} and {repo: {name: commit}}, and what goes wrong."""
-
-    files: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
-    refs: dict[str, dict[str, str]] = field(default_factory=dict)
-    broken: dict[str, int] = field(default_factory=dict)
-    """Path (of any commit) -> how many of its transfers break off half-way."""
-    failing: dict[str, int] = field(default_factory=dict)
-    """Part of a URL -> status that it is answered with."""
-    requests: list[str] = field(default_factory=list)
-    endpoint: str = ""
-
-    def add(self, repo: str, name: str, files: dict[str, bytes]) -> str:
-        digest = hashlib.sha1(json.dumps({k: hashlib.sha1(v).hexdigest() for k, v in files.items()}).encode())
-        digest.update(name.encode())
-        commit = digest.hexdigest()
-        self.files.setdefault(repo, {})[commit] = files
-        self.refs.setdefault(repo, {})[name] = commit
-        return commit
-
-    def downloads(self) -> list[str]:
-        return [
-            request.rsplit("/", 1)[-1]
-            for request in self.requests
-            if request.startswith("GET") and "/resolve/" in request
-        ]
-
-    def answer(self, method: str, url: str) -> tuple[int, dict[str, str], bytes]:
-        path = unquote(urlparse(url).path)
-        for part, status in self.failing.items():
-            if part in path:
-                return status, {}, b""
-        for repo, names in self.refs.items():
-            commits = self.files[repo]
-            if path == f"/api/models/{repo}/refs":
-                branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in names.items()]
-                return 200, {}, json.dumps({"branches": branches, "tags": [], "converts": []}).encode()
-            for api in (f"/api/models/{repo}/revision/", f"/api/models/{repo}/tree/", f"/{repo}/resolve/"):
-                if not path.startswith(api):
-                    continue
-                revision, _, file = path.removeprefix(api).partition("/")
-                commit = names.get(revision, revision)
-                if commit not in commits:
-                    return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-                if "resolve" in api:
-                    if file not in commits[commit]:
-                        return 404, {"X-Error-Code": "EntryNotFound"}, b""
-                    body = commits[commit][file]
-                    return 200, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}, body
-                large = "blobs" in parse_qs(urlparse(url).query) or "/tree/" in api
-                listing = [self._entry(name, body, large, "/tree/" in api) for name, body in commits[commit].items()]
-                content = listing if "/tree/" in api else {"id": repo, "sha": commit, "siblings": listing}
-                return 200, {}, json.dumps(content).encode()
-        return 404, {"X-Error-Code": "RepoNotFound"}, b""
-
-    def _entry(self, name: str, body: bytes, large: bool, tree: bool) -> dict:
-        entry: dict = (
-            {"path": name, "type": "file", "oid": hashlib.sha1(body).hexdigest()} if tree else {"rfilename": name}
-        )
-        if large:
-            entry |= {"size": len(body), "blobId": hashlib.sha1(body).hexdigest()}
-            if name.endswith((".safetensors", ".bin")):
-                sha256 = hashlib.sha256(body).hexdigest()
-                entry["lfs"] = {"size": len(body), "sha256": sha256, "oid": sha256, "pointerSize": 134}
-        return entry
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A server with the client switched on line, for it only."""
-    fake = FakeHub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            fake.requests.append(f"{self.command} {self.path}")
-            status, headers, body = fake.answer(self.command, self.path)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            name = self.path.rsplit("/", 1)[-1]
-            if "/resolve/" in self.path and fake.broken.get(name, 0) > 0:
-                fake.broken[name] -= 1
-                self.wfile.write(body[: len(body) // 2])
-                self.close_connection = True
-                return
-            self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
-
-        def log_message(self, *args: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    fake.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield fake
-    server.shutdown()
-    server.server_close()
 
 
 def small_model(seed: int) -> PreTrainedModel:
@@ -192,7 +81,7 @@ Suite = Callable[..., HubRevisions]
 
 
 @pytest.fixture
-def suite(hub: FakeHub, packed: Callable, tokenizer_files: dict[str, bytes], tmp_path: Path) -> Suite:
+def suite(hub: Any, packed: Callable, tokenizer_files: dict[str, bytes], tmp_path: Path) -> Suite:
     """Four revisions in four containers, their tokenizer in a repository of its own, as BLOOM has it."""
     hub.add(REPO, "main", {"README.md": b"see the branches"})
     for step, container in ((1000, "bin"), (10_000, "safetensors"), (20_000, "shards"), (30_000, "bin shards")):
@@ -215,7 +104,7 @@ def test_branches_are_discovered_and_read_in_every_container(suite: Suite) -> No
             assert torch.equal(logits(snapshot.model), logits(small_model(snapshot_id.step)))
 
 
-def test_describing_a_suite_downloads_no_weights(suite: Suite, hub: FakeHub) -> None:
+def test_describing_a_suite_downloads_no_weights(suite: Suite, hub: Any) -> None:
     source = suite()
     described = [source.describe(checkpoint) for checkpoint in source.checkpoints()]
     assert all(not checkpoint.cached and (checkpoint.size or 0) > 1000 for checkpoint in described)
@@ -225,7 +114,7 @@ def test_describing_a_suite_downloads_no_weights(suite: Suite, hub: FakeHub) -> 
     assert hub.downloads() == []
 
 
-def test_duplicates_are_known_before_a_download(suite: Suite, hub: FakeHub, packed: Callable) -> None:
+def test_duplicates_are_known_before_a_download(suite: Suite, hub: Any, packed: Callable) -> None:
     hub.add(REPO, "global_step40000", packed(1000, "bin"))
     source = suite()
     digests = {c.id.step: source.describe(c).digest for c in source.checkpoints()}
@@ -233,7 +122,7 @@ def test_duplicates_are_known_before_a_download(suite: Suite, hub: FakeHub, pack
     assert len(set(digests.values())) == 4
 
 
-def test_what_is_cached_needs_no_network_at_all(suite: Suite, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_cached_needs_no_network_at_all(suite: Suite, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     source = suite()
     for checkpoint in source.checkpoints():
         with source.open(checkpoint.id):
@@ -281,7 +170,7 @@ def test_a_missing_revision_and_a_missing_repository_are_named(suite: Suite) -> 
 
 
 def test_a_transfer_that_breaks_off_is_named_and_the_next_try_succeeds(
-    suite: Suite, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+    suite: Suite, hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client waits between its own retries
     source = suite(revisions=["global_step10000"])
@@ -294,7 +183,7 @@ def test_a_transfer_that_breaks_off_is_named_and_the_next_try_succeeds(
         assert torch.equal(logits(snapshot.model), logits(small_model(10_000)))
 
 
-def test_a_failing_server_is_named(suite: Suite, hub: FakeHub) -> None:
+def test_a_failing_server_is_named(suite: Suite, hub: Any) -> None:
     hub.failing["/api/"] = 403
     with pytest.raises(ConnectionError, match="lab/suite: the hub failed, run again to go on"):
         suite().ids()
@@ -310,7 +199,7 @@ def test_a_blob_truncated_in_the_cache_is_named(suite: Suite) -> None:
         pass
 
 
-def test_the_disk_budget_is_kept_and_older_files_are_left_alone(suite: Suite, hub: FakeHub) -> None:
+def test_the_disk_budget_is_kept_and_older_files_are_left_alone(suite: Suite, hub: Any) -> None:
     keep = suite(revisions=["global_step1000"])
     keep.fetch(keep.checkpoints()[0])
     (Hub(cache_dir=keep.cache_dir).repo_folder(REPO) / "babelscope_fetched.txt").unlink()
@@ -327,7 +216,7 @@ def test_the_disk_budget_is_kept_and_older_files_are_left_alone(suite: Suite, hu
         suite(disk_budget_gb=1e-6).fetch(source.checkpoints()[1])
 
 
-def test_evicting_keeps_blobs_that_another_revision_uses(suite: Suite, hub: FakeHub, packed: Callable) -> None:
+def test_evicting_keeps_blobs_that_another_revision_uses(suite: Suite, hub: Any, packed: Callable) -> None:
     hub.add(REPO, "global_step50000", packed(10_000))
     source = suite(revisions=["global_step10000", "global_step50000"], disk_budget_gb=80e-6)
     first, second = source.checkpoints()
@@ -339,14 +228,14 @@ def test_evicting_keeps_blobs_that_another_revision_uses(suite: Suite, hub: Fake
         assert torch.equal(logits(snapshot.model), logits(small_model(10_000)))
 
 
-def test_the_random_baseline_needs_no_weights(suite: Suite, hub: FakeHub) -> None:
+def test_the_random_baseline_needs_no_weights(suite: Suite, hub: Any) -> None:
     source = suite(random_baseline=True)
     with source.open(SnapshotId("suite", 0, 0)) as snapshot:
         assert snapshot.model.config.hidden_size == 16
     assert not any(name.endswith((".bin", ".safetensors")) for name in hub.downloads())
 
 
-def test_the_commit_is_known_after_the_download(suite: Suite, hub: FakeHub) -> None:
+def test_the_commit_is_known_after_the_download(suite: Suite, hub: Any) -> None:
     source = suite(template="global_step{step}", steps=[1000])
     (checkpoint,) = source.checkpoints()
     assert source.marks(checkpoint) == {}
@@ -354,7 +243,7 @@ def test_the_commit_is_known_after_the_download(suite: Suite, hub: FakeHub) -> N
     assert source.marks(checkpoint) == {"commit": hub.refs[REPO]["global_step1000"]}
 
 
-def test_a_named_revision_may_be_a_commit(suite: Suite, hub: FakeHub) -> None:
+def test_a_named_revision_may_be_a_commit(suite: Suite, hub: Any) -> None:
     commit = hub.refs[REPO]["global_step20000"]
     source = suite(revisions={commit: 20_000})
     with source.open(source.ids()[0]) as snapshot:
@@ -378,7 +267,7 @@ def test_contradicting_options_are_refused(options: dict, message: str) -> None:
         HubRevisions(repo=REPO, **options)
 
 
-def test_the_final_model_of_another_repository_ends_the_curve(suite: Suite, hub: FakeHub, packed: Callable) -> None:
+def test_the_final_model_of_another_repository_ends_the_curve(suite: Suite, hub: Any, packed: Callable) -> None:
     hub.add("lab/final", "main", packed(7, "safetensors"))
     source = suite(also={"lab/final": 40_000, "lab/twin@main": 30_000}, naming=Naming(tokens_per_step=10))
     assert source.ids()[-1] == SnapshotId("suite", 40_000, 400_000)
@@ -388,7 +277,7 @@ def test_the_final_model_of_another_repository_ends_the_curve(suite: Suite, hub:
     assert source.marks(source.checkpoints()[-1]) == {"commit": hub.refs["lab/final"]["main"]}
 
 
-def test_a_suite_with_a_repository_for_every_checkpoint(hub: FakeHub, packed: Callable, suite: Suite) -> None:
+def test_a_suite_with_a_repository_for_every_checkpoint(hub: Any, packed: Callable, suite: Suite) -> None:
     for step in (5000, 10_000):
         hub.add(f"lab/base_{step // 1000}k", "main", packed(step, "safetensors"))
     shared = {name: getattr(suite(), name) for name in ("tokenizer", "loading", "endpoint", "cache_dir")}
@@ -411,7 +300,7 @@ def test_a_revision_without_a_step_says_how_to_write_it(suite: Suite) -> None:
 
 
 def test_a_suite_of_subfolders_is_fetched_folder_by_folder(
-    hub: FakeHub, packed: Callable, tokenizer_files: dict[str, bytes], tmp_path: Path
+    hub: Any, packed: Callable, tokenizer_files: dict[str, bytes], tmp_path: Path
 ) -> None:
     files = dict(tokenizer_files)
     for billions in (1, 2):

@@ -1,0 +1,50 @@
+"""Ablation across languages: what the experts of one language carry in another, beside what any ablation does."""
+
+from __future__ import annotations
+
+from analysis.report import figures as draw
+from analysis.report.chapters.any_measure import add_figures
+from analysis.report.explanations import explain
+from analysis.report.figures import select
+from analysis.report.page import Captioned, Card, Page
+from analysis.report.pair_figures import directed_matrix
+from analysis.report.run import RunRecord
+
+
+def verdicts(record: RunRecord, name: str) -> list[str]:
+    """Do the experts of one language carry a concept's words in another?"""
+    rows = select(record.frame, name, "causal_transfer")
+    rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+    if rows.empty:
+        return []
+    last = rows.iloc[-1]
+    own = select(record.frame, name, "causal_own")
+    own = own[own["step"] == last["step"]]["value"]
+    within = f"; within a language {own.iloc[0]:.4f}" if len(own) else ""
+    verdict = "they carry it" if last["low"] > 0 else "no effect is shown"
+    return [
+        f"Ablation ({name}): without a concept's experts of one language its words in another cost {last['value']:.4f} "
+        f"[{last['low']:.4f}, {last['high']:.4f}] nats more than without experts of other concepts, at step "
+        f"{int(last['step'])}{within}: {verdict}."
+    ]
+
+
+def add_chapter(page: Page, record: RunRecord, name: str) -> None:
+    page.chapter(
+        "Ablating experts across languages",
+        "The experts of a concept in one language are set to zero and the loss of its words is read in another, minus "
+        "what experts of other concepts do. Nats per token; chance 0.",
+    )
+    pairs = select(record.frame, name, "causal_transfer", by=("language", "other_language"))
+    cards: list[Card] = []
+    if not pairs.empty:
+        step = int(pairs["step"].max())
+        title = f"From the ablated language (down) to the one that is read, step {step}"
+        matrix = directed_matrix(pairs[pairs["step"] == step], title, unit="nats")
+        cards.append(Captioned(matrix, explain("CausalTransfer", "causal_transfer")))
+    overall = select(record.frame, name, "causal_transfer")
+    if overall["step"].nunique() > 1:
+        cards.append(Captioned(draw.over_steps(overall, "Causal transfer over training", unit="nats"), ""))
+    page.grid(cards)
+    page.heading("Controls and further measures")
+    add_figures(page, record, name, leave_out=("causal_transfer",))

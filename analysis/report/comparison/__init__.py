@@ -1,0 +1,1 @@
+"""Runs, or two steps of one run, beside each other"""
