@@ -149,7 +149,7 @@ def test_sentences_are_those_that_all_languages_have() -> None:
         ({"languages": ["aa"]}, "one language"),
         ({"languages": ["aa", "zz"]}, "no language 'zz'"),
         ({"layers": [7]}, "no layer 7"),
-        ({"num_texts": 5}, "too few"),
+        ({"num_texts": 5}, "must be at least 7"),
     ],
 )
 def test_bad_settings_are_named(
