@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from analysis.base import Analysis
 from analysis.checkpoints.random_networks import NUM_NETWORKS, measure_null
+from analysis.cost import Shape
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures import load_analyses
 from analysis.preflight import check
@@ -146,6 +147,21 @@ class AnalysisCallback(StepCallback):
             check(self.analyses, languages=languages, excluded=excluded, num_units=num_units)
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"{self.list_file}: {error}") from None
+
+    def work(
+        self, *, layers: int, width: int, ffn: int, vocabulary: int, body: float, head: float
+    ) -> dict[str, float | None]:
+        """Predicted FLOPs of a snapshot by analysis, None where nobody predicts; last those of all random networks.
+
+        The model as in `analysis.cost.Shape`; asked by `train describe`.
+
+        Raises:
+            FileNotFoundError, ValueError: a file of texts that is not there or not readable.
+        """
+        shape = Shape(layers=layers, width=width, ffn=ffn, vocabulary=vocabulary, body=body, head=head)
+        found = {analysis.name: analysis.work(shape) for analysis in self.analyses}
+        null = [found[analysis.name] or 0.0 for analysis in self.analyses if analysis.needs_null]
+        return found | ({"random networks": self.null_networks * sum(null)} if self.null_networks and null else {})
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 

@@ -132,13 +132,11 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         options = self._get(self.config_init, "trainer")
+        callbacks = options.get("callbacks") or []
         if options.get("enable_checkpointing") is None:
-            callbacks = options.get("callbacks") or []
             kwargs["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
-        if options.get("enable_progress_bar") is not False:
-            callbacks = options.get("callbacks") or []
-            if not any(isinstance(callback, ProgressBar) for callback in callbacks):
-                self.config_init[self.subcommand].trainer.callbacks = [*callbacks, TrainingBar()]
+        if options.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            kwargs["callbacks"] = [*callbacks, TrainingBar()]
         trainer = super().instantiate_trainer(**kwargs)
         # Lightning appends the callback that saves the configuration; others read the file when a fit starts.
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, SaveRunConfig))  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.base import Attachment, Row
 from analysis.checkpoints.audit import hash_tokenizer
+from analysis.cost import Shape
 from analysis.extraction.losses import BITS, content_tokens, text_losses
 from analysis.measures.text_analysis import TextAnalysis, vocabulary
 from analysis.snapshots import Snapshot
@@ -97,6 +98,9 @@ class HeldOutLoss(TextAnalysis):
         if self.samples > 0:
             tokens = {language: texts.tokens for language, texts in prepared.items()}
             yield Attachment("samples", sample_table(snapshot, tokens, self.samples))
+
+    def work(self, shape: Shape) -> float:
+        return self.num_tokens(shape, self.max_texts)[1] * (shape.read + shape.head)
 
     def _prepare(self, snapshot: Snapshot) -> dict[str, _HeldOut]:
         """Tokens and baselines of every language: the same for all steps of a run, so kept for the last tokenizer."""

@@ -61,7 +61,7 @@ def make_view(root: Path, entity: str, project: str, name: str) -> Workspace:
         blocks.LinePlot(title=title, x=axis, y=found[:MOST_LINES]) for title, found in lines.items() if found
     ]
     media = {
-        "With chance, random networks and step 0": headlines,
+        "With chance and step 0": headlines,
         "Layers by snapshots": heatmaps,
         "Experts, texts": written,
     }

@@ -237,6 +237,9 @@ def test_a_start_without_new_rows_opens_no_session(tmp_path: Path) -> None:
 def test_a_trial_of_a_sweep_is_the_run_that_the_sweep_has_named(
     tmp_path: Path, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import wandb
+
+    wandb.teardown()  # it reads the environment once a process
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     monkeypatch.setenv("WANDB_RUN_ID", "trial")
     tracker = Tracker(mode="offline")
@@ -245,6 +248,7 @@ def test_a_trial_of_a_sweep_is_the_run_that_the_sweep_has_named(
     tracker.finish(0)
     (session,) = sessions(tmp_path)
     assert session.run_id == "trial" == run_identity(tmp_path)["wandb_id"]
+    wandb.teardown()
 
 
 def test_a_broken_wandb_does_not_stop_the_record(
