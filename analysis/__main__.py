@@ -16,6 +16,8 @@ COMMANDS = {
     "run": "measure all checkpoints of a run or suite that lack results",
     "checkpoints": "list the checkpoints: step, tokens, size, what is cached",
     "report": "write one HTML report for one or more runs",
+    "replay": "make the W&B page of a run again, or that of post-hoc results",
+    "view": "save a view of ten panels in a W&B project",
     "steer": "generate with concept neurons forced, and judge the texts",
     "label": "turn text and concept lists into a concept file",
     "publish": "push the snapshots of a run to the hub, with a model card",

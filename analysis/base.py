@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from analysis.cost import Shape
 from analysis.files import file_sha256
 from analysis.snapshots import Snapshot
 
@@ -137,6 +138,14 @@ class Analysis(ABC):
             languages=tuple(map(str, named)),
             num_units=k,
         )
+
+    def work(self, shape: Shape) -> float | None:
+        """Predicted FLOPs of one snapshot of a model of this shape (see `analysis.cost`); None where nobody predicts.
+
+        Raises:
+            FileNotFoundError, ValueError: a file of texts that is not there or not readable.
+        """
+        return None
 
     def settings(self) -> dict[str, object]:
         """Everything that determines the numbers, as JSON values. The class counts by its name, not by its file."""

@@ -130,6 +130,12 @@ class ResultTable:
         found = (step_of(path.name) for path in self.root.glob("*") if path.is_dir())
         return sorted(step for step in found if step is not None)
 
+    @property
+    def run_name(self) -> str | None:
+        """Name of the run whose results these are, None without any."""
+        stamps = (self.stamp(step, analysis) for step, analysis in self.entries())
+        return next((stamp["run"] for stamp in stamps if stamp is not None), None)
+
     def rows(self, step: int, analysis: str) -> list[Row]:
         """The rows of one analysis at one step, in the order in which they were measured."""
         path = self.path(step, analysis)

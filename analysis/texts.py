@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -119,6 +120,16 @@ def read_texts(
     if not chosen:
         raise ValueError(f"{path}: the file holds no texts")
     return chosen
+
+
+@lru_cache(maxsize=4)
+def text_sizes(path: str) -> dict[tuple[str, str], list[int]]:
+    """UTF-8 bytes of the texts of every language and split of a file, read once; raises as `read_texts`."""
+    sizes: dict[tuple[str, str], list[int]] = {}
+    for line, record in read_records(path):
+        for language, text in _languages_of(Path(path), line, record):
+            sizes.setdefault((language, str(record.get("split"))), []).append(len(text.text.encode()))
+    return sizes
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 PARTS = {
     "train": "pretrain: init, fit, validate, describe, tokenizer, prepare, audit",
-    "analysis": "measure and show: run, report, label, steer, checkpoints, publish",
+    "analysis": "measure and show: run, report, replay, view, label, steer, checkpoints, publish",
 }
 
 

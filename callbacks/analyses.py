@@ -25,8 +25,9 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 from transformers import PreTrainedModel
 
-from analysis.base import Analysis, Row
+from analysis.base import Analysis
 from analysis.checkpoints.random_networks import NUM_NETWORKS, measure_null
+from analysis.cost import Shape
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures import load_analyses
 from analysis.preflight import check
@@ -34,11 +35,15 @@ from analysis.report.headlines import Group, scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
 from analysis.texts import Clone
+from analysis.tracking.media import COST
 from callbacks.schedule import Schedule, required
 from callbacks.step import StepCallback
 from callbacks.tracking import Tracker
 
 log = logging.getLogger(__name__)
+
+TRAINING_KEYS = 12
+"""Keys beside those of analyses and languages: loss, gradient norm, speed, learning rate, mean over languages, axes."""
 
 
 def live_snapshot(trainer: pl.Trainer, module: pl.LightningModule) -> Snapshot:
@@ -92,8 +97,7 @@ class AnalysisCallback(StepCallback):
         schedule: optimizer steps at which to measure.
         max_share: upper bound for the share of wall time spent here; above it, steps other than 0 and the last are left
             to `python -m analysis run` (logged). None: no bound.
-        figures: send figures to W&B beside the scalars.
-        key_budget: at most this many scalar keys a step.
+        key_budget: at most this many scalar keys a step, those of training and validation included.
         record_as: name of this callback's rows in the record of the run. A second callback of this kind, say for
             steering on a sparse schedule, needs another one.
         null_networks: random networks of the same configuration that are measured once a run, with the first step, by
@@ -105,7 +109,6 @@ class AnalysisCallback(StepCallback):
         analyses: str,
         schedule: Schedule | None = None,
         max_share: float | None = None,
-        figures: bool = True,
         key_budget: int = 300,
         record_as: str = "analysis",
         null_networks: int = NUM_NETWORKS,
@@ -123,11 +126,13 @@ class AnalysisCallback(StepCallback):
         self.record_as = record_as
         self.analyses: list[Analysis] = load_analyses(analyses)
         self.schedule = required(schedule, "AnalysisCallback")
-        self.max_share, self.figures, self.key_budget = max_share, figures, key_budget
+        self.max_share, self.key_budget = max_share, key_budget
         self.seconds = 0.0
         """Wall time spent on analyses since the fit began."""
         self.failures = 0
         self._started = time.monotonic()
+        self._last_seconds = 0.0
+        """Wall time of the newest measurement, without random networks."""
 
     def preflight(
         self, *, languages: Collection[str] | None, excluded: Collection[str], model: PreTrainedModel | None = None
@@ -142,6 +147,21 @@ class AnalysisCallback(StepCallback):
             check(self.analyses, languages=languages, excluded=excluded, num_units=num_units)
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"{self.list_file}: {error}") from None
+
+    def work(
+        self, *, layers: int, width: int, ffn: int, vocabulary: int, body: float, head: float
+    ) -> dict[str, float | None]:
+        """Predicted FLOPs of a snapshot by analysis, None where nobody predicts; last those of all random networks.
+
+        The model as in `analysis.cost.Shape`; asked by `train describe`.
+
+        Raises:
+            FileNotFoundError, ValueError: a file of texts that is not there or not readable.
+        """
+        shape = Shape(layers=layers, width=width, ffn=ffn, vocabulary=vocabulary, body=body, head=head)
+        found = {analysis.name: analysis.work(shape) for analysis in self.analyses}
+        null = [found[analysis.name] or 0.0 for analysis in self.analyses if analysis.needs_null]
+        return found | ({"random networks": self.null_networks * sum(null)} if self.null_networks and null else {})
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
@@ -171,6 +191,11 @@ class AnalysisCallback(StepCallback):
         elapsed = time.monotonic() - self._started
         return self.seconds / elapsed if elapsed > 0 else 0.0
 
+    def seconds_to_come(self, step: int, max_steps: int) -> float:
+        """Expected wall time of the measurements after `step`, each as long as the newest one."""
+        left = sum(later > step for later in self.schedule.up_to(max_steps))
+        return left * self._last_seconds
+
     def _over_budget(self) -> bool:
         return self.max_share is not None and self.share > self.max_share
 
@@ -180,10 +205,13 @@ class AnalysisCallback(StepCallback):
         snapshot = live_snapshot(trainer, module)
         table = ResultTable(Path(trainer.default_root_dir) / "results")
         mine = self.analyses[trainer.global_rank :: trainer.world_size]
+        missing = [analysis for analysis in mine if not table.has(snapshot.id, analysis)]
         with measuring(snapshot.model):
-            for analysis in mine:
-                if not table.has(snapshot.id, analysis):
-                    self._run_one(analysis, snapshot, table)
+            for number, analysis in enumerate(missing, 1):
+                log.info("step %d: measuring %s (%d of %d)", snapshot.id.step, analysis.name, number, len(missing))
+                self._run_one(analysis, snapshot, table)
+            if missing:
+                self._last_seconds = time.monotonic() - started
             self._run_null(snapshot, mine, table)
         trainer.strategy.barrier("analysis")
         self.seconds += time.monotonic() - started
@@ -229,31 +257,20 @@ class AnalysisCallback(StepCallback):
             if not table.has(snapshot_id, analysis):
                 continue
             rows = table.rows(snapshot_id.step, analysis.name)
-            start = self._first_rows(table, snapshot_id, analysis)
-            by_analysis[analysis.name] = scalars(analysis.name, rows, start, analysis.headlines)
+            by_analysis[analysis.name] = scalars(analysis.name, rows, analysis.headlines)
             stamp = table.stamp(snapshot_id.step, analysis.name)
             assert stamp is not None
-            cost[f"analysis_cost/seconds/{analysis.name}"] = float(stamp["seconds"])
+            cost[f"{COST}{analysis.name}"] = float(stamp["seconds"])
         cost[f"{self.record_as}_cost/share"] = self.share
         cost[f"{self.record_as}_cost/failures"] = float(self.failures)
-        values = within_budget(by_analysis, self.key_budget - len(cost)) | cost
-        media = self._figures(table, list(by_analysis)) if self.figures and by_analysis else {}
-        tracker.record(self.record_as, values, snapshot_id.step, snapshot_id.tokens, media)
+        values = within_budget(by_analysis, self._free_keys(trainer) - len(cost)) | cost
+        tracker.record(self.record_as, values, snapshot_id.step, snapshot_id.tokens)
 
-    def _first_rows(self, table: ResultTable, snapshot_id: SnapshotId, analysis: Analysis) -> Sequence[Row]:
-        """Rows of the untrained network of this run under the same settings, or none."""
-        start = SnapshotId(snapshot_id.run, 0, 0)
-        return table.rows(0, analysis.name) if table.has(start, analysis) else ()
-
-    def _figures(self, table: ResultTable, names: Sequence[str]) -> dict[str, Any]:
-        from analysis.report.chapters.steering_figures import live_steering_figures
-        from analysis.report.figures import live_figures
-
-        try:
-            return live_figures(table.frame(names)) | live_steering_figures(table, names)
-        except Exception as error:
-            log.warning("figures for W&B could not be drawn: %s", error)
-            return {}
+    def _free_keys(self, trainer: pl.Trainer) -> int:
+        """Keys of the page's budget that training and validation leave, divided among the callbacks of this kind."""
+        languages = getattr(trainer.datamodule, "validation_languages", None) or ()  # type: ignore[attr-defined]
+        alike = sum(isinstance(callback, AnalysisCallback) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        return max(0, self.key_budget - TRAINING_KEYS - 2 * len(languages)) // alike
 
     # checkpointed state -----------------------------------------------------------------------------------------------
 

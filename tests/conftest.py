@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -33,6 +38,62 @@ from analysis.snapshots import Snapshot, SnapshotId
 VOCABULARY = 384
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+
+
+@dataclass(frozen=True)
+class WandbSession:
+    """One offline session of a W&B run, as W&B's own reader gives it."""
+
+    folder: Path
+    history: list[dict]
+    """Logged rows; nested keys are dotted."""
+    metrics: list[dict]
+    """Definitions of metrics."""
+    run: dict
+    config: dict
+    summary: dict
+    artifacts: list[str]
+    """Types of the artifacts."""
+    ended: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.run.get("run_id") or self.run["runId"]
+
+
+def read_session(folder: Path) -> WandbSession:
+    reader = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+
+    def inspect(*options: str) -> str:
+        command = [*reader, *options, str(folder)]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+
+    records = [json.loads(line) for line in inspect().splitlines()]
+    about = json.loads(inspect("--summary"))
+    return WandbSession(
+        folder=folder,
+        history=[record["history"]["item"] for record in records if record["type"] == "history"],
+        metrics=[record["metric"] for record in records if record["type"] == "metric"],
+        run=next((record["run"] for record in records if record["type"] == "run"), {}),
+        config=about.get("config") or {},
+        summary=about.get("summary") or {},
+        artifacts=[record["artifact"]["type"] for record in records if record["type"] == "artifact"],
+        ended=any(record["type"] == "exit" for record in records),
+    )
+
+
+@pytest.fixture
+def wandb_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[WandbSession]]:
+    """Reads the sessions of a run folder. No account and no home: what a fresh machine has."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("API_KEY", "DATA_DIR", "CACHE_DIR", "CONFIG_DIR"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+
+    def read(root: Path) -> list[WandbSession]:
+        folders = sorted((root / "wandb").glob("offline-run-*"))
+        return [read_session(folder) for folder in folders if any(f.stat().st_size for f in folder.glob("*.wandb"))]
+
+    return read
 
 
 @pytest.fixture(autouse=True)

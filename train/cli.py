@@ -8,6 +8,8 @@ What differs from a plain `LightningCLI`, and why:
   overrule the given ones in silence. What differs from the stored configuration is shown; if it determines the
   weights, the run is refused (`--allow_changes true` overrides).
 - No default checkpointing and no default logger: both are callbacks named in the configuration.
+- The bar is `train.progress.TrainingBar`: Lightning's counts batches of an epoch that has no end.
+- A trial of a W&B sweep has a run folder of its own below the given one.
 - `trainer.precision: null` means bf16 where the hardware computes in it, else float32.
 
 Callbacks are named by the configuration; a callback that can find a checkpoint to resume from says so by a method
@@ -17,6 +19,7 @@ Callbacks are named by the configuration; a callback that can find a checkpoint 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from babelscope.yaml_text import anchored, check_arguments, guard_parsers
@@ -35,6 +38,7 @@ from train.config.run_config import find_differences, load_config, save_config
 from train.data.tokenizer import is_taken, load_tokenizer
 from train.datamodule import MultilingualDataModule
 from train.module import LanguageModelingModule
+from train.progress import TrainingBar
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +123,7 @@ class TrainingCLI(LightningCLI):
             raise ValueError(f"restarts: {run.restarts}: say --restarts {run.restarts} on the command line of fit")
         if isinstance(run.trainer.callbacks, Namespace):  # one, given without a list
             run.trainer.callbacks = [run.trainer.callbacks]
+        run.trainer.default_root_dir = trial_folder(run.trainer.default_root_dir)
         if run.trainer.precision is None:
             run.trainer.precision = default_precision(run.trainer.accelerator)
         if not run.model.vocab_size:
@@ -127,9 +132,11 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         options = self._get(self.config_init, "trainer")
+        callbacks = options.get("callbacks") or []
         if options.get("enable_checkpointing") is None:
-            callbacks = options.get("callbacks") or []
             kwargs["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
+        if options.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            kwargs["callbacks"] = [*callbacks, TrainingBar()]
         trainer = super().instantiate_trainer(**kwargs)
         # Lightning appends the callback that saves the configuration; others read the file when a fit starts.
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, SaveRunConfig))  # type: ignore[attr-defined]
@@ -162,10 +169,10 @@ class TrainingCLI(LightningCLI):
                 callback.preflight(languages=languages, excluded=excluded, model=self.model.model)
         self.trainer.fit(**arguments, ckpt_path=checkpoint, weights_only=True)
         if self.trainer.is_global_zero:
-            sys.stdout.write(
-                f"run:      {folder}, step {self.trainer.global_step:,} of {self.trainer.max_steps:,}\n"
-                f"next:     python -m analysis report {folder}\n"
-            )
+            lines = [f"run:      {folder}, step {self.trainer.global_step:,} of {self.trainer.max_steps:,}"]
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                lines += callback.closing_lines() if hasattr(callback, "closing_lines") else []
+            sys.stdout.write("\n".join([*lines, f"next:     python -m analysis report {folder}"]) + "\n")
 
     def validate(self, **arguments: Any) -> None:
         """Bits per byte of the run's newest checkpoint, or of the weights that a run would start with."""
@@ -229,6 +236,12 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         default=None,
         help="of fit, on the command line: start again after a crash, so many times at most (see `train.supervisor`)",
     )
+
+
+def trial_folder(folder: str) -> str:
+    """`folder`, or where an agent of a W&B sweep started this process the trial's own folder in it."""
+    trial = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    return str(Path(folder) / trial) if trial and Path(folder).name != trial else folder
 
 
 def token_ids(data: Namespace) -> int:

@@ -11,7 +11,7 @@ import importlib
 import math
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any
@@ -36,6 +36,10 @@ from train.optim import OptimizerOptions, decay_steps
 
 SNAPSHOTS = "callbacks.snapshots.SnapshotWriter"
 CHECKPOINTS = "callbacks.resume.ResumeCheckpoint"
+RANDOM_NETWORKS = "random networks"
+"""Measured once a run."""
+READ_AT_ONCE = 64
+"""Tokens of a sentence that an analysis reads, about."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPEEDS = (10_000.0, 50_000.0, 100_000.0, 200_000.0, 400_000.0)
 """Tokens per second for which hours are shown when none are given."""
@@ -150,6 +154,33 @@ def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
+def shape_of(config: XGLMConfig) -> dict[str, int]:
+    """What a callback needs to know of the model to say what its analyses cost."""
+    flops = forward_flops(config, READ_AT_ONCE)
+    return {
+        "layers": config.num_layers,
+        "width": config.d_model,
+        "ffn": config.ffn_dim,
+        "vocabulary": config.vocab_size,
+        "body": flops.linear + flops.attention,
+        "head": flops.head,
+    }
+
+
+def format_work(run: RunDescription, work: Mapping[str, float | None], snapshots: int) -> str:
+    """What a callback's analyses cost, as text: each of a snapshot, and all of them as a share of the training."""
+    training = run.tokens * run.flops_per_token
+    lines = []
+    for name, flops in work.items():
+        if flops is None:
+            lines.append(f"              {name}: not predicted")
+            continue
+        times = 1 if name == RANDOM_NETWORKS else snapshots
+        lines.append(f"              {name}: {_si(flops)}FLOP x {times} = {times * flops / training:.2%} of the run")
+    known = sum((1 if name == RANDOM_NETWORKS else snapshots) * (flops or 0.0) for name, flops in work.items())
+    return "\n".join([f"watching      {snapshots} snapshots, {known / training:.1%} of the run:", *lines, ""])
+
+
 def _schedule(run: RunDescription) -> str:
     options = run.optimizer
     fall = decay_steps(options, run.max_steps)
@@ -187,6 +218,9 @@ def main(arguments: Sequence[str]) -> None:
         if hasattr(getattr(importlib.import_module(module), name), "preflight"):
             callback = _instantiate(entry)
             callback.preflight(languages=options.data.languages, excluded=options.data.exclude or ())
+            if hasattr(callback, "work"):
+                work = callback.work(**shape_of(run.config))
+                sys.stdout.write(format_work(run, work, len(_scheduled([entry], run.max_steps))))
 
 
 def _instantiate(entry: Namespace) -> Any:

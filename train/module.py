@@ -157,6 +157,13 @@ class LanguageModelingModule(pl.LightningModule):
         scheduler = build_scheduler(optimizer, self.optimizer_options, max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
+        """As Lightning's, for callbacks and the bar; `callbacks.tracking` hands it on to loggers.
+
+        Lightning would write it under a step that is one behind `global_step`, off the axis of the analyses.
+        """
+        super().log(name, value, logger=False, **options)
+
     # training ---------------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -41,9 +41,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Write the report; for a single run print what it amounts to."""
-    from rich.console import Console
+    from analysis.report.tables import open_console
 
-    console = Console(soft_wrap=True)
+    console = open_console()
     path = _write(options, console)
     if len(options.runs) == 1 and not options.capacity and not options.steps:
         _print_closing(options.runs[0], console)

@@ -5,8 +5,6 @@ The options are those of `python -m analysis run`, so a stopped sweep goes on wi
 
 from __future__ import annotations
 
-import sys
-
 from jsonargparse import Namespace
 
 from analysis.commands import run as sweeps
@@ -18,11 +16,9 @@ __all__ = ["add_arguments", "run"]
 
 def run(options: Namespace) -> int:
     """Measure what is missing, then print the table; raises ValueError if no analysis of the list is a steering one."""
-    from rich.console import Console
-
     from analysis.measures.steering import Steering
     from analysis.report.chapters.steering import effects
-    from analysis.report.tables import console_table
+    from analysis.report.tables import console_table, open_console
 
     analyses = sweeps.read_analyses(options.analyses)
     names = [analysis.name for analysis in analyses if isinstance(analysis, Steering)]
@@ -36,7 +32,7 @@ def run(options: Namespace) -> int:
     if options.dry_run:
         return failed
     table = ResultTable(sweeps.results_folder(options.source, options.results))
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = open_console()
     for name in names:
         for effect in effects(table.frame([name]), name):
             console.print(console_table(effect))

@@ -21,15 +21,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
-from analysis.experts.kernels import NEGATIVE, POSITIVE, scan
+from analysis.experts.kernels import NEGATIVE, POSITIVE, LabelBlock, scan
 
 TIE_BITS = 13
 """Bits below a unit's large responses within which responses count as equal, see `settle_ties`."""
 USUAL = 0.99
 """Share of a unit's responses that set its scale: massive activations in a few texts are not what is usual."""
+LANES = 16
+"""Concepts of the same labelled texts that are walked by themselves: fewer cost less among all others."""
 TORCH_BLOCK = 4096
 """Units per step on an accelerator: about 40 bytes x texts x units of temporaries."""
 
@@ -65,11 +66,8 @@ class Labels:
         self.fully_labelled = all(len(yes) + len(no) == len(used) for yes, no in self.members)
         """Whether every used text is labelled for every concept."""
         self.num_positives = np.array([len(yes) for yes, _ in self.members])
-        self.codes = np.zeros((len(used), len(members)), dtype=np.uint8)
-        """(len(columns), C) codes for the compiled scan."""
-        for concept, (yes, no) in enumerate(self.members):
-            self.codes[no, concept] = NEGATIVE
-            self.codes[yes, concept] = POSITIVE
+        self.blocks = _blocks(self.members, len(used))
+        """All concepts for the compiled scan."""
 
 
 def average_precision(values: Tensor, labels: Labels) -> Tensor:
@@ -88,20 +86,6 @@ def average_precision(values: Tensor, labels: Labels) -> Tensor:
     sums = torch_sums(values, labels) if values.device.type != "cpu" else _compiled_sums(values, labels)
     num_positives = torch.from_numpy(labels.num_positives.astype(np.float64)).to(sums.device)
     return (sums / num_positives[:, None]).float().contiguous()
-
-
-def auroc(values: Tensor, num_positives: int) -> np.ndarray:
-    """Probability (U,) float32 that a positive's response exceeds a negative's, ties half.
-
-    Args:
-        values: (U, M) responses to the labelled texts of one concept, the positives first.
-    """
-    num_negatives = values.shape[1] - num_positives
-    pairs = float(num_positives * num_negatives)
-    ranks = rankdata(values.numpy(), axis=1)[:, :num_positives]
-    won = ranks.sum(1) - num_positives * (num_positives + 1) / 2
-    area: np.ndarray = 1.0 - (pairs - won) / pairs
-    return area.astype(np.float32)
 
 
 def settle_ties(values: Tensor) -> Tensor:
@@ -129,13 +113,8 @@ def settle_ties(values: Tensor) -> Tensor:
 
 def _compiled_sums(values: Tensor, labels: Labels) -> Tensor:
     """Sums of precisions at positives (C, U) float64."""
-    sums = scan(
-        values.detach().float().numpy(),
-        labels.columns,
-        labels.codes,
-        fully_labelled=labels.fully_labelled,
-        num_threads=torch.get_num_threads(),
-    )
+    responses = values.detach().float().numpy()
+    sums = scan(responses, labels.columns, labels.blocks, len(labels.members), torch.get_num_threads())
     return torch.from_numpy(sums.T)
 
 
@@ -164,6 +143,28 @@ def torch_sums(values: Tensor, labels: Labels) -> Tensor:
             hits = positive.cumsum(1).gather(1, last_of_run - 1)
             sums[concept, part] = (hits.double() / last_of_run * positive).sum(1)
     return sums
+
+
+def _blocks(members: Sequence[tuple[np.ndarray, np.ndarray]], num_texts: int) -> list[LabelBlock]:
+    """Concepts with the same labelled texts together, if they fill the lanes of a vector unit; the others as one."""
+    codes = np.zeros((num_texts, len(members)), dtype=np.uint8)
+    alike: dict[bytes, list[int]] = {}
+    for concept, (yes, no) in enumerate(members):
+        codes[no, concept] = NEGATIVE
+        codes[yes, concept] = POSITIVE
+        alike.setdefault(np.packbits(codes[:, concept] > 0).tobytes(), []).append(concept)
+    blocks = []
+    for concepts in alike.values():
+        labelled = codes[:, concepts[0]] > 0
+        if labelled.all() or len(concepts) >= LANES:
+            places = None if labelled.all() else np.where(labelled, np.cumsum(labelled) - 1, -1)
+            own = np.ascontiguousarray(codes[labelled][:, concepts])
+            blocks.append(LabelBlock(np.array(concepts), places, own, fully_labelled=True))
+    rest = np.setdiff1d(np.arange(len(members)), [concept for block in blocks for concept in block.concepts])
+    if len(rest):
+        own = np.ascontiguousarray(codes[:, rest])
+        blocks.append(LabelBlock(rest, None, own, fully_labelled=False))
+    return blocks
 
 
 def _check(concept: int, num_texts: int, positives: Tensor, negatives: Tensor | None) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ Shapes:  U units of one site   G groups (a language and a concept each)
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
+
+from analysis.experts.ranks import average_ranks
 
 
 class RankCorrelation:
@@ -38,7 +39,7 @@ class RankCorrelation:
 
 def _standardised_ranks(scores: np.ndarray) -> np.ndarray:
     """(G, U) ranks of each group with mean 0 and length 1."""
-    ranks = rankdata(scores.reshape(-1, scores.shape[-1]), axis=1)
+    ranks = average_ranks(scores.reshape(-1, scores.shape[-1]))
     ranks -= ranks.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(ranks, axis=1, keepdims=True)
     standardised: np.ndarray = np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)

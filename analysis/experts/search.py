@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from analysis.concepts.concept_set import ConceptPool, ConceptSet
-from analysis.experts.average_precision import Labels, auroc, average_precision, settle_ties
+from analysis.experts.average_precision import Labels, average_precision, settle_ties
 from analysis.experts.correlation import RankCorrelation
+from analysis.experts.ranks import auroc, percentiles
 from analysis.experts.topk import DeepTop, TopUnits
 
+FORCING_SHARES = np.array([0.5, 0.9])
+"""Of the positives' responses, see `on_p50` and `on_p90`."""
 Details = Callable[[int, np.ndarray], Mapping[str, np.ndarray]]
 """What to keep of the units of one update that enter the ranking of a group."""
 
@@ -147,19 +150,22 @@ def _describe(
 ) -> Details:
     """AUROC, and the statistics of the responses to positives and negatives in the group's own language."""
 
+    sides = [
+        [(pool.positives[concept].numpy(), pool.negatives[concept].numpy()) for concept in concepts] for pool in pools
+    ]
+
     def keep(group: int, units: np.ndarray) -> Mapping[str, np.ndarray]:
         language, place = divmod(group, len(concepts))
-        yes, no = (side[concepts[place]] for side in (pools[language].positives, pools[language].negatives))
+        yes, no = sides[language][place]
         rows = torch.from_numpy(units).to(values[language].device)
-        chosen = values[language][rows].cpu()
-        positives, negatives = chosen[:, yes].numpy(), chosen[:, no].numpy()
-        p50, p90 = np.percentile(positives, [50, 90], axis=1)
+        chosen = values[language][rows].cpu().numpy()
+        p50, p90 = percentiles(chosen, yes, FORCING_SHARES)
         return {
-            "auroc": auroc(settled[language][rows].cpu()[:, torch.cat([yes, no])], len(yes)),
-            "on_p50": p50.astype(np.float32),
-            "on_mean": positives.mean(1),
-            "on_p90": p90.astype(np.float32),
-            "off_mean": negatives.mean(1),
+            "auroc": auroc(settled[language][rows].cpu().numpy(), yes, no),
+            "on_p50": p50,
+            "on_mean": chosen.take(yes, axis=1).mean(1),
+            "on_p90": p90,
+            "off_mean": chosen.take(no, axis=1).mean(1),
         }
 
     return keep

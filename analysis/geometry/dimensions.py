@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+NEIGHBOURS = 32
+"""Nearest states that are looked at first: enough for the two nearest whichever bucket is left out."""
 DISCARDED_SHARE = 0.1
 """TwoNN leaves out this share of the largest ratios, as in the paper: they come from the sparse border of the cloud."""
 
@@ -25,18 +27,37 @@ def squared_distances(states: Tensor) -> Tensor:
     return squared.fill_diagonal_(torch.inf)
 
 
-def two_nn(squared: Tensor) -> float:
-    """Intrinsic dimension from squared distances (n, n); copies count once, fewer than 3 distinct states have none (0).
+def two_nn(squared: Tensor, bucket: Tensor, buckets: int) -> list[float]:
+    """Intrinsic dimension with all states, then without those of each bucket (1 + B values), from squared distances.
 
     With mu the ratio of the second to the first distance, log mu is exponential with rate d; the largest tenth of the
-    ratios is known only to be large (censored), which gives the unbiased maximum-likelihood estimate.
+    ratios is known only to be large (censored), which gives the unbiased maximum-likelihood estimate. Copies count
+    once, fewer than 3 distinct states have none (0).
+
+    Args:
+        squared: (n, n), infinity on the diagonal.
+        bucket: (n,) int64 in [0, B).
     """
-    original = ~(squared == 0).triu(diagonal=1).any(dim=0)
-    if not bool(original.all()):
-        squared = squared[original][:, original]
-    if len(squared) < 3:
-        return 0.0
-    nearest = squared.topk(2, dim=1, largest=False).values
+    near, who = squared.topk(min(NEIGHBOURS, len(squared)), dim=1, largest=False)
+    original, copy = (squared == 0).triu(diagonal=1).nonzero(as_tuple=True)
+    found = []
+    for left_out in range(-1, buckets):
+        kept = bucket != left_out
+        kept[copy[bucket[original] != left_out]] = False
+        rows = kept.nonzero().flatten()
+        if len(rows) < 3:
+            found.append(0.0)
+            continue
+        nearest = torch.where(kept[who[rows]], near[rows], torch.inf).topk(2, dim=1, largest=False).values
+        lonely = nearest[:, 1].isinf()  # most of its neighbours were left out
+        if bool(lonely.any()):
+            nearest[lonely] = squared[rows[lonely]][:, rows].topk(2, dim=1, largest=False).values
+        found.append(_dimension(nearest))
+    return found
+
+
+def _dimension(nearest: Tensor) -> float:
+    """From the two smallest squared distances (n, 2) of every state."""
     ratio = (0.5 * torch.log(nearest[:, 1] / nearest[:, 0])).sort().values
     kept = int(len(ratio) * (1 - DISCARDED_SHARE))
     total = float(ratio[:kept].sum() + (len(ratio) - kept) * ratio[kept - 1])

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from analysis.base import Row
+from analysis.cost import PERMUTED, Shape
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import SENTENCE_POOLINGS, iter_sentence_states, unit_hash
 from analysis.geometry.calibration import calibrate, draw_permutations, draw_signs, influence_interval
 from analysis.geometry.similarity import SHARES, SYMMETRIC, Similarity, compare_languages
-from analysis.measures.text_analysis import StateAnalysis
+from analysis.measures.text_analysis import StateAnalysis, shown_layers
 from analysis.snapshots import Snapshot
 from analysis.texts import Text
 
@@ -129,13 +130,15 @@ class Alignment(StateAnalysis):
             found = [layer[measure] for layer in by_layer]
             yield from self._rows(measure, found, [site.layer for site in sites], named)
 
+    def work(self, shape: Shape) -> float:
+        languages, tokens = self.num_tokens(shape, self.num_texts)
+        pairs, layers = languages * (languages - 1) / 2, len(self.layers) or shape.layers + 1
+        return tokens * shape.read + layers * pairs * self.num_texts**2 * self.permutations * PERMUTED
+
     def _sites(self, snapshot: Snapshot) -> Sequence[Site]:
         sites = find_sites(snapshot.model, "hidden")
-        have = [site.layer for site in sites]
-        missing = [layer for layer in self.layers if layer not in have]
-        if missing:
-            raise ValueError(f"{self.name}: no layer {missing[0]}: the model has {have[0]} (embeddings) to {have[-1]}")
-        return [site for site in sites if not self.layers or site.layer in self.layers]
+        chosen = shown_layers(self.layers or [site.layer for site in sites], sites)
+        return [site for site in sites if site.layer in chosen]
 
     def _rows(
         self, measure: str, found: Sequence[Similarity], layers: Sequence[int], pairs: Sequence[tuple[str, str]]

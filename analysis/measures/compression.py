@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from analysis.base import Row
+from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens, unit_hash
 from analysis.geometry.dimensions import squared_distances, two_nn
@@ -102,6 +103,13 @@ class Compression(StateAnalysis):
             yield from _row("sharing", values, 0.0, language=one, other_language=other)
         yield from _rows("intrinsic_dimension", np.stack(dimensions), layers, None)
 
+    def work(self, shape: Shape) -> float:
+        texts = -(-self.tokens_per_language // self.tokens_per_text)
+        languages, tokens = self.num_tokens(shape, texts)
+        states = self.tokens_per_language * languages
+        products = states**2 / 2 + 4 * min(states, POOLED_POINTS) ** 2
+        return tokens * shape.read + (shape.layers + 1) * shape.width * products
+
     def _buckets(self, sample: TokenSample) -> np.ndarray:
         """(N,) buckets of equally many sentences, a function of seed and key."""
         rank = np.argsort(np.argsort([unit_hash("bucket", self.seed, key) for key in sample.key_names]))
@@ -111,12 +119,9 @@ class Compression(StateAnalysis):
     def _dimensions(self, states: Tensor, bucket: np.ndarray) -> np.ndarray:
         """Intrinsic dimension (R,) of all languages together, with every s-th token: the cost grows with the square."""
         taken = np.arange(0, len(states), max(1, len(states) // POOLED_POINTS))
-        squared = squared_distances(states[torch.from_numpy(taken).to(states.device)])
-        found = [two_nn(squared)]
-        for left_out in range(self.buckets):
-            kept = torch.from_numpy(np.flatnonzero(bucket[taken] != left_out)).to(states.device)
-            found.append(two_nn(squared[kept][:, kept]))
-        return np.array(found)
+        chosen = torch.from_numpy(taken).to(states.device)
+        squared = squared_distances(states[chosen])
+        return np.array(two_nn(squared, torch.from_numpy(bucket[taken]).to(states.device), self.buckets))
 
 
 def _rows(metric: str, values: np.ndarray, layers: Sequence[int], chance: float | None) -> Iterator[Row]:

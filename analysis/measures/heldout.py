@@ -17,11 +17,13 @@ from typing import ClassVar
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from analysis.base import Row
+from analysis.base import Attachment, Row
 from analysis.checkpoints.audit import hash_tokenizer
+from analysis.cost import Shape
 from analysis.extraction.losses import BITS, content_tokens, text_losses
 from analysis.measures.text_analysis import TextAnalysis, vocabulary
 from analysis.snapshots import Snapshot
+from analysis.steering.samples import sample_table
 from analysis.texts import read_texts
 
 
@@ -34,6 +36,8 @@ class HeldOutLoss(TextAnalysis):
                                 bootstrap over texts
         perplexity              per token, comparable only between checkpoints of one tokenizer
         unknown_share           share of tokens that are `<unk>` and so make the loss too small (only if there are any)
+
+    Attached are texts that the model writes (`samples`), see `analysis.steering.samples`.
     """
 
     splits: list[str] = field(default_factory=lambda: ["valid"])
@@ -50,8 +54,11 @@ class HeldOutLoss(TextAnalysis):
     """Tokens per forward pass, padding included."""
     num_bootstrap: int = 1000
     seed: int = 0
+    samples: int = 1
+    """Texts per language that the model continues, to be read; 0: none."""
 
     default_name: ClassVar[str] = "held_out"
+    not_settings: ClassVar[tuple[str, ...]] = (*TextAnalysis.not_settings, "samples")
     headlines: ClassVar[tuple[str, ...]] = ("bits_per_byte",)
     version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("max_texts", "max_train_texts", "num_bootstrap")
@@ -63,7 +70,7 @@ class HeldOutLoss(TextAnalysis):
             raise ValueError(f"{self.name}: max_length is {self.max_length}; at least 2 tokens are needed")
         self._kept: tuple[object, dict[str, _HeldOut]] | None = None
 
-    def measure(self, snapshot: Snapshot) -> Iterable[Row]:
+    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         prepared = self._prepare(snapshot)
         generator = np.random.default_rng(self.seed)
         values: list[float] = []
@@ -88,6 +95,12 @@ class HeldOutLoss(TextAnalysis):
                 yield Row(metric="unknown_share", value=texts.num_unknown / texts.num_tokens, language=language)
         unigram = float(np.mean([texts.unigram for texts in prepared.values()]))
         yield _with_interval(float(np.mean(values)), unigram, resampled_means, None)
+        if self.samples > 0:
+            tokens = {language: texts.tokens for language, texts in prepared.items()}
+            yield Attachment("samples", sample_table(snapshot, tokens, self.samples))
+
+    def work(self, shape: Shape) -> float:
+        return self.num_tokens(shape, self.max_texts)[1] * (shape.read + shape.head)
 
     def _prepare(self, snapshot: Snapshot) -> dict[str, _HeldOut]:
         """Tokens and baselines of every language: the same for all steps of a run, so kept for the last tokenizer."""

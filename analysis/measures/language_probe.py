@@ -30,6 +30,7 @@ import torch
 
 from analysis.base import Attachment, Row
 from analysis.checkpoints.audit import hash_tokenizer
+from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
 from analysis.measures.text_analysis import TokenProbe, vocabulary
@@ -113,6 +114,14 @@ class LanguageProbe(TokenProbe):
         if self.controls:
             yield from self._control_rows(sample, layers, folds[0], predicted[:, 0], by_controls, controls)
         yield from self._by_language(sample, folds, layers, predicted)
+
+    def work(self, shape: Shape) -> float:
+        languages, tokens = self.read_tokens(shape)
+        # Permuted labels have nothing to find, a label for each type of token little.
+        iterations = 65 * len(self.seeds) + ((5 * self.shuffles + 20) if self.controls else 0)
+        rows = languages * self.tokens_per_language
+        fits = shape.probe(rows, languages, iterations) + (len(self.seeds) - 1) * shape.probe(rows, languages, 0)
+        return tokens * shape.read + (shape.layers + 1) * fits
 
     def _controls(self, sample: TokenSample, fold: Fold) -> np.ndarray:
         """Labels (shuffles + 1, N) of the control probes: permuted languages, last a language for every token type."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.base import Row
+from analysis.cost import Shape
 from analysis.extraction.encoding import Batch
 from analysis.extraction.options import Extraction
 from analysis.extraction.passes import listen
@@ -136,6 +137,10 @@ class Lape(TextAnalysis):
                 yield Row(metric="language_units", value=value, layer=layer, chance=float(np.mean(null)))
         if not found.any_language.any():  # as in the first steps of training
             yield Row(metric="language_units", value=0.0)
+
+    def work(self, shape: Shape) -> float:
+        languages, available = self.num_tokens(shape)
+        return min(available, self.tokens_per_language * languages) * shape.read
 
 
 def find_activations(model: PreTrainedModel) -> tuple[Site, ...]:

@@ -23,6 +23,7 @@ from analysis.checkpoints.audit import hash_tokenizer
 from analysis.concepts.concept_set import ConceptSet
 from analysis.concepts.dataset import load_concepts
 from analysis.concepts.families import main_scripts, stratum_of
+from analysis.cost import RANKED, Shape
 from analysis.experts import heldout, sharing
 from analysis.experts.nulls import intersections, matched
 from analysis.experts.sentences import moving_sentences
@@ -210,6 +211,15 @@ class ConceptOverlap(Analysis):
         yield Attachment("experts", table.to_arrow())
         if self.sentences and snapshot.id.step:  # what moves an untrained unit is not worth a look
             yield Attachment("sentences", moving_sentences(snapshot, concept_set, table, extraction, self.sentences))
+
+    def work(self, shape: Shape) -> float:
+        """Units are taken to be those of all linear layers."""
+        concept_set = self.concept_set()
+        pools = list(concept_set.pools.values())
+        tokens = sum(shape.tokens((len(text.encode()) for text in pool.texts), self.max_length) for pool in pools)
+        labellings = 1 + 2 * self.halves + self.shuffles
+        ranked = shape.linear_units * sum(len(pool.texts) for pool in pools)
+        return tokens * shape.read + RANKED * ranked * (1 + len(concept_set.concepts) * labellings)
 
     def _token_experts(
         self, tokenizer: PreTrainedTokenizerBase, concept_set: ConceptSet, share: float

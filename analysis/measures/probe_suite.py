@@ -8,7 +8,7 @@ Shapes:  Y layers   N sampled tokens of all seeds   S seeds   L languages
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from analysis.base import Row
+from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
-from analysis.measures.text_analysis import TokenProbe
+from analysis.measures.text_analysis import TokenProbe, shown_layers
 from analysis.probes.folds import Fold
 from analysis.probes.mlp import fit_mlp
 from analysis.probes.online_code import online_code
@@ -33,10 +34,10 @@ Probe = Literal["mlp", "mdl"]
 class ProbeSuite(TokenProbe):
     """Language identity by MLP and online code.
 
-    Rows, per layer and (without layer) as the mean over layers: `accuracy_mlp` with an interval over sentences, chance
-    1 / languages; `compression_mdl` (uniform code / online code of the training labels) and `compression_mdl_control`
-    (the same for a random language per token type), both of the first seed; their chance is the compression of shuffled
-    labels, which is below 1, the more the wider the states: an online probe over-fits.
+    Rows, per layer of `layers` and (without layer) as their mean: `accuracy_mlp` with an interval over sentences,
+    chance 1 / languages; `compression_mdl` (uniform code / online code of the training labels) and
+    `compression_mdl_control` (the same for a random language per token type), both of the first seed; their chance is
+    the compression of shuffled labels, which is below 1, the more the wider the states: an online probe over-fits.
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `TokenProbe.draw`.
@@ -44,6 +45,8 @@ class ProbeSuite(TokenProbe):
 
     probes: list[Probe] = field(default_factory=lambda: list(get_args(Probe)))
     """Of mlp, mdl."""
+    layers: list[int] | None = None
+    """Layers to read, -1 for embeddings; None means embeddings, middle and last: a second opinion needs no curve."""
     hidden_units: int = 64
     """Width of the MLP's layer."""
     mlp_steps: int = 300
@@ -51,7 +54,7 @@ class ProbeSuite(TokenProbe):
 
     default_name: ClassVar[str] = "probe_suite"
     headlines: ClassVar[tuple[str, ...]] = ("accuracy_mlp",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     positive: ClassVar[tuple[str, ...]] = (*TokenProbe.positive, "hidden_units")
 
     def __post_init__(self) -> None:
@@ -67,19 +70,22 @@ class ProbeSuite(TokenProbe):
         sample, folds = self.draw(snapshot)
         size = len(sample.languages)
         order, targets = self._code_plan(sample, folds[0])
-        layers = [site.layer for site in find_sites(snapshot.model, "hidden")]
+        sites = find_sites(snapshot.model, "hidden")
+        layers = shown_layers(self.layers, sites)
         correct = np.zeros((len(layers), len(folds), len(sample)), dtype=bool)
         codes = np.zeros((len(layers), len(targets)))
-        for index, (_, states) in enumerate(self.states(snapshot)):
-            if "mlp" in self.probes:
-                for number, fold in enumerate(folds):
-                    correct[index, number, fold.rows] = self._fit_mlp(states, sample, fold)
+        at_once = max(1, self.max_bytes // (4 * sites[0].num_units * len(sample) * torch.float32.itemsize))
+        together: list[Tensor] = []
+        for index, (_, states) in enumerate(self.states(snapshot, layers)):
+            together.append(states)
+            if "mlp" in self.probes and (len(together) == at_once or index == len(layers) - 1):
+                correct[index + 1 - len(together) : index + 1] = self._right_of_mlp(together, sample, folds)
+            if len(together) == at_once:
+                together = []
             if "mdl" in self.probes:
                 rows = states[torch.from_numpy(order).to(states.device)]
-                codes[index] = [
-                    online_code(rows, torch.from_numpy(labels).to(states.device), size).compression
-                    for labels in targets.values()
-                ]
+                labels = torch.from_numpy(np.stack(list(targets.values()))).to(states.device)
+                codes[index] = [code.compression for code in online_code(rows, labels, size)]
         if "mlp" in self.probes:
             test = np.stack([fold.test for fold in folds])
             yield from score_rows("accuracy_mlp", correct, test, sample, layers, 1 / size)
@@ -89,6 +95,14 @@ class ProbeSuite(TokenProbe):
                 yield Row(metric=metric, value=float(codes[:, place].mean()), chance=float(codes[:, null].mean()))
                 for layer, code in zip(layers, codes, strict=True):
                     yield Row(metric=metric, value=float(code[place]), layer=layer, chance=float(code[null]))
+
+    def work(self, shape: Shape) -> float:
+        """Without a forward pass: the states are those of the language probe of equal settings."""
+        languages, _ = self.read_tokens(shape)
+        rows, layers = languages * self.tokens_per_language, len(self.layers or (-1, 0, 1))
+        mlp = 6 * 256 * self.mlp_steps * len(self.seeds) * self.hidden_units * (shape.width + languages)
+        codes = 3 * shape.probe(2 * rows, languages, 90)
+        return layers * (("mlp" in self.probes) * mlp + ("mdl" in self.probes) * codes)
 
     def _code_plan(self, sample: TokenSample, fold: Fold) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Training tokens in the order in which they are sent, and the labels of each code in that order.
@@ -105,18 +119,21 @@ class ProbeSuite(TokenProbe):
         shuffled = np.random.default_rng(fold.seed).permutation(own)
         return order, {"compression_mdl": own, "compression_mdl_control": control[order], "shuffled": shuffled}
 
-    def _fit_mlp(self, states: Tensor, sample: TokenSample, fold: Fold) -> np.ndarray:
-        """Whether the MLP is right, (n,) bool, on every token of one seed."""
-        rows = states[fold.rows]
-        labels, train = (torch.from_numpy(part[fold.rows]).to(rows.device) for part in (sample.language, fold.train))
+    def _right_of_mlp(self, states: Sequence[Tensor], sample: TokenSample, folds: Sequence[Fold]) -> np.ndarray:
+        """Whether the MLP is right (Y, S, N) on every token of each seed, in states of some layers: one batch."""
+        device = states[0].device
+        labels = [torch.from_numpy(sample.language[fold.rows]).to(device) for fold in folds]
         scores = fit_mlp(
-            rows,
-            labels,
-            train[None],
+            [layer[fold.rows] for layer in states for fold in folds],
+            labels * len(states),
+            [torch.from_numpy(fold.train[fold.rows]).to(device) for fold in folds] * len(states),
             len(sample.languages),
-            [fold.seed],
+            [fold.seed for fold in folds] * len(states),
             hidden=self.hidden_units,
             steps=self.mlp_steps,
         )
-        right: np.ndarray = (scores[0].argmax(dim=1) == labels).cpu().numpy()
+        right = np.zeros((len(states), len(folds), len(sample)), dtype=bool)
+        for place, found in enumerate(scores):
+            layer, number = divmod(place, len(folds))
+            right[layer, number, folds[number].rows] = (found.argmax(dim=1) == labels[number]).cpu().numpy()
         return right

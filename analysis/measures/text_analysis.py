@@ -6,7 +6,7 @@ Shapes:  N sampled tokens   D hidden size
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -14,19 +14,36 @@ import torch
 from torch import Tensor
 
 from analysis.base import Analysis
+from analysis.cost import Shape
 from analysis.extraction.options import Extraction
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
-from analysis.texts import Clone, Text, read_texts
+from analysis.texts import Clone, Text, read_texts, text_sizes
 
 logger = logging.getLogger(__name__)
+
+BEYOND_SAMPLE = 1.2
+"""Tokens read for each that is drawn, where many are drawn from one text."""
 
 
 def vocabulary(snapshot: Snapshot) -> int:
     """Token ids that a text may have: the tokenizer's, and those of the cloned languages."""
     return len(snapshot.tokenizer) + max((clone.shift for clone in snapshot.clones.values()), default=0)
+
+
+def shown_layers(wanted: Sequence[int] | None, sites: Sequence[Site]) -> list[int]:
+    """Layers among those of `sites` that are given; None means embeddings, middle and last.
+
+    Raises:
+        ValueError: a layer that the model does not have.
+    """
+    have = [site.layer for site in sites]
+    chosen = {-1, have[-1] // 2, have[-1]} if wanted is None else set(wanted)
+    if unknown := chosen - set(have):
+        raise ValueError(f"no layer {min(unknown)}: the model has {have[0]} (embeddings) to {have[-1]}")
+    return sorted(chosen)
 
 
 @dataclass(kw_only=True)
@@ -66,6 +83,14 @@ class TextAnalysis(Analysis):
         if len(found) < self.min_languages:
             raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(found)} only; two are needed")
         return found
+
+    def num_tokens(self, shape: Shape, count: int | None = None) -> tuple[int, float]:
+        """Languages, and tokens of the first `count` texts of each (None: of all), about."""
+        found: dict[str, list[int]] = {}
+        for (language, split), sizes in text_sizes(self.texts).items():
+            if language in (self.languages or [language]) and split in (self.splits or [split]):
+                found.setdefault(language, []).extend(sizes)
+        return len(found), sum(shape.tokens(sizes[:count], self.max_length) for sizes in found.values())
 
     @property
     def extraction(self) -> Extraction:
@@ -123,25 +148,32 @@ class TokenProbe(StateAnalysis):
         sample, folds = snapshot.shared[key]
         return sample, folds
 
-    def states(self, snapshot: Snapshot) -> Iterator[tuple[Site, Tensor]]:
-        """States (N, D) float32 of the drawn tokens at every layer, embeddings first; not to be changed in place.
+    def states(self, snapshot: Snapshot, layers: Collection[int] | None = None) -> Iterator[tuple[Site, Tensor]]:
+        """States (N, D) float32 of the drawn tokens at `layers` (None: every layer), embeddings first; not to be
+        changed in place.
 
         They are kept for the next probe of this snapshot if those of all layers fit into half of `max_bytes`.
 
         Raises:
             ValueError: see `iter_token_states`.
         """
-        key = ("states", *self._sample_key())
-        if key in snapshot.shared:
-            yield from snapshot.shared[key]
-            return
         sample, _ = self.draw(snapshot)
-        sites = find_sites(snapshot.model, "hidden")
-        stream = iter_token_states(snapshot, sample, sites, self.extraction)
-        size = sum(site.num_units for site in sites) * len(sample) * torch.float32.itemsize
-        if size <= self.max_bytes // 2:
-            stream = iter(snapshot.shared.setdefault(key, list(stream)))
-        yield from stream
+        sites = [site for site in find_sites(snapshot.model, "hidden") if layers is None or site.layer in layers]
+        kept = snapshot.shared.setdefault(("states", *self._sample_key()), {})
+        if all(site in kept for site in sites):
+            yield from ((site, kept[site]) for site in sites)
+            return
+        keep = sum(site.num_units for site in sites) * len(sample) * torch.float32.itemsize <= self.max_bytes // 2
+        for site, states in iter_token_states(snapshot, sample, sites, self.extraction):
+            if keep:
+                kept[site] = states
+            yield site, states
+
+    def read_tokens(self, shape: Shape) -> tuple[int, float]:
+        """Languages, and tokens that one pass over the drawn texts reads, about: a text is read to its last token."""
+        languages, available = self.num_tokens(shape)
+        wanted = 1.1 * (self.tokens_per_language + self.test_tokens_per_language) * languages * len(self.seeds)
+        return languages, min(available, BEYOND_SAMPLE * wanted)
 
     def _sample_key(self) -> tuple[Hashable, ...]:
         """What the draw depends on."""

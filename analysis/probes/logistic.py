@@ -51,8 +51,8 @@ class LogisticFit:
         return self.logits.argmax(dim=1)
 
     def surprise(self, labels: Tensor) -> Tensor:
-        """-log2 of the probability of the labels (N,), (P, N) bits; infinite for a class that was never trained on."""
-        chosen = labels.to(self.logits.device).expand(self.logits.shape[0], 1, -1)
+        """-log2 of the probability of the labels (N,) or (P, N), (P, N) bits; infinite for a class never trained on."""
+        chosen = labels.to(self.logits.device).expand(self.logits.shape[0], -1)[:, None]
         return (self.logits.logsumexp(dim=1) - self.logits.gather(1, chosen)[:, 0]) / math.log(2)
 
 

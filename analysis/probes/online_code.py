@@ -45,8 +45,9 @@ class OnlineCode:
 
 def online_code(
     features: Tensor, labels: Tensor, num_classes: int, fractions: Sequence[float] = CODE_FRACTIONS
-) -> OnlineCode:
-    """Code the labels in the order of the rows; the code of each block is a logistic regression on all rows before.
+) -> list[OnlineCode]:
+    """Code every row of labels (C, N) in the order of the features' rows; the code of each block is a logistic
+    regression on all rows before.
 
     The first block is sent uniformly: L = t_1 log2 K - sum_i log2 p_i(block i + 1).
 
@@ -55,11 +56,11 @@ def online_code(
     """
     if not fractions or list(fractions) != sorted(set(fractions)) or fractions[-1] != 1 or fractions[0] <= 0:
         raise ValueError(f"fractions={tuple(fractions)} must rise to 1")
-    count = len(labels)
+    num_codes, count = labels.shape
     if count < 2 or num_classes < 2:
         raise ValueError(f"{count} rows of {num_classes} classes: a code needs at least two of both")
     ends = sorted({min(count, max(num_classes, round(fraction * count))) for fraction in fractions})
-    bits = ends[0] * math.log2(num_classes)
+    bits = torch.full((num_codes,), ends[0] * math.log2(num_classes), dtype=torch.float64)
     # A regression needs no row behind the block that it codes. The many small ones share a solve, the large go alone.
     blocks = list(pairwise(ends))
     small = [block for block in blocks if block[1] <= count / 8]
@@ -68,10 +69,10 @@ def online_code(
             continue
         last = group[-1][1]
         place = torch.arange(last, device=features.device)
-        before = place[None] < torch.tensor([start for start, _ in group], device=features.device)[:, None]  # (P, rows)
-        fit = fit_logistic(features[:last], labels[:last], before, num_classes, tolerance=CODE_TOLERANCE)
-        surprise = fit.surprise(labels[:last])
-        probability = (1 - FLOOR) * torch.exp2(-surprise.double()) + FLOOR / num_classes
-        for own, (start, end) in zip(probability, group, strict=True):
-            bits -= float(own[start:end].log2().sum())
-    return OnlineCode(bits, count, num_classes)
+        before = place[None] < torch.tensor([start for start, _ in group], device=features.device)[:, None]
+        sent = labels[:, :last].repeat_interleave(len(group), dim=0)  # all blocks of the first code, then of the next
+        fit = fit_logistic(features[:last], sent, before.repeat(num_codes, 1), num_classes, tolerance=CODE_TOLERANCE)
+        probability = (1 - FLOOR) * torch.exp2(-fit.surprise(sent).double()) + FLOOR / num_classes
+        for code, of_blocks in enumerate(probability.cpu().split(len(group))):
+            bits[code] -= sum(own[start:end].log2().sum() for own, (start, end) in zip(of_blocks, group, strict=True))
+    return [OnlineCode(float(one), count, num_classes) for one in bits]

@@ -13,7 +13,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report.headlines import layer_label
-from analysis.report.pair_figures import is_directed, pair_matrix
 from analysis.report.style import (
     CHANCE,
     PALETTE,
@@ -283,18 +282,3 @@ def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str =
         )
     over_training(figure)
     return figure
-
-
-def live_figures(frame: pd.DataFrame) -> dict[str, go.Figure]:
-    """Figures for a live page: for every analysis one layer x step heatmap a metric and the newest pair matrices."""
-    figures: dict[str, go.Figure] = {}
-    for (analysis, metric), rows in frame.groupby(["analysis", "metric"], sort=True):
-        layers = select(rows, analysis, metric, by=("layer",))
-        if not layers.empty and layers["step"].nunique() > 1:
-            figures[f"figures/{analysis}/{metric}_layers"] = layers_by_steps(layers, f"{analysis}: {metric}")
-        pairs = select(rows, analysis, metric, by=("language", "other_language"))
-        if not pairs.empty:
-            newest = pairs[pairs["step"] == pairs["step"].max()]
-            title = f"{analysis}: {metric}, step {newest['step'].iloc[0]}"
-            figures[f"figures/{analysis}/{metric}_pairs"] = pair_matrix(newest, title, directed=is_directed(newest))
-    return figures

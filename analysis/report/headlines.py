@@ -1,14 +1,14 @@
 """Which of an analysis's rows are worth a live curve, in which order of importance, and under which key.
 
 A run may have thousands of rows a step; a live page stays quick below a few hundred keys (300 by default). Numbers
-without concept and seed become scalars, most important first: overall; one curve over layers of the metric that the
-analysis names first (`Analysis.headlines`); conditions and K of steering, kinds of site; languages; further curves over
-layers; chance and step-0 levels. The budget cuts from the end of that order. Pairs of languages, concepts and seeds
-stay in the result table and in figures.
+without concept and seed become scalars, most important first: overall, the analysis's headlines (`Analysis.headlines`)
+before its other metrics; one curve over layers, of the first headline that has one; conditions and K of steering, kinds
+of site; languages. The budget cuts from the end of that order. Further curves over layers are strips of one key each,
+see `analysis.tracking.media`; pairs of languages, concepts and seeds stay in the result table and in figures. Chance
+and the step-0 level are no curves of their own: they stand in the panel of their metric and in the page's summary.
 
-    overlap/shared            overlap/shared_chance     overlap/shared_step0
-    language_probe/recall/es  language_probe/accuracy/L07  language_probe/accuracy/emb
-    steering/concept_hit/experts_500
+    overlap/shared            language_probe/accuracy/L07  language_probe/accuracy/emb
+    language_probe/recall/es  steering/concept_hit/experts_500
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from analysis.base import Row
+from analysis.results import ResultTable
 
 log = logging.getLogger(__name__)
 
 KEY_BUDGET = 300
-OVERALL, CURVE, CONDITIONS, LANGUAGES, LAYERS, LEVELS = range(6)
+OVERALL, CURVE, CONDITIONS, LANGUAGES = range(4)
 """Ranks of groups of keys, most important first."""
 
 
@@ -41,17 +42,9 @@ def layer_label(layer: int) -> str:
     return "emb" if layer < 0 else f"L{layer:02d}"
 
 
-def scalars(
-    analysis: str, rows: Sequence[Row], first: Sequence[Row] = (), headlines: Sequence[str] = ()
-) -> list[Group]:
-    """Groups of scalars of one analysis at one step.
-
-    Args:
-        first: rows of the untrained network (step 0) if there are any: the level beside overall numbers.
-        headlines: metrics, most important first; the others follow in the order of their rows.
-    """
+def scalars(analysis: str, rows: Sequence[Row], headlines: Sequence[str] = ()) -> list[Group]:
+    """Groups of scalars of one analysis at one step; metrics that `headlines` names come first."""
     order = {metric: place for place, metric in enumerate(dict.fromkeys([*headlines, *(row.metric for row in rows)]))}
-    start = {row.metric: row.value for row in first if _is_overall(row)}
     curve = next((m for m in order if any(row.metric == m and _is_of_a_layer(row) for row in rows)), None)
     groups: dict[tuple[int, str], dict[str, float]] = {}
 
@@ -59,21 +52,27 @@ def scalars(
         groups.setdefault((rank, metric), {})[f"{analysis}/{metric}{key}"] = value
 
     for row in rows:
-        if _is_overall(row):
+        if is_overall(row):
             add(OVERALL, row.metric, "", row.value)
-            if row.chance is not None:
-                add(LEVELS, row.metric, "_chance", row.chance)
-                if row.metric in start:
-                    add(LEVELS, row.metric, "_step0", start[row.metric])
-        elif _is_overall(replace(row, kind=None, condition=None, k=None)):
+        elif is_overall(replace(row, kind=None, condition=None, k=None)):
             add(CONDITIONS, row.metric, f"/{_label(row)}", row.value)
-        elif _is_overall(replace(row, language=None)):
+        elif is_overall(replace(row, language=None)):
             add(LANGUAGES, row.metric, f"/{row.language}", row.value)
-        elif _is_of_a_layer(row) and row.layer is not None:
-            rank = CURVE if row.metric == curve else LAYERS
-            add(rank, row.metric, f"/{layer_label(row.layer)}", row.value)
+        elif row.metric == curve and _is_of_a_layer(row) and row.layer is not None:
+            add(CURVE, row.metric, f"/{layer_label(row.layer)}", row.value)
     ordered = sorted(groups, key=lambda group: (group[0], order[group[1]]))
     return [Group(rank, f"{analysis}/{metric}", groups[rank, metric]) for rank, metric in ordered]
+
+
+def levels(table: ResultTable, analysis: str) -> dict[str, float]:
+    """Constants beside the curves: chance and step 0 of the overall numbers, of the newest step of an analysis."""
+    steps = [step for step, name in table.entries() if name == analysis]
+    newest = [row for row in table.rows(steps[-1], analysis) if is_overall(row)] if steps else []
+    found = {f"{analysis}/{row.metric}_chance": row.chance for row in newest if row.chance is not None}
+    if newest and steps[0] == 0:
+        start = {row.metric: row.value for row in table.rows(0, analysis) if is_overall(row)}
+        found |= {f"{analysis}/{row.metric}_step0": start[row.metric] for row in newest if row.metric in start}
+    return found
 
 
 def within_budget(groups_of: Mapping[str, Sequence[Group]], budget: int = KEY_BUDGET) -> dict[str, float]:
@@ -84,7 +83,7 @@ def within_budget(groups_of: Mapping[str, Sequence[Group]], budget: int = KEY_BU
     placed = [
         (group.rank, place, number, group)
         for number, groups in enumerate(groups_of.values())
-        for rank in range(LEVELS + 1)
+        for rank in range(LANGUAGES + 1)
         for place, group in enumerate(group for group in groups if group.rank == rank)
     ]
     queue = [group for *_, group in sorted(placed, key=lambda entry: entry[:3])]
@@ -92,7 +91,7 @@ def within_budget(groups_of: Mapping[str, Sequence[Group]], budget: int = KEY_BU
     for number, group in enumerate(queue):
         if len(kept) + len(group.values) > budget:
             names = ", ".join(dict.fromkeys(left.name for left in queue[number:]))
-            _say_once(f"{budget} live keys: in the result table only (by layer, language or level): {names}")
+            _say_once(f"{budget} live keys: in the result table only: {names}")
             break
         kept |= group.values
     return kept
@@ -104,7 +103,7 @@ def _say_once(message: str) -> None:
 
 
 def _is_of_a_layer(row: Row) -> bool:
-    return row.layer is not None and _is_overall(replace(row, layer=None))
+    return row.layer is not None and is_overall(replace(row, layer=None))
 
 
 def _label(row: Row) -> str:
@@ -112,6 +111,7 @@ def _label(row: Row) -> str:
     return "_".join(str(part) for part in (row.kind, row.condition, row.k) if part is not None)
 
 
-def _is_overall(row: Row) -> bool:
+def is_overall(row: Row) -> bool:
+    """Whether a number belongs to the whole model, not to a layer, language or anything else."""
     belongs = (row.layer, row.kind, row.condition, row.k, row.concept, row.language, row.other_language, row.seed)
     return all(field is None for field in belongs)

@@ -93,11 +93,7 @@ class RunRecord:
     @cached_property
     def parameters(self) -> int | None:
         """Number of parameters, from the header of the last snapshot; None without one."""
-        files = sorted((self.folder / "snapshots").glob("step_*/model.safetensors"))
-        if not files:
-            return None
-        with safe_open(files[-1], framework="np") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        return count_parameters(self.folder)
 
     def stamps(self) -> Iterator[tuple[int, str, dict]]:
         for step, analysis in self.table.entries():
@@ -131,32 +127,50 @@ def read_run(folder: str | Path) -> RunRecord:
         table=table,
         frame=frame,
         history=history,
-        config=_read_yaml(folder / "config.yaml"),
-        about=_read_json(folder / "run.json"),
-        identity=_read_json(root / "identity.json"),
+        config=read_config(folder / "config.yaml"),
+        about=read_json(folder / "run.json"),
+        identity=read_json(root / "identity.json"),
         registered=check_plan(folder, table),
     )
 
 
+def count_parameters(folder: Path) -> int | None:
+    """Number of parameters, from the header of the last snapshot of a run folder; None without one."""
+    files = sorted((folder / "snapshots").glob("step_*/model.safetensors"))
+    if not files:
+        return None
+    with safe_open(files[-1], framework="np") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
 def read_metrics(path: str | Path) -> list[dict]:
-    """All rows of a `metrics.jsonl` (kind, step, tokens, time, values); a torn last line (killed while writing) is
-    left out, and no file means no rows.
+    """All rows of a `metrics.jsonl` (row, kind, step, tokens, time, values; see `analysis.tracking.metrics`).
+
+    A torn last line (killed while writing) is left out, and no file means no rows. Rows of before 2026-11-26 have no
+    number; they get that of their line.
 
     Raises:
-        ValueError: a line in the middle is not JSON (file and line are named).
+        ValueError: a line in the middle is no row (file and line are named).
     """
     path = Path(path)
-    if not path.is_file():
-        return []
-    rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows: list[dict] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number != len(lines):
-                raise ValueError(f"{path}:{number}: not a JSON row; remove the line to go on") from None
+        row = _row(line)
+        if row is not None:
+            rows.append({"row": rows[-1]["row"] + 1 if rows else 0} | row)
+        elif number != len(lines):
+            raise ValueError(f"{path}:{number}: not a JSON row; remove the line to go on")
     return rows
+
+
+def _row(line: str) -> dict | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    whole = isinstance(row, dict) and row.keys() >= {"kind", "step", "tokens", "time", "values"}
+    return row if whole and isinstance(row["step"], int) and isinstance(row["values"], dict) else None
 
 
 def _read_history(path: Path) -> pd.DataFrame:
@@ -169,13 +183,31 @@ def _read_history(path: Path) -> pd.DataFrame:
     return pd.DataFrame(records, columns=columns)
 
 
-def _read_yaml(path: Path) -> dict:
-    content = read_yaml(path) if path.is_file() else None
-    return content if isinstance(content, dict) else {}
+def read_config(path: Path) -> dict:
+    """The configuration of a run, {} without a file.
+
+    Raises:
+        ValueError: the file is not YAML with keys.
+    """
+    content = (read_yaml(path) or {}) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a configuration with keys, got {type(content).__name__}")
+    return content
 
 
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def read_json(path: Path) -> dict:
+    """The keys of a JSON file, {} without a file.
+
+    Raises:
+        ValueError: the file is not JSON with keys.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not JSON with keys; put it back, or remove the file")
+    return content
 
 
 def analyses_of_class(record: RunRecord, *classes: str) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
 import rich.table
+from rich.console import Console
 from rich.markup import escape
 
 SHORT = 9
@@ -20,6 +22,15 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+
+FILE_WIDTH = 220
+"""Characters of a line where the output is a file or a pipe, which have no edge."""
+
+
+def open_console() -> Console:
+    """Standard output for sentences, which wrap by themselves, and for tables, of which nothing is cut off."""
+    return Console(width=None if sys.stdout.isatty() else FILE_WIDTH, soft_wrap=True)
 
 
 def console_table(table: Table) -> rich.table.Table:

@@ -99,10 +99,11 @@ def depth_table(study: Study) -> Table:
 def kinship_table(study: Study) -> Table:
     """Does the rise of a pair follow script, family or vocabulary?"""
     change = study.pairs("rank_transfer", study.steps[-1]) - study.pairs("rank_transfer", 0)
-    languages = sorted({*study.languages["language"], *study.languages["other_language"]})
-    keys = list(zip(study.languages["language"], study.languages["other_language"], strict=True))
+    known = study.languages.set_index(["language", "other_language"])
+    known = known.loc[known.index.intersection(change.index)]
+    keys, languages = known.index.tolist(), sorted({code for pair in known.index for code in pair})
     names = ("script", "family", "vocabulary")
-    distances = {name: dict(zip(keys, study.languages[name].tolist(), strict=True)) for name in names}
+    distances = {name: known[name].to_dict() for name in names}
     found = regress_on_distances(languages, {pair: float(change.mean(axis=1)[pair]) for pair in keys}, distances)
     by_seed = [
         regress_on_distances(languages, {pair: float(change[seed][pair]) for pair in keys}, distances, permutations=1)

@@ -60,7 +60,7 @@ def overall(rows: list[Row], metric: str, language: str | None = None) -> Row:
 
 def test_a_real_model_gives_sane_figures(folder: Path, tmp_path: Path) -> None:
     source = LocalFolder(path=folder, gguf_file="model.gguf", run="smollm2", loading=Loading(device="cpu"))
-    heldout = HeldOutLoss(texts=TEXTS, languages=["en", "es"], max_texts=20)
+    heldout = HeldOutLoss(texts=TEXTS, languages=["en", "es"], max_texts=20, samples=0)
     probe = LanguageProbe(
         texts=str(TEXTS), languages=["en", "es"], tokens_per_language=200, test_tokens_per_language=100, seeds=[0]
     )

@@ -109,7 +109,7 @@ def test_texts_and_concepts_of_a_clone_are_those_of_its_original(text_file: str,
 
 
 def test_a_model_with_tied_weights_gives_equal_rows_for_both(tied: Snapshot, text_file: str, concept_file: str) -> None:
-    losses = by_language(list(HeldOutLoss(texts=Path(text_file)).measure(tied)), "bits_per_byte")
+    losses = by_language(list(HeldOutLoss(texts=Path(text_file), samples=0).measure(tied)), "bits_per_byte")
     assert losses["en2", None, None] == pytest.approx(losses["en", None, None], rel=1e-6)
     assert losses["de", None, None] != pytest.approx(losses["en", None, None], rel=1e-3)
     analysis = ConceptOverlap(concepts=concept_file, k=10, bootstrap=50, surface=True)

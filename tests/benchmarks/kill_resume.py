@@ -10,8 +10,8 @@ killed, stopped (SIGSTOP) or paused (and told to go on). Ranks that are left mus
 collective or by the watchdog; before the training has begun that is the launcher's business, as which this script acts
 then. The same command is started again until the run is complete; then the next run begins,
 until there were enough faults. Compared with an uninterrupted run of as many ranks: the weights of every snapshot and
-of the end (SHA-256), the result table, and every row of metrics.jsonl but its clock. Prints a table; exits with 1 on
-any difference.
+of the end (SHA-256), the result table, every row of metrics.jsonl but its clock; and with every row of metrics.jsonl
+the merged history of the run's W&B sessions. Prints a table; exits with 1 on any difference.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,7 +56,8 @@ IMPORTED_ONCE = (
     "callbacks.resume",
     "analysis.measures.heldout",
 )
-LIFE_LIMIT = 240.0
+TRACKER = {"mode": "offline", "every_n_steps": 1, "figures": False}
+LIFE_LIMIT = 300.0
 """Seconds after which a life that neither ends nor is killed counts as hanging."""
 
 
@@ -156,7 +158,7 @@ def write_config(folder: Path, max_steps: int, accumulate: int, ranks: int, watc
         yaml.safe_dump({"analyses": [{"class_path": "HeldOutLoss", "init_args": loss}]}),
         encoding="utf-8",
     )
-    live = {"analyses": str(analyses), "schedule": {"base": 4, "every": 20}, "figures": False}
+    live = {"analyses": str(analyses), "schedule": {"base": 4, "every": 20}}
     options["trainer"] |= {
         "max_steps": max_steps,
         "accumulate_grad_batches": accumulate,
@@ -169,7 +171,7 @@ def write_config(folder: Path, max_steps: int, accumulate: int, ranks: int, watc
             {"class_path": "callbacks.watchdog.Watchdog", "init_args": {"seconds": watchdog, "grace_seconds": 2.0}},
             {"class_path": "callbacks.snapshots.SnapshotWriter", "init_args": {"schedule": {"base": 2, "every": 10}}},
             {"class_path": "callbacks.analyses.AnalysisCallback", "init_args": live},
-            {"class_path": "callbacks.tracking.Tracker", "init_args": {"mode": "disabled", "every_n_steps": 1}},
+            {"class_path": "callbacks.tracking.Tracker", "init_args": TRACKER},
             {"class_path": "callbacks.resume.ResumeCheckpoint", "init_args": {"every_n_steps": 2}},
         ],
     }
@@ -307,10 +309,30 @@ def compare(reference: Path, run_folder: Path) -> list[str]:
         for expected, row in zip(expected_rows, rows, strict=False)
         if row != expected
     ]
+    differences += compare_with_wandb(run_folder)
     tables = [ResultTable(folder / "results").frame().drop(columns="run") for folder in (reference, run_folder)]
     if not tables[0].equals(tables[1]):
         differences.append(f"{run_folder.name}: another result table")
     return differences
+
+
+def compare_with_wandb(run_folder: Path) -> list[str]:
+    """Rows of metrics.jsonl that the sessions of the run's W&B page lack, have otherwise, or have beside it."""
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    axes = ({"progress/step": row["step"], "progress/tokens": row["tokens"]} for row in rows)
+    expected = {row["row"]: row["values"] | axis for row, axis in zip(rows, axes, strict=True)}
+    shown: dict[int, dict[str, Any]] = {}
+    for session in sorted(run_folder.glob("wandb/offline-run-*")):
+        if not any(file.stat().st_size for file in session.glob("*.wandb")):
+            continue  # killed before W&B wrote anything
+        command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(session)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+        for record in map(json.loads, done.stdout.splitlines()):
+            if record["type"] == "history":
+                item = record["history"]["item"]
+                shown[item["_step"]] = {key: value for key, value in item.items() if not key.startswith("_")}
+    wrong = [number for number in expected.keys() | shown.keys() if shown.get(number) != expected.get(number)]
+    return [f"{run_folder.name}: W&B differs in row {number}" for number in sorted(wrong)]
 
 
 def main() -> int:

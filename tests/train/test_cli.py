@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -145,6 +148,91 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     changed = load_config(folder)
     assert changed is not None
     assert changed["trainer"]["max_steps"] == 6
+
+
+def test_both_starts_say_where_run_and_page_are_and_no_line_is_a_warning(
+    command: Command, config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, wandb_sessions: Callable
+) -> None:
+    options = yaml.safe_load(config.read_text(encoding="utf-8"))
+    del options["trainer"]["enable_progress_bar"]
+    tracker = {"class_path": "callbacks.tracking.Tracker", "init_args": {"mode": "offline", "every_n_steps": 1}}
+    options["trainer"]["callbacks"].insert(1, tracker)
+    config.write_text(yaml.safe_dump(options), encoding="utf-8")
+    said = []
+    with caplog.at_level(logging.INFO), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        for _ in range(2):  # the second start finds nothing to do
+            code, out, _ = command("fit", "--config", config)
+            assert code == 0
+            assert "Epoch" not in out
+            said.append(out.splitlines()[-3:])
+    assert said[0] == said[1]
+    run, page, following = said[0]
+    assert run == f"run:      {tmp_path / 'run'}, step 4 of 4"
+    assert following == f"next:     python -m analysis report {tmp_path / 'run'}"
+    (session,) = wandb_sessions(tmp_path / "run")
+    assert page == f"W&B:      {session.folder}"
+    bars = [record.message for record in caplog.records if record.name == "train.progress"]
+    assert len(bars) == 1, "no terminal, so a line a minute and one at the end"
+    assert re.fullmatch(r"step 4 of 4   256 tokens   loss \d\.\d{3}(   [\d,]+ tokens/s)?", bars[0])
+    assert not [str(warning.message) for warning in warned if issubclass(warning.category, UserWarning)]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_scalars_reach_the_loggers_of_the_user_on_the_axis_of_optimizer_steps(
+    command: Command, config: Path, tmp_path: Path
+) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options = yaml.safe_load(config.read_text(encoding="utf-8"))
+    text = options["data"]["sources"][0]["init_args"]["path"]
+    analyses = tmp_path / "analyses.yaml"
+    loss = {"texts": text, "languages": ["de", "en"], "max_length": 16, "num_bootstrap": 20}
+    analyses.write_text(yaml.safe_dump({"analyses": [{"class_path": "HeldOutLoss", "init_args": loss}]}))
+    live = {"analyses": str(analyses), "schedule": {"base": 2}}
+    added = [
+        {"class_path": "callbacks.analyses.AnalysisCallback", "init_args": live},
+        {"class_path": "callbacks.tracking.Tracker", "init_args": {"mode": "disabled", "every_n_steps": 1}},
+        {"class_path": "LearningRateMonitor"},
+        {"class_path": "DeviceStatsMonitor"},
+    ]
+    options["trainer"] |= {
+        "callbacks": [options["trainer"]["callbacks"][0], *added],
+        "log_every_n_steps": 1,
+        "accumulate_grad_batches": 2,
+        "logger": [
+            {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path / "csv")}},
+            {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(tmp_path / "tensorboard")}},
+        ],
+    }
+    config.write_text(yaml.safe_dump(options), encoding="utf-8")
+    assert command("fit", "--config", config)[0] == 0
+
+    (table,) = (tmp_path / "csv").rglob("metrics.csv")
+    frame = pd.read_csv(table)
+    steps = {key: frame.loc[frame[key].notna(), "step"].tolist() for key in frame}
+    assert steps["train/loss"] == [1, 2, 3, 4]
+    assert steps["held_out/bits_per_byte"] == [0, 1, 2, 4]
+    assert steps["val/bits_per_byte/en"] == [4]
+    assert steps["lr-AdamW"], "LearningRateMonitor writes to the same logger"
+    assert any("cpu_percent" in key for key in frame), "and so does DeviceStatsMonitor"
+    (folder,) = {path.parent for path in (tmp_path / "tensorboard").rglob("events.*")}
+    written = events.EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in written.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert [event.step for event in written.Scalars("held_out/bits_per_byte")] == [0, 1, 2, 4]
+
+
+def test_a_trial_of_a_sweep_has_a_folder_and_a_page_of_its_own(
+    command: Command, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    for trial in ("first", "second"):
+        monkeypatch.setenv("WANDB_RUN_ID", trial)
+        assert command("fit", "--config", config, "--trainer.max_steps", 2)[0] == 0
+        assert (tmp_path / "run" / trial / "config.yaml").is_file()
+        stored = load_config(tmp_path / "run" / trial)
+        assert stored is not None
+        assert stored["trainer"]["default_root_dir"] == str(tmp_path / "run" / trial)
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.parametrize(

@@ -19,21 +19,21 @@ LIVE_TEXTS = 60
 """Texts in the table of a live page."""
 
 
-def live_steering_figures(table: ResultTable, analyses: Sequence[str]) -> dict[str, go.Figure]:
-    """The figures of every steering analysis among `analyses`, and a table of texts of the newest step."""
+def live_steering_figures(table: ResultTable, analyses: Sequence[str], step: int) -> dict[str, go.Figure]:
+    """The figures of every steering analysis among `analyses` up to a step, and a table of texts of that step."""
     figures: dict[str, go.Figure] = {}
     for name in analyses:
         frame = table.frame([name])
+        frame = frame[frame["step"] <= step]
         if "output_language" not in set(frame["metric"]):
             continue
-        step = int(frame["step"].max())
         drawn = {
             **{f"output_experts_{k}": output_language_bars(frame, k) for k in held_counts(frame)},
             "concept_by_k": concept_hit_by_k(frame, step),
             "concept_over_steps": hit_over_steps(frame),
             "texts": texts_figure(table.attachment(step, name, "texts").to_pandas(), step),
         }
-        figures |= {f"figures/{name}/{key}": figure for key, figure in drawn.items() if figure is not None}
+        figures |= {f"panels/{name}/{key}": figure for key, figure in drawn.items() if figure is not None}
     return figures
 
 

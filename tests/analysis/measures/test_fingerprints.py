@@ -20,7 +20,7 @@ from analysis.measures.trajectories import Trajectories
 GOLDEN: list[tuple[Analysis, str]] = [
     (HeldOutLoss(texts="none.parquet"), "bd8740583086b539"),
     (LanguageProbe(texts="none.parquet"), "f25c1046b5d04e0b"),
-    (ProbeSuite(texts="none.parquet"), "828ceab7a03603a3"),
+    (ProbeSuite(texts="none.parquet"), "2d1dc9a8e6ab99ce"),
     (ConceptOverlap(concepts="none.parquet"), "f678e99515e6957f"),
     (Trajectories(concepts="none.parquet", results="none", frozen_step=8), "f2df8aff72711f2f"),
     (Alignment(texts="none.parquet"), "b17b1af60332fb30"),

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis.base import Row
+from analysis.base import Attachment, Row
 from analysis.measures.heldout import HeldOutLoss, unigram_losses
 from analysis.snapshots import Snapshot
 
@@ -52,7 +52,7 @@ Make = Callable[..., Snapshot]
 
 
 def rows_of(analysis: HeldOutLoss, snapshot: Snapshot) -> dict[tuple[str, str | None], Row]:
-    return {(row.metric, row.language): row for row in analysis.measure(snapshot)}
+    return {(row.metric, row.language): row for row in analysis.measure(snapshot) if isinstance(row, Row)}
 
 
 def test_rows_are_bits_per_utf8_byte(texts: Path, tiny_xglm: PreTrainedModel, tiny_snapshot: Make) -> None:
@@ -99,7 +99,28 @@ def test_the_same_numbers_come_twice_and_from_any_batch_size(
     small = list(HeldOutLoss(texts=texts, batch_tokens=1).measure(snapshot))
     assert HeldOutLoss(texts=texts, batch_tokens=1).fingerprint() == HeldOutLoss(texts=texts).fingerprint()
     for one, other in zip(first, small, strict=True):
+        if isinstance(one, Attachment) or isinstance(other, Attachment):
+            assert one == other
+            continue
         assert one.value == pytest.approx(other.value, rel=1e-5)
+
+
+def test_texts_are_continued_by_the_model_and_cost_no_number(
+    texts: Path, tiny_xglm: PreTrainedModel, tiny_snapshot: Make
+) -> None:
+    snapshot = tiny_snapshot(tiny_xglm)
+    before = torch.random.get_rng_state()
+    plain, sampling = HeldOutLoss(texts=texts, samples=0), HeldOutLoss(texts=texts, samples=2)
+    assert plain.fingerprint() == sampling.fingerprint()
+    *rows, attached = sampling.measure(snapshot)
+    assert rows == list(plain.measure(snapshot))
+    assert isinstance(attached, Attachment)
+    samples = attached.table.to_pylist()
+    assert [row["language"] for row in samples] == ["de", "de", "en", "en"]
+    assert [row["prompt"] + row["reference"] for row in samples[2:]] == ["street and houses 0", "street and houses 1"]
+    assert samples[2]["prompt"] == "street a", "eight tokens, here bytes"
+    assert all(row["text"] != row["reference"] for row in samples)
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_broken_weights_are_told_not_averaged(texts: Path, tiny_bloom: PreTrainedModel, tiny_snapshot: Make) -> None:

@@ -57,7 +57,7 @@ def shrink(path: Path) -> None:
     config["trainer"] |= {"accelerator": "cpu", "enable_progress_bar": False}
     for callback in config["trainer"]["callbacks"]:
         if callback["class_path"].endswith("AnalysisCallback"):
-            callback["init_args"] |= {"null_networks": 0, "schedule": {"base": None}, "figures": False}
+            callback["init_args"] |= {"null_networks": 0, "schedule": {"base": None}}
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     listed = path.with_suffix("") / "analyses.yaml"
     entries = yaml.safe_load(listed.read_text(encoding="utf-8"))

@@ -147,9 +147,9 @@ def test_marks_stand_where_the_spans_say() -> None:
 
 
 def test_live_figures_come_with_the_newest_texts(table: ResultTable, tmp_path: Path) -> None:
-    figures = live_steering_figures(table, ["steering"])
+    figures = live_steering_figures(table, ["steering"], 8)
     assert set(figures) == {
-        f"figures/steering/{name}"
+        f"panels/steering/{name}"
         for name in ("output_experts_10", "output_experts_100", "concept_by_k", "concept_over_steps", "texts")
     }
     texts = table.attachment(8, "steering", "texts").to_pandas()
@@ -157,4 +157,4 @@ def test_live_figures_come_with_the_newest_texts(table: ResultTable, tmp_path: P
     assert shown.groupby(["condition", "k"]).size().unique().tolist() == [3, 2]
     assert shown["condition"].iloc[0] == "experts"
     assert "&lt;b&gt;" in str(texts_figure(texts, 8).data[0].cells["values"])
-    assert live_steering_figures(table, []) == {}
+    assert live_steering_figures(table, [], 8) == {}
