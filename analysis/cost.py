@@ -17,6 +17,8 @@ THIN = 3.0
 """A product with a few columns (problems x classes of a probe) takes as long as this many times its FLOPs."""
 CALLS = 60e6
 """FLOPs in the time of the calls around one iteration of a probe's solver."""
+TURNED = 100.0
+"""FLOPs, times the cube of the width, in the time that the eigenbasis of a layer's states takes."""
 RANKED = 45.0
 """FLOPs in the time of one text, one concept and one unit of average precision; sorting a text counts like one."""
 PERMUTED = 200.0
@@ -54,4 +56,5 @@ class Shape:
         """FLOPs of fitting one linear probe on `rows` states."""
         size = (self.width + 1) * classes
         hessian = min(rows, max(1000, 4 * self.width)) * size**2 + size**3 / 3 if size <= 10_000 else 0.0
-        return iterations * (THIN * 4 * rows * size + CALLS) + hessian + 6 * rows * self.width**2
+        basis = TURNED * self.width**3 + 6 * rows * self.width**2
+        return iterations * (THIN * 4 * rows * size + CALLS) + hessian + basis

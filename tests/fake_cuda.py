@@ -45,14 +45,15 @@ def prepare(guard: Path) -> None:
 
 
 class Waits(Counter[str]):
-    """How often each place, `path:function`, made the host wait for the device."""
+    """How often each place, `path:function`, made the host wait for the device. Behind `upload `: by a copy onto it;
+    the host waits for that too, unless it is told not to, since its memory may change right after."""
 
-    def note(self) -> None:
+    def note(self, kind: str = "") -> None:
         frame = sys._getframe(1)
         while frame.f_back is not None:
             path = Path(frame.f_code.co_filename)
             if path.is_relative_to(ROOT) and not {".venv", "tests"} & set(path.relative_to(ROOT).parts):
-                self[f"{path.relative_to(ROOT)}:{frame.f_code.co_name}"] += 1
+                self[f"{kind}{path.relative_to(ROOT)}:{frame.f_code.co_name}"] += 1
                 return
             frame = frame.f_back
         self["elsewhere"] += 1
@@ -69,8 +70,13 @@ def fake_cuda() -> Iterator[Waits]:
     aten = torch.ops.aten
     waits = Waits()
 
+    def on_host(value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor)
+
     def indices(index: Any) -> list[Any]:
         """What a mask chooses has a size that only the device knows: as if it chose all."""
+        if on_host(index):
+            waits.note("upload ")
         if index is None or index.dtype != torch.bool:
             return [index]
         waits.note()
@@ -86,7 +92,12 @@ def fake_cuda() -> Iterator[Waits]:
                     return func(*args, **kwargs)
             read = func in (aten._local_scalar_dense.default, aten.equal.default)
             copied = func is aten._to_copy.default and wanted == "cpu"
-            copied_into = func is aten.copy_.default and not isinstance(args[0], FakeTensor)
+            copied_into = func is aten.copy_.default and on_host(args[0])
+            uploaded = (func is aten._to_copy.default and wanted == "cuda" and on_host(args[0])) or (
+                func is aten.copy_.default and not copied_into and on_host(args[1])
+            )
+            if uploaded and not kwargs.get("non_blocking"):
+                waits.note("upload ")
             unique = func in (aten._unique2.default, aten.unique_dim.default)
             if read or copied or copied_into or unique or func is aten.nonzero.default:
                 waits.note()

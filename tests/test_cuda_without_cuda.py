@@ -58,9 +58,9 @@ def training(optimizer: str) -> dict[str, Waits]:
             stepper.zero_grad()
             found[name] = Waits(waits)
         assert all(parameter.device.type == "cuda" for parameter in module.parameters())
+        module.validation_loss = LanguageLoss(1).to("cuda:0")
         waits.clear()
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
-            module.validation_loss = LanguageLoss(1).to("cuda:0")
             module.validation_step({**batch, "num_bytes": torch.tensor([3, 4])}, 0)
         found["validation"] = Waits(waits)
     return found
@@ -199,27 +199,37 @@ def waits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def reads(found: dict[str, int]) -> dict[str, int]:
+    """Without the uploads."""
+    return {place: count for place, count in found.items() if not place.startswith("upload ")}
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_training_step_waits_once(waits: dict[str, Any], optimizer: str) -> None:
     """For loss, count of labels and gradient norm, in one copy: whether a step counts is decided on the host, the same
     on all ranks. Two micro-batches, loss, masks of packed documents, clipping and both optimizers add nothing."""
     found = waits[f"training_{optimizer}"]
     assert found["first"] == found["later"] == {"train/module.py:configure_gradient_clipping": 1}
-    assert found["validation"] == {}
+    assert found["validation"] == {"upload train/module.py:validation_step": 1}  # bytes of raw text, by batch
 
 
 @pytest.mark.parametrize("pool", ["max", "mean", "last"])
 def test_reading_waits_once_a_site_however_many_batches(waits: dict[str, Any], pool: str) -> None:
-    """For the check that responses are finite; hooks and pooling never wait (2 blocks of 6 linear sites)."""
-    for batches in ("two", "four"):
-        found = waits["extraction"][f"responses_{pool}_{batches}"]
-        assert found == {"analysis/extraction/responses.py:_refuse_not_finite": 12}
+    """For the check that responses are finite (2 blocks of 6 linear sites); hooks and pooling never wait. A batch is
+    uploaded: its tokens and mask, where its rows belong, and for `last` where its texts end."""
+    for batches, number in (("two", 2), ("four", 4)):
+        assert waits["extraction"][f"responses_{pool}_{batches}"] == {
+            "analysis/extraction/responses.py:_refuse_not_finite": 12,
+            "upload analysis/extraction/passes.py:run_body": 2 * number,
+            "upload analysis/extraction/passes.py:<genexpr>": number,
+            **({"upload analysis/extraction/pooling.py:<lambda>": 2 * number} if pool == "last" else {}),
+        }
 
 
 def test_losses_wait_for_what_is_scored_and_for_the_result(waits: dict[str, Any]) -> None:
     """Once a batch each: losses go to the host by batch, so that the logits of one are held at a time."""
     places = ("token_losses", "<listcomp>")
-    assert waits["extraction"]["losses"] == {f"analysis/extraction/losses.py:{place}": 1 for place in places}
+    assert reads(waits["extraction"]["losses"]) == {f"analysis/extraction/losses.py:{place}": 1 for place in places}
 
 
 def test_ranking_waits_by_update_not_by_unit_or_concept(waits: dict[str, Any]) -> None:
@@ -228,7 +238,7 @@ def test_ranking_waits_by_update_not_by_unit_or_concept(waits: dict[str, Any]) -
     """
     found = waits["ranking"]
     for updates, name in ((2, "two"), (3, "three")):
-        assert {place: count for place, count in found[name].items() if not place.endswith(":keep")} == {
+        assert {place: count for place, count in reads(found[name]).items() if not place.endswith(":keep")} == {
             "analysis/experts/average_precision.py:settle_ties": 3 * 2 * updates,
             "analysis/experts/average_precision.py:average_precision": 2 * updates,
             "analysis/experts/search.py:<listcomp>": 2 * updates,
@@ -240,20 +250,26 @@ def test_probes_wait_for_decisions_of_the_solver_only(waits: dict[str, Any]) -> 
     """The solver asks at every iteration which problems are done and whether the step size is found; where every answer
     is yes it looks for the step 20 times, in practice once or twice. The network asks before its first step only."""
     found = waits["probes"]
-    assert {place.partition(":")[0] for place in found["logistic_3"]} == {
+    assert {place.partition(":")[0] for place in reads(found["logistic_3"])} == {
         "analysis/probes/logistic.py",
         "analysis/probes/lbfgs.py",
     }
     assert found["logistic_4"]["analysis/probes/lbfgs.py:_search"] == 4 * 20
-    assert found["mlp_10"] == found["mlp_20"]
+    assert reads(found["mlp_10"]) == reads(found["mlp_20"])
 
 
 @pytest.mark.parametrize("positions", ["all", "new"])
 def test_forced_generation_waits_every_eight_tokens(waits: dict[str, Any], positions: str) -> None:
-    """To stop when all texts have ended, and once for the texts; forcing itself never waits."""
+    """To stop when all texts have ended, and once for the texts; forcing itself never waits. What is forced is uploaded
+    once, however many tokens are written."""
     for tokens in (8, 16):
         found = waits["steering"][f"{positions}_{tokens}"]
-        assert found == {"analysis/steering/generation.py:_decode": tokens // 8 + 1}
+        assert reads(found) == {"analysis/steering/generation.py:_decode": tokens // 8 + 1}
+        assert {place: count for place, count in found.items() if place.startswith("upload ")} == {
+            "upload analysis/steering/generation.py:_decode": 8,
+            "upload analysis/extraction/hooks.py:change": 2,
+            "upload analysis/extraction/hooks.py:<genexpr>": 1,
+        }
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     sources --prepare--> token streams --order(seed, step)--> batches
 
-It makes the tokenizer and the prepared text when they are missing (first process only), mixes the languages, and gives
-training batches that are a pure function of seed and step (`train.data.mixing`), so that a resumed run needs to know
-its step and nothing else. What must not change in between, it stores in the checkpoint and compares. A checkpoint must
-fall between optimizer steps, not between the micro-batches of one. Named in configs as `data:`; called by `train.cli`.
+`train.data.text_module` makes the tokenizer and the prepared text when they are missing (first process only); here the
+languages are mixed into training batches that are a pure function of seed and step (`train.data.mixing`), so that a
+resumed run needs to know its step and nothing else. What must not change in between is stored in the checkpoint and
+compared. A checkpoint must fall between optimizer steps, not between the micro-batches of one. Named in configs as
+`data:`; called by `train.cli`.
 """
 
 from __future__ import annotations
@@ -13,36 +14,22 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 import train.data.sources  # noqa: F401  YAML names its classes by their names alone once they are imported
 from train.data.batches import StepLoader, TrainBatches, ValidationBatches
-from train.data.clones import as_json, make_clones
-from train.data.decontamination import NGRAM, Exclusion, read_exclusion
-from train.data.documents import TextSource, collect_texts, resolve_languages
+from train.data.decontamination import NGRAM
+from train.data.documents import TextSource
 from train.data.mixing import ORDER_VERSION, Mixture, SampleOrder, format_mixture
-from train.data.packing import tokenizer_hash
-from train.data.prepare import Recipe, find_prepared, prepare
-from train.data.streams import PreparedText
-from train.data.tokenizer import (
-    MAX_BYTES,
-    ensure_tokenizer,
-    format_fertility,
-    is_taken,
-    load_tokenizer,
-    measure_fertility,
-)
+from train.data.text_module import TextModule
 
 logger = logging.getLogger(__name__)
 
 
-class MultilingualDataModule(LightningDataModule):
+class MultilingualDataModule(TextModule):
     """Packed single-language blocks of many languages, mixed by temperature, weights or budgets.
 
     Args:
@@ -92,7 +79,6 @@ class MultilingualDataModule(LightningDataModule):
         validation_blocks: int | None = 64,
         validation_batch_size: int = 8,
     ) -> None:
-        super().__init__()
         for name, value, least in (
             ("block_size", block_size, 2),
             ("batch_size", batch_size, 1),
@@ -104,144 +90,47 @@ class MultilingualDataModule(LightningDataModule):
         ):
             if value is not None and value < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {value}")
-        self.sources = sources
-        self.tokenizer_name = tokenizer
-        self.cache = Path(cache)
-        self.prepared_folder = prepared
+        super().__init__(
+            sources=sources,
+            tokenizer=tokenizer,
+            cache=cache,
+            prepared=prepared,
+            languages=languages,
+            vocab_size=vocab_size,
+            seed=seed,
+            exclude=exclude,
+            exclude_ngrams=exclude_ngrams,
+            clones=clones,
+            prepare_workers=prepare_workers,
+        )
         self.mixing = mixing or Mixture()
         self.block_size = block_size
         self.batch_size = batch_size
-        self.seed = seed
-        self.exclude = list(exclude or ())
-        self.exclude_ngrams = exclude_ngrams
-        self.clone_names = dict(sorted((clones or {}).items()))
         self.num_workers = num_workers
-        self.prepare_workers = prepare_workers
         self.document_masks = document_masks
         self.validation_blocks = validation_blocks
         self.validation_batch_size = validation_batch_size
         self.allow_changes = False
         """Go on from a checkpoint although what `state_dict` holds differs: `--allow_changes true`."""
-        self.requested_vocab_size = vocab_size
-        self._requested_languages = languages
-        self._languages: tuple[str, ...] | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._prepared: PreparedText | None = None
-
-    # -- what is known before any text is read ------------------------------------------------------------------------
-
-    @property
-    def text_languages(self) -> tuple[str, ...]:
-        """Languages of training that have text of their own, sorted: all but the cloned ones."""
-        if self._languages is None:
-            asked = self._requested_languages
-            if asked is not None:
-                asked = [language for language in asked if language not in self.clone_names]
-            if self.prepared_folder is None:
-                self._languages = resolve_languages(self.sources, asked)
-            else:
-                prepared = PreparedText(self.prepared_folder)
-                offered = [language for language in prepared.languages if language not in prepared.clones]
-                if unknown := sorted(set(asked or ()) - set(offered)):
-                    raise ValueError(
-                        f"unknown language {', '.join(unknown)}: {self.prepared_folder} has {', '.join(offered)}"
-                    )
-                self._languages = tuple(sorted(asked or offered))
-            make_clones(self.clone_names, self._languages, 0)
-        return self._languages
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        """Languages of training, clones among them, sorted."""
-        return tuple(sorted([*self.text_languages, *self.clone_names]))
-
-    @property
-    def clones(self) -> dict[str, dict[str, str | int]]:
-        """Original (`of`) and `shift` of the token ids of each cloned language: what a snapshot must say of them."""
-        return as_json(make_clones(self.clone_names, self.text_languages, len(self.tokenizer)))
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step over all devices."""
         return self.batch_size * self.block_size
 
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Loaded when first asked for; FileNotFoundError if it is neither there nor made by `prepare_data`."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_name)
-        return self._tokenizer
-
-    @property
-    def vocab_size(self) -> int:
-        """Token ids of the text: the tokenizer's size (or what it will be), and as many again for every clone.
-
-        Raises:
-            ValueError: a language, or the original of a clone, that the text does not have.
-        """
-        self.text_languages  # noqa: B018  # before a clone that cannot be asks for a larger model
-        if self._must_train_tokenizer():
-            assert self.requested_vocab_size is not None
-            size = self.requested_vocab_size
-        else:
-            size = len(self.tokenizer)
-        return size * (1 + len(self.clone_names))
-
-    def texts(self, split: str, max_bytes: int = MAX_BYTES) -> dict[str, list[str]]:
-        """Raw texts of a split in memory, by language (no clones), excluded ones left out of the training split."""
-        exclusion = self.exclusion() if split == "train" else Exclusion()
-        return collect_texts(
-            self.sources, self.text_languages, split, max_bytes, keep=lambda document: exclusion.rule(document) is None
-        )
-
-    def exclusion(self) -> Exclusion:
-        """What is never trained on."""
-        return read_exclusion(self.exclude, self.exclude_ngrams)
-
-    def _recipe(self) -> Recipe:
-        return Recipe(
-            self.sources, self.tokenizer, self.text_languages, self.exclude, self.exclude_ngrams, self.clone_names
-        )
-
-    # -- preparation --------------------------------------------------------------------------------------------------
+    # -- text and mixture ---------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise the text if that has not been done; safe to call again."""
-        self._check_mixture_names()
-        if self.prepared_folder is not None:
-            self._check_prepared(PreparedText(self.prepared_folder))
-            return
-        if self._must_train_tokenizer():
-            assert self.requested_vocab_size is not None
-            if ensure_tokenizer(
-                self.tokenizer_name, lambda: self.texts("train"), self.requested_vocab_size, seed=self.seed
-            ):
-                self._log_fertility()
-        prepare(self._recipe(), self.cache, workers=self.prepare_workers)
-
-    def _log_fertility(self) -> None:
-        held_out = {language: texts for language, texts in self.texts("valid", max_bytes=2**21).items() if texts}
-        for line in format_fertility(measure_fertility(self.tokenizer, held_out)).splitlines():
-            logger.info(line)
-
-    def _must_train_tokenizer(self) -> bool:
-        return self._tokenizer is None and self.requested_vocab_size is not None and not is_taken(self.tokenizer_name)
+        # Names of languages in the mixture are checked before hours of tokenising, not after.
+        self.mixing.probabilities(dict.fromkeys(self.languages, 1))
+        super().prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
         """Open the prepared text and check it against the settings; every process does this."""
         if self._prepared is not None:
             return
-        if self.prepared_folder is not None:
-            prepared = PreparedText(self.prepared_folder)
-            self._check_prepared(prepared)
-        else:
-            found = find_prepared(self._recipe(), self.cache)
-            if found is None:
-                raise FileNotFoundError(
-                    f"{self.cache}: the text is not prepared; call prepare_data() or run `python -m train prepare`"
-                )
-            prepared = found
-        self._prepared = prepared
+        super().setup(stage)
         for language, tokens in self.train_tokens.items():
             if tokens < self.block_size:
                 raise ValueError(
@@ -249,51 +138,11 @@ class MultilingualDataModule(LightningDataModule):
                     "lower data.block_size, give more text or take it from data.languages"
                 )
         self.probabilities  # noqa: B018  # an unfit mixture shows here, not at the first batch
-        if missing := sorted(set(self.languages) - set(self.validation_languages)):
-            logger.warning("no validation text for %s: no bits per byte there", ", ".join(missing))
-
-    def _check_prepared(self, prepared: PreparedText) -> None:
-        if prepared.manifest["tokenizer_sha256"] != tokenizer_hash(self.tokenizer):
-            raise ValueError(f"{prepared.folder}: was prepared with another tokenizer than {self.tokenizer_name}")
-        if prepared.clones != self.clones:
-            raise ValueError(
-                f"{prepared.folder}: was prepared with the clones {prepared.clones or 'none'}, but data.clones gives "
-                f"{self.clones or 'none'}"
-            )
-
-    def _check_mixture_names(self) -> None:
-        """Names of languages in the mixture are checked before hours of tokenising, not after."""
-        self.mixing.probabilities(dict.fromkeys(self.languages, 1))
-
-    # -- what is known of the prepared text ---------------------------------------------------------------------------
-
-    @property
-    def prepared_text(self) -> PreparedText:
-        if self._prepared is None:
-            raise RuntimeError("the data module is not set up: call prepare_data() and setup() first")
-        return self._prepared
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the tokenizer and every token of the prepared text."""
-        return self.prepared_text.fingerprint
-
-    @property
-    def train_tokens(self) -> dict[str, int]:
-        """Tokens of training text per language."""
-        return {language: self.prepared_text.counts(language, "train")["tokens"] for language in self.languages}
 
     @property
     def probabilities(self) -> dict[str, float]:
         """Share of each language in training."""
         return self.mixing.probabilities(self.train_tokens)
-
-    @property
-    def validation_languages(self) -> tuple[str, ...]:
-        """Languages in the order of the validation loaders: those that have validation text."""
-        return tuple(
-            language for language in self.languages if self.prepared_text.counts(language, "valid")["tokens"] > 1
-        )
 
     # -- loaders ------------------------------------------------------------------------------------------------------
 

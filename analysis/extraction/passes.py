@@ -93,6 +93,8 @@ def collect(
 
     def reader(model: PreTrainedModel, batch: Batch) -> Callable[[Site, Tensor], None]:
         place, read = take(batch)
+        # Moved once a batch: indexing a tensor of a GPU by one of the CPU makes the host wait, here in every hook.
+        places: dict[torch.device, Place] = {}
 
         def keep(site: Site, activations: Tensor) -> None:
             values = read(site, activations)
@@ -100,7 +102,10 @@ def collect(
                 if site not in held:
                     home = values.device if model is models[0] else input_device(models[0])
                     held[site] = torch.empty(shapes[site], dtype=values.dtype, device=home)
-            held[site][place] = values.to(held[site].device)
+            device = held[site].device
+            if device not in places:
+                places[device] = tuple(part.to(device) if isinstance(part, Tensor) else part for part in place)
+            held[site][places[device]] = values.to(device)
 
         return keep
 

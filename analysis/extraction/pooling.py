@@ -11,6 +11,7 @@ Shapes:  B texts of a batch   T tokens   U units of one site
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -36,11 +37,14 @@ def make_pooling(how: str, content: Tensor) -> Callable[[Tensor], Tensor]:
         position = torch.arange(content.shape[1], device=content.device)
         last = torch.where(content, position, -1).amax(1)
         rows = torch.arange(content.shape[0], device=content.device)
-        return lambda activations: activations[rows.to(activations.device), last.to(activations.device)].float()
+        # Moved once, not in every hook: the host waits for each copy onto a GPU.
+        ends = cache(lambda device: (rows.to(device), last.to(device)))
+        return lambda activations: activations[ends(activations.device)].float()
     runs = _runs(content)
     if runs is not None:
         return lambda activations: _pool_runs(how, activations, runs)
-    return lambda activations: _pool_masked(how, activations, content.to(activations.device))
+    mask = cache(content.to)
+    return lambda activations: _pool_masked(how, activations, mask(activations.device))
 
 
 def _runs(content: Tensor) -> list[tuple[int, int, int, int]] | None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.base import Analysis, Row
+from analysis.base import Row
 from analysis.concepts.dataset import ConceptSet, load_concepts
 from analysis.concepts.families import STRATA
 from analysis.concepts.lexicon import read_lexicon
@@ -36,6 +36,7 @@ from analysis.extraction.replicas import deal_batches
 from analysis.extraction.sites import Site
 from analysis.files import file_sha256
 from analysis.measures.overlap import strata_of
+from analysis.measures.text_analysis import ConceptAnalysis
 from analysis.probes.scores import mean_interval
 from analysis.snapshots import Snapshot
 from analysis.steering.conditions import random_units
@@ -47,7 +48,7 @@ CONDITIONS = ("experts", "mismatched", "random")
 
 
 @dataclass(kw_only=True)
-class CausalTransfer(Analysis):
+class CausalTransfer(ConceptAnalysis):
     """Loss of a concept's words under ablation of its experts, minus that under ablation of others.
 
     Rows, in nats per token of the words, from `language` (whose experts are ablated) to `other_language` (whose
@@ -71,14 +72,10 @@ class CausalTransfer(Analysis):
     version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("k", "mismatched", "texts_per_concept", "min_positives")
 
-    concepts: str
-    """Concept file."""
     lexicon: str | None = None
     """Words of the concepts by language; None means the file that the labelling command wrote beside `concepts`."""
     only_concepts: list[str] = field(default_factory=list)
     """Concepts to use; none means all of the file."""
-    languages: list[str] = field(default_factory=list)
-    """ISO 639-1 codes; none means all of the file."""
     k: int = 500
     """Experts per concept and language that are ablated."""
     share: float | None = None
@@ -86,21 +83,10 @@ class CausalTransfer(Analysis):
     site_set: str | list[str] = "linear"
     """Set of sites or list of kinds, see `analysis.extraction.sites.SITE_SETS`."""
     pool: Literal["max", "mean", "last"] = "max"
-    """How a unit's activations become one response per sentence."""
     mismatched: int = 2
     """Other concepts whose experts are ablated for comparison: those that share the fewest experts."""
     texts_per_concept: int = 20
     """Held-out sentences of each concept and language."""
-    min_positives: int = 10
-    """Least number of positives of a concept in a language."""
-    seed: int = 0
-    """Of random units."""
-    max_length: int = 512
-    """Tokens after which a sentence is cut."""
-    batch_tokens: int | None = None
-    """Tokens per forward pass, padding included; none chooses by device and width of the model."""
-    max_bytes: int = 2**30
-    """Bytes of responses held at once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,25 +113,22 @@ class CausalTransfer(Analysis):
         )
         if len(concept_set.languages) < 2 or len(concept_set.concepts) < 2:
             raise ValueError(f"{self.concepts}: causal transfer needs two languages and two concepts, or more")
-        extraction = Extraction(
-            pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes, max_length=self.max_length
-        )
         table = find_experts(
             snapshot,
             concept_set.half(0),
             site_set=self.site_set,
             k=self.k,
             share=self.share,
-            extraction=extraction,
+            extraction=self.extraction,
         )
         rises = np.full((len(CONDITIONS), *table.experts.units.shape[:2], len(table.languages)), np.nan)
         for place, concept in enumerate(table.concepts):
-            texts = read_words(snapshot, concept_set.half(1), concept, words, self.texts_per_concept, extraction)
-            plain = texts.losses(snapshot, {}, extraction)
+            texts = read_words(snapshot, concept_set.half(1), concept, words, self.texts_per_concept, self.extraction)
+            plain = texts.losses(snapshot, {}, self.extraction)
             for source in range(len(table.languages)):
                 for number, condition in enumerate(CONDITIONS):
                     forced = self._ablations(table, condition, source, place)
-                    losses = [texts.losses(snapshot, forcing, extraction) - plain for forcing in forced]
+                    losses = [texts.losses(snapshot, forcing, self.extraction) - plain for forcing in forced]
                     rises[number, source, place] = np.mean(losses, axis=0)
         strata = strata_of(concept_set, snapshot.clones)
         yield from self._rows(table, np.moveaxis(rises, 2, 3), strata, set(snapshot.clones))

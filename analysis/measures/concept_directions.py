@@ -14,18 +14,18 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from analysis.base import Analysis, Row
+from analysis.base import Row
 from analysis.concepts.dataset import ConceptSet, load_concepts
-from analysis.extraction.options import Extraction
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import iter_sentence_states
 from analysis.geometry.directions import HalfLabels, score_directions
+from analysis.measures.text_analysis import ConceptAnalysis
 from analysis.probes.scores import mean_interval
 from analysis.snapshots import Snapshot
 
 
 @dataclass(kw_only=True)
-class ConceptDirections(Analysis):
+class ConceptDirections(ConceptAnalysis):
     """Held-out transfer of concept directions between languages.
 
     Rows, with intervals over concepts, per layer (embeddings: -1) and (without layer) as the mean over layers:
@@ -44,26 +44,12 @@ class ConceptDirections(Analysis):
     default_name: ClassVar[str] = "concept_directions"
     positive: ClassVar[tuple[str, ...]] = ("min_positives", "shuffles")
 
-    concepts: str
-    """Concept file."""
     only_concepts: list[str] = field(default_factory=list)
     """Concepts to use; none means all of the file."""
-    languages: list[str] = field(default_factory=list)
-    """ISO 639-1 codes; none means all of the file. At least two."""
     pool: Literal["mean", "weighted", "last"] = "mean"
     """From tokens to a sentence vector, see `iter_sentence_states`."""
-    min_positives: int = 10
-    """Least number of positives of a concept in a language."""
     shuffles: int = 5
     """Shuffles of the labels for the chance level."""
-    seed: int = 0
-    """Of the shuffles."""
-    max_length: int = 512
-    """Tokens after which a sentence is cut."""
-    batch_tokens: int | None = None
-    """Tokens per forward pass, padding included; none chooses by device and width of the model."""
-    max_bytes: int = 2**30
-    """Bytes of sentence vectors held at once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,12 +70,9 @@ class ConceptDirections(Analysis):
         labellings = [_labels(labelling) for labelling in (concept_set, *shuffled)]
         pools = [concept_set.pools[language] for language in concept_set.languages]
         texts = [text for pool in pools for text in pool.texts]
-        extraction = Extraction(
-            pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes, max_length=self.max_length
-        )
         sites = find_sites(snapshot.model, "hidden")
         auroc, chance, cosine = [], [], []
-        for _, vectors in iter_sentence_states(snapshot, texts, sites, extraction):
+        for _, vectors in iter_sentence_states(snapshot, texts, sites, self.extraction):
             states = vectors.split([len(pool.texts) for pool in pools])
             found, *null = (score_directions(states, labels) for labels in labellings)
             auroc.append(found.auroc)

@@ -9,7 +9,7 @@ decides is therefore `rank_transfer`, between disjoint halves of the sentences a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
@@ -32,12 +32,13 @@ from analysis.experts.surface import token_experts
 from analysis.experts.table import find_experts, resolve_k
 from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
+from analysis.measures.text_analysis import ConceptAnalysis
 from analysis.snapshots import Snapshot
 from analysis.texts import Clone
 
 
 @dataclass(kw_only=True)
-class ConceptOverlap(Analysis):
+class ConceptOverlap(ConceptAnalysis):
     """Overlap of concept experts between languages.
 
     Rows (of a pair `language` < `other_language`; without languages: mean over all pairs without cloned languages, or
@@ -85,10 +86,6 @@ class ConceptOverlap(Analysis):
     )
     not_settings: ClassVar[tuple[str, ...]] = (*Analysis.not_settings, "sentences")
 
-    concepts: str
-    """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
-    languages: list[str] = field(default_factory=list)
-    """ISO 639-1 codes; none means all of the file. At least two."""
     names: list[str] = field(default_factory=list)
     """Concepts to use; none means all of the file."""
     splits: list[str] = field(default_factory=list)
@@ -96,7 +93,6 @@ class ConceptOverlap(Analysis):
     site_set: str | list[str] = "linear"
     """Set of sites or list of kinds, see `analysis.extraction.sites.SITE_SETS`."""
     pool: Literal["max", "mean", "last"] = "max"
-    """How a unit's activations become one response per sentence, over tokens that are neither padding nor special."""
     k: int = 500
     """Experts per concept and language."""
     share: float | None = None
@@ -105,8 +101,6 @@ class ConceptOverlap(Analysis):
     """Shares of all units at which sets of disjoint halves are compared; memory grows with the largest."""
     negatives: Literal["matched", "all"] = "matched"
     """The sentences labelled 0 for the concept, or all sentences that are not its positives."""
-    min_positives: int = 10
-    """Least number of positives of a concept in a language."""
     max_positives: int | None = None
     """Positives per concept and language that are used, the same sentences in every language."""
     max_negatives: int | None = None
@@ -123,18 +117,11 @@ class ConceptOverlap(Analysis):
     """Also the bag-of-tokens control."""
     bootstrap: int = 1000
     """Resamples of the concepts for intervals."""
-    seed: int = 0
-    """Of shuffles and bootstrap."""
     sentences: int = 2
     """Sentences kept of each language for the units on the page of a concept; 0 saves a pass over the positives."""
     storage: Literal["float32", "float16"] = "float32"
     """How responses are held; float16 takes half the memory and moves AP by 1e-4 in the mean."""
-    max_length: int = 512
-    """Tokens after which a sentence is cut."""
-    batch_tokens: int | None = None
-    """Tokens per forward pass, padding included; none chooses by device and width of the model."""
     max_bytes: int = 2**31
-    """Bytes of responses held at once; fewer mean more forward passes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -177,13 +164,6 @@ class ConceptOverlap(Analysis):
         concept_set = self.concept_set(snapshot.clones)
         num_units = UnitSpace(find_sites(snapshot.model, self.site_set)).num_units
         depths = [resolve_k(self.k, share, num_units) for share in self.shares]
-        extraction = Extraction(
-            pool=self.pool,
-            batch_tokens=self.batch_tokens,
-            max_bytes=self.max_bytes,
-            max_length=self.max_length,
-            storage=self.storage,
-        )
         table = find_experts(
             snapshot,
             concept_set,
@@ -194,7 +174,7 @@ class ConceptOverlap(Analysis):
             deepest=max(depths, default=0),
             shuffles=self.shuffles,
             seed=self.seed,
-            extraction=extraction,
+            extraction=self.extraction,
         )
         found = Sharing(table, strata_of(concept_set, snapshot.clones), self.bootstrap, self.seed)
         yield from heldout.rank_rows(found)
@@ -210,7 +190,12 @@ class ConceptOverlap(Analysis):
             yield from found.per_pair("shared_surface", shared, units.shape[-1] / num_tokens)
         yield Attachment("experts", table.to_arrow())
         if self.sentences and snapshot.id.step:  # what moves an untrained unit is not worth a look
-            yield Attachment("sentences", moving_sentences(snapshot, concept_set, table, extraction, self.sentences))
+            read = moving_sentences(snapshot, concept_set, table, self.extraction, self.sentences)
+            yield Attachment("sentences", read)
+
+    @property
+    def extraction(self) -> Extraction:
+        return replace(super().extraction, storage=self.storage)
 
     def work(self, shape: Shape) -> float:
         """Units are taken to be those of all linear layers."""

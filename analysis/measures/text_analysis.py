@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from analysis.base import Analysis
+from analysis.checkpoints.audit import hash_tokenizer
 from analysis.cost import Shape
-from analysis.extraction.options import Extraction
+from analysis.extraction.options import Extraction, context_length
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.probes.folds import Fold, make_folds
@@ -98,6 +99,35 @@ class TextAnalysis(Analysis):
 
 
 @dataclass(kw_only=True)
+class ConceptAnalysis(Analysis):
+    """Base of the measures on labelled sentences."""
+
+    concepts: str
+    """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
+    languages: list[str] = field(default_factory=list)
+    """ISO 639-1 codes; none means all of the file. At least two."""
+    pool: str = "max"
+    """From tokens to one number of a unit, or to one vector, per sentence; over tokens that are neither padding nor
+    special."""
+    min_positives: int = 10
+    """Least number of positives of a concept in a language."""
+    seed: int = 0
+    """Of shuffles, bootstrap and random units."""
+    max_length: int = 512
+    """Tokens after which a sentence is cut."""
+    batch_tokens: int | None = None
+    """Tokens per forward pass, padding included; none chooses by device and width of the model."""
+    max_bytes: int = 2**30
+    """Bytes of responses or sentence vectors held at once; fewer mean more forward passes."""
+
+    @property
+    def extraction(self) -> Extraction:
+        return Extraction(
+            pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes, max_length=self.max_length
+        )
+
+
+@dataclass(kw_only=True)
 class StateAnalysis(TextAnalysis):
     """Base of the measures on states of the residual stream."""
 
@@ -133,18 +163,23 @@ class TokenProbe(StateAnalysis):
         super().__post_init__()
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"{self.name}: seeds={self.seeds} must be different numbers, at least one")
+        self._drawn: tuple[tuple[object, ...], tuple[TokenSample, list[Fold]]] | None = None
 
     def draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
         """Sample tokens for every seed, a tenth more than needed so that folds can be balanced, and divide them.
 
-        Probes of equal settings share one draw of a snapshot.
+        Probes of equal settings share one draw; it is kept for the next snapshot with this tokenizer.
 
         Raises:
             FileNotFoundError, ValueError: see `read` and `make_folds`.
         """
         key = self._sample_key()
         if key not in snapshot.shared:
-            snapshot.shared[key] = self._draw(snapshot)
+            context = context_length(snapshot.model, self.max_length)
+            stamp = hash_tokenizer(snapshot.tokenizer), context, tuple(snapshot.clones.items())
+            if self._drawn is None or self._drawn[0] != stamp:
+                self._drawn = stamp, self._draw(snapshot)
+            snapshot.shared[key] = self._drawn[1]
         sample, folds = snapshot.shared[key]
         return sample, folds
 

@@ -21,7 +21,6 @@ from analysis.base import Attachment, Row
 from analysis.concepts.concept_set import ConceptSet
 from analysis.experts.average_precision import Labels, average_precision, settle_ties
 from analysis.experts.table import resolve_k
-from analysis.extraction.options import Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures.overlap import ConceptOverlap
@@ -102,19 +101,12 @@ class Trajectories(ConceptOverlap):
         pools = [concept_set.pools[language] for language in concept_set.languages]
         labels = [Labels(len(pool.texts), *pool.labels(concept_set.concepts)) for pool in pools]
         texts = [text for pool in pools for text in pool.texts]
-        extraction = Extraction(
-            pool=self.pool,
-            batch_tokens=self.batch_tokens,
-            max_bytes=self.max_bytes,
-            max_length=self.max_length,
-            storage=self.storage,
-        )
         num_languages, num_concepts = units.shape[:2]
         ap = np.zeros((*units.shape, num_languages), dtype=np.float32)
         counts = np.zeros((num_languages, num_concepts, BINS), dtype=np.int64)
         total = np.zeros((num_languages, num_concepts))
         concept_of = np.broadcast_to(np.arange(num_concepts)[None, :, None], units.shape)
-        for part in iter_responses(snapshot, texts, sites, extraction):
+        for part in iter_responses(snapshot, texts, sites, self.extraction):
             first = offsets[part.site] + part.first_unit
             here = (units >= first) & (units < first + len(part.values))
             begin = 0

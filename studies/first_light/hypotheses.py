@@ -16,6 +16,20 @@ QUESTIONS = {
     "H4": "the neurons carry the concept across (causal transfer, no common script)",
 }
 
+CLAIMS = (
+    ("concept neurons come to be shared between languages (Riemenschneider & Frank 2025)", "H1", {}),
+    ("what is shared is more than surface (the same)", "H1b", {}),
+    ("language identity fades in the middle layers (the same)", "H2", {}),
+    ("sharing is compression: the tighter the capacity, the more (the same)", "H3", {}),
+    (
+        "alignment is stronger in larger models (Inaba et al. 2025)",
+        "H3",
+        {"supported": "refuted", "refuted": "supported"},
+    ),
+    ("neurons found in one language carry the concept in others (Riemenschneider & Frank 2025)", "H4", {}),
+)
+"""What others say, the hypothesis that tests it, and how its outcome reads where that is another."""
+
 
 def decide(study: Study) -> dict[str, Decision]:
     """Every hypothesis for which there are numbers."""

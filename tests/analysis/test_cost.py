@@ -42,7 +42,7 @@ def test_every_text_analysis_of_the_default_list_is_predicted(tmp_path: Path) ->
     tokens = 33.0  # 64 bytes at 2 bytes a token, and the start token
     assert work("HeldOutLoss") == pytest.approx(80 * tokens * (SMALL.read + SMALL.head))
     assert work("HeldOutLoss", max_texts=10) == pytest.approx(20 * tokens * (SMALL.read + SMALL.head))
-    assert work("Lape", languages=["en"], tokens_per_language=99) == pytest.approx(99 * SMALL.read)
+    assert work("Lape", tokens_per_language=99) == pytest.approx(2 * 99 * SMALL.read)
     sizes = {"tokens_per_language": 100, "test_tokens_per_language": 50}
     for name in ("LanguageProbe", "ProbeSuite"):
         assert 0 < work(name, **sizes) < work(name, **(sizes | {"tokens_per_language": 200}))

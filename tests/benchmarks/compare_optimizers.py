@@ -2,7 +2,7 @@
 
     python tests/benchmarks/compare_optimizers.py [--steps 320] [--analyses]
 
-Equal budgets of tuning: both try the same three peak learning rates at `--steps` steps on one seed, and keep the one
+Equal budgets of tuning: both try the same four peak learning rates at `--steps` steps on one seed, and keep the one
 with the lowest held-out bits per byte; every other setting is that of configs/train/demo.yaml. Then, for each of three
 seeds, Muon runs of their own length and schedule bracket the loss that AdamW ended with: the steps that Muon needs come
 from a straight line between the two nearest (in log steps), and `rank_transfer` (`--analyses`) at that loss from the
@@ -29,9 +29,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = Path("runs/optimizers")
-RATES = (1.5e-3, 3e-3, 6e-3)
+RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
 SEEDS = (1, 2, 3)
-SHARES = (0.65, 0.5, 0.4, 0.8, 1.0)
+SHARES = (0.3, 0.4, 0.2, 0.5, 0.15, 0.65, 0.8, 1.0)
 """Lengths of Muon's runs in AdamW's steps; a seed takes them in this order until AdamW's loss is bracketed."""
 
 

@@ -138,3 +138,33 @@ def test_ranks_of_a_launcher_and_a_configuration_cannot_have_it(
     monkeypatch.setenv("RANK", "0")
     assert main(["fit", "--restarts", "2"]) == 2
     assert "torchrun's --max-restarts" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_real_training_that_dies_twice_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once by an error, once by SIGKILL, in the midst of its steps."""
+    root = Path(__file__).resolve().parents[2]
+    (tmp_path / "dying.py").write_text(
+        "import os, signal\nfrom pathlib import Path\nfrom pytorch_lightning import Callback\n"
+        "class Dies(Callback):\n"
+        "    def on_train_batch_start(self, trainer, *_):\n"
+        f"        lives = Path({str(tmp_path)!r}) / 'lives'\n"
+        "        if trainer.global_step == 5 and not lives.exists():\n"
+        "            lives.touch()\n"
+        "            raise RuntimeError('an error of the second kind')\n"
+        "        if trainer.global_step == 9 and not lives.with_name('more').exists():\n"
+        "            lives.with_name('more').touch()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("RANK", raising=False)
+    run = tmp_path / "run"
+    options = {"trainer.default_root_dir": run, "data.tokenizer": tmp_path / "tok", "data.cache": tmp_path / "cache"}
+    options |= {"trainer.callbacks+": "callbacks.resume.ResumeCheckpoint", "trainer.enable_progress_bar": "false"}
+    given = [f"--{key}={value}" for key, value in options.items()]
+    given += ["--trainer.callbacks.every_n_steps=2", "--trainer.callbacks+=dying.Dies"]
+    assert main(["fit", "--restarts", "3", "--config", "configs/train/smoke.yaml", *given]) == 0
+    assert (tmp_path / "more").exists()
+    steps = [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+    assert max(steps) == 16

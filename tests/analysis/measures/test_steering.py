@@ -399,10 +399,10 @@ def test_what_changes_numbers_changes_the_fingerprint(concept_file: Path, tmp_pa
         ({"controls": ["placebo"]}, "no control 'placebo'; there are none, random"),
         ({"value": "on_max"}, "no value 'on_max'"),
         ({"positions": "odd"}, "choose all or new"),
-        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"prompts": []}, "no prompts"),
         ({"first_layer": 1}, "go together"),
-        ({"check_experts": -1}, "check_experts is -1"),
+        ({"check_experts": -1}, "check_experts=-1 must be at least 0"),
     ],
 )
 def test_bad_options_are_named_at_construction(concept_file: Path, options: dict, message: str) -> None:

@@ -12,9 +12,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, XGLMTokenizer
 
-from train.data.batches import positions_in_segments, segment_ids
+from train.data.batches import segment_ids
 from train.data.packing import Packer, bytes_of_tokens, canonical_json
 from train.data.tokenizer import train_tokenizer
+from train.model.positions import positions_in_segments
 
 DATA = Path(__file__).parents[3] / "data"
 TEXTS = ["Hello world", "é 中文 🏳️‍🌈", "", "written out: </s> <pad>", "हिन्दी "]
