@@ -209,8 +209,8 @@ def test_all_units_as_experts_is_defined(
     [
         ({"languages": ["de"]}, "at least two languages"),
         ({"languages": ["de", "de"]}, "listed twice"),
-        ({"k": 0}, "k must be at least 1"),
-        ({"share": 2.0}, "share above 0 and at most 1"),
+        ({"k": 0}, "k=0 must be at least 1"),
+        ({"share": 2.0}, "share=2.0 must be above 0 and at most 1"),
         ({"bootstrap": 0}, "bootstrap=0"),
         ({"shuffles": 0}, "shuffles=0"),
         ({"shares": [0.01, 2.0]}, "shares=.*above 0 and at most 1"),
