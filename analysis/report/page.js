@@ -169,6 +169,7 @@ for (const place of document.querySelectorAll(".units")) {
   const shown = element("div", "", place);
   const show = () => {
     shown.replaceChildren();
+    element("h3", chooser.value, shown, "onpaper"); // where the picker is left out
     concepts[chooser.value].forEach((unit, number) => {
       const fold = element("details", "", shown, "unit");
       fold.open = number === 0;
