@@ -106,15 +106,14 @@ class EvalHarness(Analysis):
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             error = found.get(f"{metric}_stderr,{kind}")
-            bounds = {}
-            if isinstance(error, int | float):
-                bounds = {"low": value - 1.96 * error, "high": value + 1.96 * error}
+            half = 1.96 * error if isinstance(error, int | float) else None
             yield Row(
                 metric="task_score",
                 value=float(value),
                 condition=f"{task}/{metric}" + ("" if kind == "none" else f"/{kind}"),
                 language=self.tasks.get(owner) or None,
-                **bounds,
+                low=None if half is None else float(value) - half,
+                high=None if half is None else float(value) + half,
             )
 
 
