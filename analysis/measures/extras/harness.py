@@ -112,8 +112,8 @@ class EvalHarness(Analysis):
                 value=float(value),
                 condition=f"{task}/{metric}" + ("" if kind == "none" else f"/{kind}"),
                 language=self.tasks.get(owner) or None,
-                low=None if half is None else value - half,
-                high=None if half is None else value + half,
+                low=None if half is None else float(value) - half,
+                high=None if half is None else float(value) + half,
             )
 
 
