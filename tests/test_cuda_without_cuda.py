@@ -154,8 +154,8 @@ def probes() -> dict[str, Waits]:
             found[f"logistic_{iterations}"] = Waits(waits)
         for steps in (10, 20):
             waits.clear()
-            scores = fit_mlp(features, labels, train, 4, [1, 2, 3], steps=steps, batch=8)
-            assert scores.device.type == "cuda"
+            scores = fit_mlp(3 * [features], 3 * [labels], list(train), 4, [1, 2, 3], steps=steps, batch=8)
+            assert scores[0].device.type == "cuda"
             found[f"mlp_{steps}"] = Waits(waits)
     return found
 

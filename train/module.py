@@ -158,11 +158,11 @@ class LanguageModelingModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
-        """As Lightning's, for callbacks and the bar; `callbacks.tracking` hands it on to loggers.
+        """As Lightning's; in a training it is `callbacks.tracking` that hands the values on to loggers.
 
-        Lightning would write it under a step that is one behind `global_step`, off the axis of the analyses.
+        Lightning would write them under a step that is one behind `global_step`, off the axis of the analyses.
         """
-        super().log(name, value, logger=False, **options)
+        super().log(name, value, logger=self.trainer.state.fn != "fit", **options)
 
     # training ---------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -40,7 +41,9 @@ def supervise(arguments: Sequence[str], restarts: int) -> int:
         raise ValueError(
             "--restarts cannot restart the ranks of a launcher; use torchrun's --max-restarts, or requeue the job"
         )
-    command = [sys.executable, "-m", "train", "fit", *arguments]
+    started = Path(sys.argv[0])  # `babelscope` looks into the working folder last
+    part = ["babelscope", "train"] if "babelscope" in (started.stem, started.parent.name) else ["train"]
+    command = [sys.executable, "-m", *part, "fit", *arguments]
     with _Child() as child:
         code = child.run(command)
         for number in range(restarts):

@@ -20,9 +20,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Save the view and say where it is."""
-    from analysis.tracking.view import make_view
+    from analysis.tracking.view import make_view, save_view
 
     view = make_view(options.run, options.entity, options.project, options.name)
-    view.save()
-    sys.stdout.write(f"{view.url}\n")
+    sys.stdout.write(f"{save_view(view)}\n")
     return 0

@@ -15,6 +15,7 @@ from analysis.measures.alignment import Alignment
 from analysis.measures.causal_transfer import CausalTransfer
 from analysis.measures.compression import Compression
 from analysis.measures.concept_directions import ConceptDirections
+from analysis.measures.extras.harness import EvalHarness
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.lape import Lape
@@ -31,6 +32,7 @@ __all__ = [
     "Compression",
     "ConceptDirections",
     "ConceptOverlap",
+    "EvalHarness",
     "HeldOutLoss",
     "LanguageProbe",
     "Lape",

@@ -107,6 +107,10 @@ function draw(place) {
     figure.layout.legend = {...figure.layout.legend, ...place};
     figure.layout.margin = {...figure.layout.margin, l: 48, r: 12, b: 48 + 20 * rows};
     figure.layout.height = (figure.layout.height || 380) + 20 * rows;
+    if (figure.layout.title) { // plotly cuts a title that is wider than the figure
+      figure.layout.title.text = figure.layout.title.text.replace(/(.{24,40}) /g, "$1<br>");
+      figure.layout.margin.t = 46 + 18 * (figure.layout.title.text.split("<br>").length - 1);
+    }
   }
   return Plotly.react(place, figure.data, themed(figure.layout),
     {responsive: !paper, displaylogo: false, displayModeBar: printing || width < 460 ? false : "hover"});
@@ -167,6 +171,7 @@ for (const place of document.querySelectorAll(".units")) {
   const shown = element("div", "", place);
   const show = () => {
     shown.replaceChildren();
+    element("h3", chooser.value, shown, "onpaper"); // where the picker is left out
     concepts[chooser.value].forEach((unit, number) => {
       const fold = element("details", "", shown, "unit");
       fold.open = number === 0;

@@ -10,6 +10,9 @@ import rich.table
 from rich.console import Console
 from rich.markup import escape
 
+SHORT = 9
+"""Characters up to which a cell is never broken, so that numbers stay whole in a narrow terminal."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -36,8 +39,9 @@ def console_table(table: Table) -> rich.table.Table:
         title=escape(table.title), caption=escape(table.note) or None, title_justify="left", caption_justify="left"
     )
     for index, name in enumerate(table.header):
+        longest = max((len(row[index]) for row in table.rows), default=0)
         justify: Literal["left", "right"] = "left" if index == 0 else "right"
-        drawn.add_column(escape(name), justify=justify, no_wrap=index == 0, overflow="fold")
+        drawn.add_column(escape(name), justify=justify, no_wrap=max(longest, len(name)) <= SHORT, overflow="fold")
     for row in table.rows:
         drawn.add_row(*map(escape, row))
     return drawn

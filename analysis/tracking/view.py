@@ -70,6 +70,21 @@ def make_view(root: Path, entity: str, project: str, name: str) -> Workspace:
     return workspaces.Workspace(entity=entity, project=project, name=name, sections=[section])
 
 
+def save_view(view: Workspace) -> str:
+    """Save a view; returns its address.
+
+    Raises:
+        ValueError: nobody is logged in, or W&B refuses.
+    """
+    from wandb.errors import Error
+
+    try:
+        view.save()
+        return str(view.url)
+    except Error as error:
+        raise ValueError(f"view: not saved, W&B says: {error}") from None
+
+
 def _measured(table: ResultTable) -> Iterator[tuple[str, list[str], list[str], list[str]]]:
     """(analysis, keys of headlines, keys by layer, keys of tables) of the analyses that a verdict stands on."""
     newest = {name: (step, stamp) for step, name in table.entries() if (stamp := table.stamp(step, name)) is not None}

@@ -25,7 +25,7 @@ from uuid import uuid4
 
 from analysis.files import write_json
 from analysis.report.run import read_json, read_metrics
-from analysis.tracking.about import configuration, summary, tags_of
+from analysis.tracking.about import configuration, result_folder, summary, tags_of
 from analysis.tracking.metrics import METRICS_FILE
 from analysis.tracking.offline import last_row
 
@@ -87,6 +87,7 @@ class WandbRun:
         self.run: Run | None = None
         self._asked = page.mode == "disabled"
         """Whether this session's W&B run has been asked for."""
+        self._refused = False
         self._on_snapshot_axis: set[str] = set()
         self._sent_file = root / "wandb" / "sent.json"
         before = {} if fresh else read_json(self._sent_file)
@@ -107,20 +108,19 @@ class WandbRun:
         """Show a row that has just been recorded, after those that W&B lacks."""
         if not self._asked:
             self._begin()
-            for earlier in self._recorded() if self.run is not None else ():
+            for earlier in self._recorded():
                 if self.sent < earlier["row"] < row["row"]:
                     self._log(earlier)
-        if self.run is not None and row["row"] > self.sent:
+        if row["row"] > self.sent:
             self._log(row)
 
-    def send_missing(self) -> None:
-        """Show what W&B lacks, though nothing new was recorded; opens no page where nothing is missing."""
+    def finish(self, exit_code: int) -> None:
+        """End the session: what is still missing, configuration, artifacts, summary, and a note of what was sent.
+
+        Nothing missing and nothing sent opens no page.
+        """
         if self._waiting and not self._asked:
             self.send(self._recorded()[-1])
-
-    def finish(self, exit_code: int) -> None:
-        """End the session: summary, artifacts, and a note of what was sent."""
-        self.send_missing()
         if self.run is None:
             return
         try:
@@ -180,13 +180,11 @@ class WandbRun:
         return run
 
     def _log(self, row: dict[str, Any]) -> None:
-        assert self.run is not None
+        """Show one row. After one that W&B does not take, the session takes no more: the next one sends them all."""
+        if self.run is None or self._refused:
+            return
         axes = {STEP_AXIS: row["step"]} | ({} if row["tokens"] is None else {TOKEN_AXIS: row["tokens"]})
-        try:
-            media = dict(self.media(row)) if self.media is not None else {}
-        except Exception as error:
-            log.warning("step %d: figures for W&B could not be drawn: %s", row["step"], error)
-            media = {}
+        media = self._draw(row)
         try:
             for key in media.keys() - self._on_snapshot_axis:
                 if key.startswith(OVER_SNAPSHOTS):  # by name: of two patterns that match W&B takes either
@@ -194,10 +192,19 @@ class WandbRun:
             self._on_snapshot_axis |= media.keys()
             self.run.log({**row["values"], **media, **axes}, step=row["row"])
         except Exception as error:
-            log.warning("W&B took no row for step %d: %s", row["step"], error)
+            self._refused = True
+            log.warning("W&B took no row for step %d (%s); the next start sends what is missing", row["step"], error)
+            return
         self.sent = row["row"]
         if media:
             self._tell_summary()
+
+    def _draw(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(self.media(row)) if self.media is not None else {}
+        except Exception as error:
+            log.warning("step %d: figures for W&B could not be drawn: %s", row["step"], error)
+            return {}
 
     def _tell_summary(self) -> None:
         """Best, last and verdict, so that whoever opens the page of a running job reads them first."""
@@ -212,8 +219,8 @@ def log_artifacts(run: Run, root: Path) -> None:
     """Report and result tables as files, snapshots as references to where they lie."""
     import wandb
 
-    results = root / "results" if (root / "results").is_dir() else root
-    tables = [path for path in sorted(results.rglob("*.parquet")) if not path.name.startswith(".")]
+    results = result_folder(root)
+    tables = sorted(path for pattern in ("step_*/*", "null_*/step_*/*") for path in results.glob(f"{pattern}.parquet"))
     if tables:
         artifact = wandb.Artifact(f"results-{run.id}", type="results")
         for path in tables:

@@ -130,6 +130,7 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
     _write(pd.concat(rows), out / "rows.parquet", pa.schema(COLUMNS))
     _write(pd.DataFrame({"concept": list(clusters), "cluster": list(clusters.values())}), out / "concepts.parquet")
     for frames, name in ((dips, "dips"), (births, "births")):
+        (out / f"{name}.parquet").unlink(missing_ok=True)
         if frames:
             _write(pd.concat(frames), out / f"{name}.parquet")
     last = found[0][1]

@@ -149,10 +149,8 @@ def kinship_table(study: Study) -> Table:
 def onset_table(study: Study) -> Table:
     """When R leaves the band of the untrained networks."""
     found, rows = {}, []
-    for condition, label in STRATA.items():
+    for condition, label in study.strata.items():
         table = study.means("rank_transfer", condition).loc[study.steps]
-        if table.empty or table.shape[1] < 2:
-            continue
         edge = band_edges(table.loc[0].tolist())[1]
         found[condition] = [find_onset(study.steps, table[seed].tolist(), edge) for seed in table]
         mean = mean_onset(found[condition])

@@ -11,7 +11,7 @@ from analysis.onsets import band_edges
 from analysis.statistics import mean_contrast, two_way_interval
 from studies.first_light.draw import GREY, Line, Panel, Point, write_figure
 from studies.first_light.hypotheses import capacity_values
-from studies.first_light.study import NATURAL, STRATA, Study
+from studies.first_light.study import NATURAL, Study
 
 
 def draw_figures(study: Study) -> Iterator[tuple[str, str, str]]:
@@ -21,14 +21,15 @@ def draw_figures(study: Study) -> Iterator[tuple[str, str, str]]:
         "Agreement of the rankings of all units for a concept between two languages (R, disjoint halves of the "
         "sentences), over training. Thick: mean over seeds with its interval over seeds and concepts; thin: each seed; "
         "grey: where one more untrained network would lie.",
-        write_figure([_sharing(study, condition, label) for condition, label in STRATA.items()], columns=2),
+        write_figure([_sharing(study, condition, label) for condition, label in study.strata.items()], columns=2),
     )
+    natural = {None: "all natural pairs"} | {name: label for name, label in study.strata.items() if name in NATURAL}
     yield (
         "experts",
         "Experts that two languages share on the same sentences, 3 % of the units (the paper's measure), beside "
         "shuffled labels, other concepts and chance; intervals over seeds.",
         write_figure(
-            [_experts(study, condition, label) for condition, label in ((None, "all natural pairs"), *NATURAL.items())],
+            [_experts(study, condition, label) for condition, label in natural.items()],
             2,
         ),
     )

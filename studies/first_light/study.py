@@ -76,6 +76,12 @@ class Study:
         """Snapshots that all seeds have."""
         return sorted(set.intersection(*map(set, self.steps_of.values())))
 
+    @cached_property
+    def strata(self) -> dict[str, str]:
+        """The strata of which there are pairs, with their names."""
+        there = set(self.main.loc[self.main["metric"] == "rank_transfer", "condition"])
+        return {stratum: label for stratum, label in STRATA.items() if stratum in there}
+
     def means(
         self, metric: str, condition: str | None = None, *, k: int | None = None, **where: object
     ) -> pd.DataFrame:

@@ -29,6 +29,7 @@ if str(ROOT) not in sys.path:
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from tests.benchmarks.fifty_steps import OPTIONS, losses  # noqa: E402
 from train.model.loss import linear_cross_entropy  # noqa: E402
 from train.model.xglm import XGLMForCausalLM, build_config  # noqa: E402
 from train.optim import OptimizerOptions, build_optimizer  # noqa: E402
@@ -120,9 +121,8 @@ def model(device: str) -> Iterator[Answer]:
 
 def steps(device: str) -> Iterator[Answer]:
     """The fifty steps of the golden losses, without dropout, against the CPU; and twice the same bits."""
-    golden = _module("tests/train/test_golden_losses.py")
-    for name, options in golden.OPTIONS.items():
-        expected, *found = (torch.tensor(golden.losses(options, w, dropout=0.0)) for w in ("cpu", device, device))
+    for name, options in OPTIONS.items():
+        expected, *found = (torch.tensor(losses(options, where, dropout=0.0)) for where in ("cpu", device, device))
         # Rounding of 1e-7 moves Muon's losses by 7e-5 (see there); a GPU's sums differ by a few times that.
         limit = {"adamw": 1e-3, "muon": 1e-2}[name]
         yield within(f"50 steps of {name}, loss", float((found[0] / expected - 1).abs().max()), limit)
@@ -294,15 +294,6 @@ def _speed(device: str, batch: int, optimizer: str, *, compile: bool) -> Answer:
         share = ids.numel() / seconds * flops_per_token(network.config, ids.shape[1]) / peak if peak else float("nan")
         text += f", MFU {100 * share:.1f} %, {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
     return Answer("FIGURE", text)
-
-
-def _module(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 PARTS: dict[str, Callable[[str], Iterator[Answer]]] = {

@@ -5,7 +5,7 @@
 #   tests/benchmarks/gpu_day.sh                   every part, each with a limit of its own; exit code 1 if any failed
 #   tests/benchmarks/gpu_day.sh model mfu         these parts
 #   tests/benchmarks/gpu_day.sh --cpu             the same logic on the CPU with small sizes: a dry run
-#   WHEELS=folder tests/benchmarks/gpu_day.sh     install what the machine lacks from these wheels first
+#   WHEELS=folder tests/benchmarks/gpu_day.sh     install what the machine lacks (for `fit`: jsonargparse, wandb ...) from wheels
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}

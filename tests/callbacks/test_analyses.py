@@ -122,7 +122,7 @@ def fit(tiny_xglm: PreTrainedModel, byte_tokenizer: PreTrainedTokenizerFast, tmp
 def test_instrumentation_leaves_weights_bit_identical(fit: Any, tmp_path: Path, accumulate: int) -> None:
     listed = analyses_file(tmp_path, Nosy)
     plain = fit(tmp_path / "off", [], accumulate=accumulate)
-    callbacks = [AnalysisCallback(listed, Schedule(base=2)), Tracker(mode="disabled", every_n_steps=1)]
+    callbacks = [AnalysisCallback(listed, Schedule(base=2)), Tracker(mode="offline", every_n_steps=1)]
     watched = fit(tmp_path / "on", callbacks, accumulate=accumulate)
     assert plain.losses == watched.losses
     for (name, expected), (_, found) in zip(plain.named_parameters(), watched.named_parameters(), strict=True):

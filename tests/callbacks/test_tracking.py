@@ -219,6 +219,33 @@ def test_online_the_server_says_which_rows_it_lacks(tmp_path: Path, monkeypatch:
     assert after.closing_lines() == ["W&B:      https://example.org/run"]
 
 
+def test_after_a_row_that_wandb_does_not_take_the_next_start_sends_all_from_there(
+    tmp_path: Path, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Tracker(mode="offline")
+    first.start(tmp_path)
+    record(first, 1)
+    assert first.wandb is not None
+    taking = first.wandb.run.log  # type: ignore[union-attr]
+
+    def refuse(row: dict, step: int) -> None:
+        if row["progress/step"] == 2:
+            raise OSError("no space")
+        taking(row, step=step)
+
+    monkeypatch.setattr(first.wandb.run, "log", refuse)
+    for step in (2, 3):
+        record(first, step)
+    first.finish(0)
+    assert [record.message for record in caplog.records if "no space" in record.message] == [
+        "W&B took no row for step 2 (no space); the next start sends what is missing"
+    ]
+    second = Tracker(mode="offline")
+    second.start(tmp_path)
+    second.finish(0)
+    assert merged(tmp_path, sessions(tmp_path)) == expected(tmp_path)
+
+
 def test_a_start_without_new_rows_opens_no_session(tmp_path: Path) -> None:
     root = tmp_path / "demo"
     pages = []

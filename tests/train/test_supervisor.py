@@ -42,7 +42,7 @@ def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             monkeypatch.setattr(
                 subprocess,
                 "Popen",
-                lambda command, **options: popen([sys.executable, "-c", script, *command[4:]], **options),
+                lambda command, **options: popen([sys.executable, "-c", script, *command[2:]], **options),
             )
 
         def all(self) -> list[tuple[float, list[str]]]:
@@ -66,7 +66,7 @@ def test_a_crash_is_followed_by_another_start_that_resumes(lives: Any) -> None:
     starts, arguments = zip(*lives.all(), strict=True)
     assert len(starts) == 3
     assert max(later - earlier for earlier, later in pairwise(starts)) < 30
-    assert arguments[0] == ["--config", "x", "--resume", "never"]
+    assert arguments[0] == ["train", "fit", "--config", "x", "--resume", "never"]
     assert arguments[1] == arguments[2] == [*arguments[0], "--resume", "auto"]
 
 
@@ -75,6 +75,14 @@ def test_mistakes_stops_and_success_are_final(lives: Any, body: str, code: int) 
     lives(body)
     assert supervise([], 3) == code
     assert len(lives.all()) == 1
+
+
+def test_the_child_is_started_as_this_process_was(lives: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lives("")
+    for program in ("/usr/bin/babelscope", "/site/babelscope/__main__.py", "/home/babelscope/train/__main__.py"):
+        monkeypatch.setattr(sys, "argv", [program])
+        assert supervise([], 1) == 0
+    assert [given for _, given in lives.all()] == [["babelscope", "train", "fit"]] * 2 + [["train", "fit"]]
 
 
 def test_the_last_crash_is_the_result(lives: Any) -> None:

@@ -203,7 +203,6 @@ def configuration(out: Path, model: dict[str, Any], data: dict[str, Any], steps:
             "init_args": {"analyses": f"{out.with_suffix('')}/analyses.yaml", "schedule": schedule},
         },
         {"class_path": "callbacks.tracking.Tracker", "init_args": {"every_n_steps": every}},
-        {"class_path": "callbacks.report.ReportPage"},
         {"class_path": "callbacks.resume.ResumeCheckpoint", "init_args": {"every_n_minutes": 15, "keep": 2}},
     ]
     paths = {"tokenizer": f"runs/{out.stem}-tokenizer", "cache": "runs/cache"}

@@ -38,12 +38,8 @@ def test_a_view_shows_what_a_verdict_stands_on(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = []
-
-    def save(view: workspaces.Workspace) -> None:
-        view._internal_name = "nw=abc"  # what the server answers
-        saved.append(view)
-
-    monkeypatch.setattr(workspaces.Workspace, "save", save)
+    monkeypatch.setattr(workspaces.Workspace, "save", lambda self: saved.append(self))
+    monkeypatch.setattr(workspaces.Workspace, "url", "https://example.org/team/languages?nw=1")
     assert main(["view", str(run), "--entity", "team", "--project", "languages"]) == 0
     assert "team/languages" in capsys.readouterr().out
     (section,) = saved[0].sections
@@ -60,6 +56,17 @@ def test_a_view_shows_what_a_verdict_stands_on(
     assert "panels/overlap/rank_transfer" in media["With chance and step 0"]
     assert 8 <= len(section.panels) <= 10
     assert "LinePlot" in str(saved[0]._to_model().model_dump()), "it can be sent"
+
+
+def test_without_a_login_it_is_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert main(["view", str(run), "--entity", "team"]) == 2
+    said = capsys.readouterr().err
+    assert "view: not saved, W&B says: No API key configured" in said
 
 
 def test_a_folder_without_anything_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
