@@ -213,7 +213,7 @@ def test_scalars_reach_the_loggers_of_the_user_on_the_axis_of_optimizer_steps(
     assert steps["train/loss"] == [1, 2, 3, 4]
     assert steps["held_out/bits_per_byte"] == [0, 1, 2, 4]
     assert steps["val/bits_per_byte/en"] == [2, 4]
-    assert steps["lr-AdamW"], "LearningRateMonitor writes to the same logger"
+    assert any(key.startswith("lr-AdamW") for key in frame), "LearningRateMonitor writes to the same logger"
     assert any("cpu_percent" in key for key in frame), "and so does DeviceStatsMonitor"
     (folder,) = {path.parent for path in (tmp_path / "tensorboard").rglob("events.*")}
     written = events.EventAccumulator(str(folder)).Reload()
