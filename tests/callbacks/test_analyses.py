@@ -147,7 +147,7 @@ def test_rows_and_headlines_are_recorded_once_a_scheduled_step(fit: Any, tmp_pat
         assert 0 < row["values"]["analysis_cost/share"] < 1
     assert [row["step"] for row in read_metrics(root / "metrics.jsonl") if row["kind"] == "train"] == [2, 4, 6]
     page = (root / "report.html").read_text(encoding="utf-8")
-    assert "mean_logit" in page, "the report is renewed at every step that was measured"
+    assert "mean logit" in page, "the report is renewed at every step that was measured"
 
 
 @dataclass(kw_only=True)
