@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import sys
 import time
 from contextlib import ExitStack
@@ -46,8 +47,9 @@ class TrainingBar(ProgressBar):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and self._enabled and trainer.is_global_zero and sys.stderr.isatty():
-            bar_format = "{bar:24} {desc}"
-            self._bar = self._open.enter_context(tqdm(total=trainer.max_steps, bar_format=bar_format, leave=True))
+            width, height = shutil.get_terminal_size((100, 24))  # a terminal of no size, as of `script`, counts as this
+            bar = tqdm(total=trainer.max_steps, bar_format="{desc}   {bar:20}", ncols=width, nrows=height)
+            self._bar = self._open.enter_context(bar)
             self._open.enter_context(logging_redirect_tqdm())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

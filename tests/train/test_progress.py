@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,3 +48,22 @@ def test_the_end_counts_the_analyses_to_come_and_steps_without_them(monkeypatch:
     bar.on_train_start(trainer, module)
     trainer.global_step, now[0], slow.seconds = 20, 140.0, 30.0  # ten steps of a second and one analysis
     assert bar._line(trainer, module) == "step 20 of 40   1,000 tokens   80 s left"
+
+
+def test_on_a_terminal_the_line_stands_before_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    trainer: Any = SimpleNamespace(
+        global_step=0, max_steps=4, callbacks=[], callback_metrics={}, is_global_zero=True, world_size=1
+    )
+    module: Any = SimpleNamespace(tokens_seen=64)
+    bar = TrainingBar()
+    bar.setup(trainer, module, "fit")
+    bar.on_train_start(trainer, module)
+    trainer.global_step = 4
+    bar.on_train_batch_end(trainer, module, None, None, 3)
+    bar.teardown(trainer, module, "fit")
+    last = terminal.getvalue().rstrip().split("\r")[-1]
+    assert last.startswith("step 4 of 4   64 tokens")
+    assert "\u2588" in last, "a full bar"

@@ -55,7 +55,7 @@ def test_a_view_shows_what_a_verdict_stands_on(
     assert media["Experts, texts"] == ["tables/overlap_experts"]
     assert "panels/overlap/rank_transfer" in media["With chance and step 0"]
     assert 8 <= len(section.panels) <= 10
-    assert "LinePlot" in str(saved[0]._to_model().model_dump()), "it can be sent"
+    assert "Run History Line Plot" in saved[0]._to_model().model_dump_json(), "it can be sent"
 
 
 def test_without_a_login_it_is_one_line(
