@@ -116,10 +116,9 @@ class Analysis(ABC):
                     raise ValueError(f"{self.name}: {option}={given} must be finite")
             if option == "languages" and len(set(given)) < len(given):
                 raise ValueError(f"{self.name}: languages={given}: a language is listed twice")
-            if not isinstance(given, int | float):
-                continue
-            least = 1 if option in {"batch_tokens", "max_bytes", "max_length", *self.positive} else 0
-            if given < least:
+            least = 0 if option == "seed" else 1
+            counted = option in {"seed", "batch_tokens", "max_bytes", "max_length", *self.positive}
+            if counted and given is not None and given < least:
                 raise ValueError(f"{self.name}: {option}={given} must be at least {least}")
 
     @abstractmethod

@@ -135,6 +135,8 @@ class Steering(Analysis):
             raise ValueError(f"{self.name}: no value {self.value!r}; there are {', '.join(VALUES)}")
         if self.positions not in ("all", "new"):
             raise ValueError(f"{self.name}: positions={self.positions!r}; choose all or new")
+        if self.check_experts < 0:
+            raise ValueError(f"{self.name}: check_experts={self.check_experts} must be at least 0 (no check)")
         if not self.k and not self.share:
             raise ValueError(f"{self.name}: give k or share, the number of units to hold")
         if any(k < 1 for k in self.k):
