@@ -162,7 +162,9 @@ class LanguageModelingModule(pl.LightningModule):
 
         Lightning would write them under a step that is one behind `global_step`, off the axis of the analyses.
         """
-        super().log(name, value, logger=self.trainer.state.fn != "fit", **options)
+        if self.trainer.state.fn == "fit":
+            options["logger"] = False
+        super().log(name, value, **options)
 
     # training ---------------------------------------------------------------------------------------------------------
 
