@@ -8,7 +8,6 @@ concept are judged. Every figure stands beside its controls (`analysis.steering.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
@@ -24,6 +23,7 @@ from analysis.concepts.concept_set import ConceptSet
 from analysis.experts.table import find_experts, resolve_k
 from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
+from analysis.files import file_sha256
 from analysis.snapshots import Snapshot
 from analysis.steering.concept_check import judge_by_experts
 from analysis.steering.conditions import CONTROLS, VALUES, Conditions
@@ -162,7 +162,7 @@ class Steering(Analysis):
             options = json.loads(json.dumps(vars(self.detector), default=str, sort_keys=True))
             chosen["detector"] = {"class": named, **options}
         lexicon = Path(self.lexicon_file)
-        chosen["lexicon"] = "sha256:" + hashlib.sha256(lexicon.read_bytes()).hexdigest() if lexicon.is_file() else None
+        chosen["lexicon"] = f"sha256:{file_sha256(lexicon)}" if lexicon.is_file() else None
         return chosen
 
     @property

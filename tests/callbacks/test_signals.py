@@ -25,6 +25,7 @@ from callbacks.checkpoint_io import checkpoint_step, find_checkpoints, find_dama
 from callbacks.resume import ResumeCheckpoint
 from callbacks.signals import StoppedBySignal, StopSignals
 from callbacks.snapshots import checkpoint_file
+from tests.callbacks.forked import in_child
 
 
 class Data(pl.LightningDataModule):
@@ -110,21 +111,6 @@ def train(folder: Path, *callbacks: pl.Callback, **options: Any) -> Network:
     start = newest_checkpoint(folder)
     trainer.fit(module, datamodule=Data(), ckpt_path=start, weights_only=True if start else None)
     return module
-
-
-def in_child(function: Callable[[], object]) -> int:
-    """Fork a process that runs `function` and ends as a program would; returns its id."""
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            function()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 71
-        finally:
-            os._exit(code)
-    return child
 
 
 def wait_for(child: int, seconds: float = 60.0) -> int:

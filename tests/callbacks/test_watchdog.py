@@ -21,6 +21,7 @@ from callbacks import watchdog
 from callbacks.checkpoint_io import checkpoint_step, newest_checkpoint
 from callbacks.resume import ResumeCheckpoint
 from callbacks.watchdog import EXIT_CODE, Watchdog
+from tests.callbacks.forked import in_child
 
 
 class Network(pl.LightningModule):
@@ -68,17 +69,7 @@ def train(folder: Path, dog: Watchdog, stand_still: Callable[[], Any] = lambda: 
 
 def exit_code_of(function: Callable[[], object]) -> int:
     """In a forked process that ends as a program would."""
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            function()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 70
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(in_child(function), 0)[1])
 
 
 def hang() -> None:

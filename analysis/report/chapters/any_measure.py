@@ -22,6 +22,15 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     add_figures(page, record, name)
 
 
+def beside_own(record: RunRecord, name: str, metric: str, own: str) -> tuple[pd.DataFrame, float | None]:
+    """Overall rows of usable steps by step, and what `own` is at the last of them, where there is such a row."""
+    rows = select(record.frame, name, metric)
+    rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+    within = select(record.frame, name, own)
+    within = within[within["step"] == rows["step"].max()]["value"]
+    return rows, float(within.iloc[0]) if len(within) else None
+
+
 def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[str] = ()) -> None:
     """Whatever rows an analysis has, drawn by their shape; the largest tables are averaged over pairs and concepts."""
     frame = record.frame[record.frame["analysis"] == name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures
+from analysis.report.chapters.any_measure import add_figures, beside_own
 from analysis.report.explanations import explain
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
@@ -13,14 +13,11 @@ from analysis.report.run import RunRecord
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """Do the experts of one language carry a concept's words in another?"""
-    rows = select(record.frame, name, "causal_transfer")
-    rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+    rows, own = beside_own(record, name, "causal_transfer", "causal_own")
     if rows.empty:
         return []
     last = rows.iloc[-1]
-    own = select(record.frame, name, "causal_own")
-    own = own[own["step"] == last["step"]]["value"]
-    within = f"; within a language {own.iloc[0]:.4f}" if len(own) else ""
+    within = f"; within a language {own:.4f}" if own is not None else ""
     verdict = "they carry it" if last["low"] > 0 else "no effect is shown"
     return [
         f"Ablation ({name}): without a concept's experts of one language its words in another cost {last['value']:.4f} "

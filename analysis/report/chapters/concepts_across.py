@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures
+from analysis.report.chapters.any_measure import add_figures, beside_own
 from analysis.report.explanations import explain
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
@@ -15,14 +15,11 @@ from analysis.report.run import RunRecord
 
 def direction_verdicts(record: RunRecord, name: str) -> list[str]:
     """Does a concept's direction of one language read another?"""
-    rows = select(record.frame, name, "direction_transfer")
-    rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+    rows, own = beside_own(record, name, "direction_transfer", "direction_own")
     if rows.empty:
         return []
     last = rows.iloc[-1]
-    own = select(record.frame, name, "direction_own")
-    own = own[own["step"] == last["step"]]["value"]
-    within = f"; {own.iloc[0]:.3f} in its own" if len(own) else ""
+    within = f"; {own:.3f} in its own" if own is not None else ""
     first = rows.iloc[0]
     start = f"; {first['value']:.3f} untrained" if first["step"] == 0 and len(rows) > 1 else ""
     return [
