@@ -18,8 +18,8 @@ from typing import ClassVar
 import pyarrow as pa
 
 from analysis.cost import Shape
-from analysis.files import file_sha256
 from analysis.snapshots import Snapshot
+from babelscope.files import file_sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

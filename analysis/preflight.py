@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from analysis.base import Analysis
-from analysis.files import file_sha256
 from analysis.texts import language_column, read_records, translations
+from babelscope.files import file_sha256
 from babelscope.yaml_text import read_yaml
 
 

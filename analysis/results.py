@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.base import Analysis, Attachment, Row, fingerprint_of
-from analysis.files import write_file
 from analysis.snapshots import SnapshotId, step_name, step_of
+from babelscope.files import write_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from analysis.files import remove_leftovers
+from babelscope.files import remove_leftovers
 from callbacks.checkpoint_io import DurableCheckpointIO, checkpoint_step, find_checkpoints, newest_checkpoint
 from callbacks.rng import capture_rng, gather_rng, restore_rng
 from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree, describe_write_error

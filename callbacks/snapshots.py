@@ -29,8 +29,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from analysis.files import file_sha256, new_folder, remove_leftovers, write_json
 from analysis.snapshots import CLONES_FILE, step_name
+from babelscope.files import file_sha256, new_folder, remove_leftovers, write_json
 from callbacks.schedule import Schedule, required
 from callbacks.step import StepCallback
 

@@ -34,13 +34,13 @@ from analysis.extraction.losses import token_losses
 from analysis.extraction.options import Extraction
 from analysis.extraction.replicas import deal_batches
 from analysis.extraction.sites import Site
-from analysis.files import file_sha256
 from analysis.measures.overlap import strata_of
 from analysis.measures.text_analysis import ConceptAnalysis
 from analysis.probes.scores import mean_interval
 from analysis.snapshots import Snapshot
 from analysis.steering.conditions import random_units
 from analysis.steering.judging import ConceptLexicon
+from babelscope.files import file_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from analysis.base import Analysis, Row
 from analysis.extraction.losses import content_tokens, text_losses
-from analysis.files import file_sha256
 from analysis.geometry.calibration import influence_interval
 from analysis.snapshots import Snapshot
+from babelscope.files import file_sha256
 
 COLUMNS = {
     "good": ("sen", "good", "sentence_good"),

@@ -23,7 +23,6 @@ from analysis.concepts.concept_set import ConceptSet
 from analysis.experts.table import find_experts, resolve_k
 from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
-from analysis.files import file_sha256
 from analysis.snapshots import Snapshot
 from analysis.steering.concept_check import judge_by_experts
 from analysis.steering.conditions import CONTROLS, VALUES, Conditions
@@ -33,6 +32,7 @@ from analysis.steering.generation import Decoding, Job, encode_prompt, generate
 from analysis.steering.inputs import Inputs, read_inputs
 from analysis.steering.judging import LanguageDetector, ScriptAndLangid
 from analysis.steering.rows import rows_of
+from babelscope.files import file_sha256
 
 log = logging.getLogger(__name__)
 

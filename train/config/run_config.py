@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from babelscope.files import write_text
 from babelscope.yaml_text import read_yaml
-from train.files import write_text
 
 CONFIG_FILE = "config.yaml"
 
