@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum
-from analysis.report.figures import select
+from analysis.report.figures import select, usable
 from analysis.report.headlines import layer_label
 from analysis.report.run import RunRecord, analyses_of_class
 from analysis.report.tables import Table
@@ -24,8 +24,7 @@ def _loss_table(record: RunRecord) -> Table | None:
     rows = []
     step = 0
     for name in analyses_of_class(record, "HeldOutLoss"):
-        bits = select(record.frame, name, "bits_per_byte", by=("language",))
-        bits = bits[bits["step"].isin(record.usable_steps)]
+        bits = usable(record, name, "bits_per_byte", by=("language",))
         if bits.empty:
             continue
         step = int(bits["step"].max())
