@@ -84,10 +84,8 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         self._shared_batches: list[int] = []
         """Validation batches of each loader that every rank has."""
 
-    @staticmethod
-    def newest_checkpoint(run_folder: Path) -> Path | None:
-        """The checkpoint from which a run in `run_folder` goes on, see `callbacks.checkpoint_io.newest_checkpoint`."""
-        return newest_checkpoint(run_folder)
+    newest_checkpoint = staticmethod(newest_checkpoint)
+    """From which a run in a folder goes on."""
 
     def request_stop(self, signum: int) -> None:
         """Stop as if the signal had come: at the end of this step, saved. May be called from any thread."""

@@ -7,6 +7,7 @@ shows what a shorter run would be.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import math
 import sys
@@ -20,7 +21,6 @@ from pytorch_lightning.callbacks import Callback
 from transformers import XGLMConfig
 
 from train.cli import ParsedRun
-from train.commands import add_describe_arguments
 from train.config.memory import optimizer_bytes
 from train.config.options import micro_batch, model_config, num_devices, step_memory
 from train.flops import (
@@ -168,10 +168,7 @@ def _muon(run: RunDescription) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the options of `fit` and `--tokens_per_second N ...`; write the description to stdout."""
-    parser = ArgumentParser(exit_on_error=False)
-    add_describe_arguments(parser)
-    own, rest = _split_off(list(arguments), "--tokens_per_second")
-    speeds = parser.parse_args(own).tokens_per_second or SPEEDS
+    speeds, rest = take_speeds(arguments)
     if any(speed <= 0 for speed in speeds):
         raise ValueError(f"--tokens_per_second {min(speeds):g}: a speed is above 0")
     options = ParsedRun(["fit", *rest]).run
@@ -187,22 +184,18 @@ def main(arguments: Sequence[str]) -> None:
                 sys.stdout.write(format_work(run, work, len(_scheduled([entry], run.max_steps))))
 
 
+def take_speeds(arguments: Sequence[str]) -> tuple[Sequence[float], list[str]]:
+    """The values of `--tokens_per_second`, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--tokens_per_second", nargs="+", type=float, default=SPEEDS)
+    known, rest = parser.parse_known_args(arguments)
+    return known.tokens_per_second, rest
+
+
 def _instantiate(entry: Namespace) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--callback", type=Callback)
     return parser.instantiate(parser.parse_object({"callback": entry.as_dict()})).callback
-
-
-def _split_off(arguments: list[str], option: str) -> tuple[list[str], list[str]]:
-    """`option` with its values, and everything else."""
-    own: list[str] = []
-    rest: list[str] = []
-    taking = False
-    for argument in arguments:
-        if argument.startswith("-"):
-            taking = argument.partition("=")[0] == option
-        (own if taking else rest).append(argument)
-    return own, rest
 
 
 def _callbacks(trainer: Namespace, class_path: str) -> list[Namespace]:

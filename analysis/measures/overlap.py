@@ -33,7 +33,7 @@ from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures.text_analysis import ConceptAnalysis
 from analysis.snapshots import Snapshot
-from analysis.texts import Clone
+from babelscope.records import Clone
 
 
 @dataclass(kw_only=True)

@@ -25,8 +25,9 @@ from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
-from analysis.texts import Clone, Text, read_texts, text_sizes
+from analysis.texts import Text, read_texts, text_sizes
 from babelscope.files import file_sha256
+from babelscope.records import Clone
 
 logger = logging.getLogger(__name__)
 

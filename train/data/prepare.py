@@ -26,7 +26,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from babelscope.files import file_sha256, remove_leftovers, write_text
-from train.data.clones import Clone, as_json, make_clones
+from babelscope.records import Clone
+from train.data.clones import as_json, make_clones
 from train.data.decontamination import NGRAM, RULES, excluded_files, read_exclusion
 from train.data.documents import SPLITS, TextSource
 from train.data.packing import Packer, tokenizer_hash

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from babelscope.files import file_sha256, new_folder, write_text
-from train.data.clones import Clone, dealt_to
+from babelscope.records import Clone
+from train.data.clones import dealt_to
 from train.data.decontamination import RULES, Exclusion
 from train.data.documents import Document, Shard, TextSource
 from train.data.packing import Packer
