@@ -24,8 +24,7 @@ def _loss_table(record: RunRecord) -> Table | None:
     rows = []
     step = 0
     for name in analyses_of_class(record, "HeldOutLoss"):
-        bits = select(record.frame, name, "bits_per_byte", by=("language",))
-        bits = bits[bits["step"].isin(record.usable_steps)]
+        bits = record.usable(select(record.frame, name, "bits_per_byte", by=("language",)))
         if bits.empty:
             continue
         step = int(bits["step"].max())

@@ -31,9 +31,7 @@ FIELDS = ("layer", "kind", "condition", "k", "concept", "language", "other_langu
 def select(frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
     """Rows of one metric with exactly the fields `by` set, of `FIELDS`."""
     rows = frame[(frame["analysis"] == analysis) & (frame["metric"] == metric)]
-    for field in FIELDS:
-        rows = rows[rows[field].notna() if field in by else rows[field].isna()]
-    return rows
+    return rows[(rows[list(FIELDS)].notna() == [field in by for field in FIELDS]).all(axis=1)]
 
 
 def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | None = None) -> go.Figure:

@@ -24,8 +24,7 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
 
 def beside_own(record: RunRecord, name: str, metric: str, own: str) -> tuple[pd.DataFrame, float | None]:
     """Overall rows of usable steps by step, and what `own` is at the last of them, where there is such a row."""
-    rows = select(record.frame, name, metric)
-    rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+    rows = record.usable(select(record.frame, name, metric))
     within = select(record.frame, name, own)
     within = within[within["step"] == rows["step"].max()]["value"]
     return rows, float(within.iloc[0]) if len(within) else None

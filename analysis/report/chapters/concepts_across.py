@@ -55,8 +55,8 @@ def add_directions(page: Page, record: RunRecord, name: str) -> None:
 
 def trajectory_verdicts(record: RunRecord, name: str) -> list[str]:
     """Do the frozen experts of one language come to detect the concept in others?"""
-    means = _own_and_other(select(record.frame, name, "frozen_ap", by=("language", "other_language")))
-    means = means[means.index.isin(record.usable_steps)]
+    pairs = select(record.frame, name, "frozen_ap", by=("language", "other_language"))
+    means = _own_and_other(record.usable(pairs))
     if len(means) < 2:
         return []
     first, last = means.iloc[0], means.iloc[-1]

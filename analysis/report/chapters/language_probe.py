@@ -16,8 +16,7 @@ from analysis.report.run import RunRecord
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """Does the middle of the network lose the language of a token while an end keeps it?"""
-    rows = select(record.frame, name, "accuracy", by=("layer",))
-    rows = rows[rows["step"].isin(record.usable_steps)]
+    rows = record.usable(select(record.frame, name, "accuracy", by=("layer",)))
     if rows.empty:
         return []
     step = int(rows["step"].max())

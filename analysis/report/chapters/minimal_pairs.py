@@ -15,8 +15,7 @@ from analysis.report.run import RunRecord
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """Does the model prefer the grammatical sentence?"""
-    rows = select(record.frame, name, "pair_accuracy")
-    rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+    rows = record.usable(select(record.frame, name, "pair_accuracy"))
     if rows.empty:
         return []
     last = rows.iloc[-1]

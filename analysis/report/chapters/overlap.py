@@ -47,8 +47,7 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 def headline(record: RunRecord, name: str) -> Card | None:
     """The one figure that matters: the statistic that decides over training, against random networks."""
     for metric in (DECISIVE, PAPER):
-        rows = select(record.frame, name, metric)
-        rows = rows[rows["step"].isin(record.usable_steps)]
+        rows = record.usable(select(record.frame, name, metric))
         if not rows.empty:
             band = select(record.null_band(name), name, metric)
             figure = draw.against_random(
