@@ -60,6 +60,8 @@ class Tracker(StepCallback):
         """The record of the run while it is open; None on other ranks than the first."""
         self.wandb: WandbRun | None = None
         self.loggers: list[pl.loggers.Logger] = []
+        self._lacking: list[pl.loggers.Logger] = []
+        """Those that raised, of which nothing more is said."""
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
@@ -113,7 +115,12 @@ class Tracker(StepCallback):
         if row is None:
             return
         for logger in self.loggers:
-            logger.log_metrics(row["values"], step=step)
+            try:
+                logger.log_metrics(row["values"], step=step)
+            except Exception as error:  # as W&B, a view: `metrics.jsonl` is complete
+                if logger not in self._lacking:
+                    self._lacking.append(logger)
+                    log.warning("%s lacks rows, from step %d on: %s", type(logger).__name__, step, error)
         if self.figures and is_of_analyses(row):
             self._renew_report()
         self.wandb.send(row)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum
-from analysis.report.figures import select, usable
+from analysis.report.figures import select
 from analysis.report.headlines import layer_label
 from analysis.report.run import RunRecord, analyses_of_class
 from analysis.report.tables import Table, number
@@ -23,7 +23,7 @@ def _loss_table(record: RunRecord) -> Table | None:
     rows = []
     step = 0
     for name in analyses_of_class(record, "HeldOutLoss"):
-        bits = usable(record, name, "bits_per_byte", by=("language",))
+        bits = record.usable(select(record.frame, name, "bits_per_byte", by=("language",)))
         if bits.empty:
             continue
         step = int(bits["step"].max())

@@ -13,7 +13,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report.headlines import layer_label
-from analysis.report.run import RunRecord
 from analysis.report.style import (
     CHANCE,
     PALETTE,
@@ -34,15 +33,7 @@ FIELDS = ("layer", "kind", "condition", "k", "concept", "language", "other_langu
 def select(frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
     """Rows of one metric with exactly the fields `by` set, of `FIELDS`."""
     rows = frame[(frame["analysis"] == analysis) & (frame["metric"] == metric)]
-    for field in FIELDS:
-        rows = rows[rows[field].notna() if field in by else rows[field].isna()]
-    return rows
-
-
-def usable(record: RunRecord, analysis: str, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
-    """As `select` of all rows of a run, those of usable steps only, by step."""
-    rows = select(record.frame, analysis, metric, by=by)
-    return rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+    return rows[(rows[list(FIELDS)].notna() == [field in by for field in FIELDS]).all(axis=1)]
 
 
 def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | None = None) -> go.Figure:

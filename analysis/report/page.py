@@ -136,9 +136,7 @@ class Page:
         if isinstance(item, Table):
             return {"table": item}
         figure, caption = (item.figure, item.caption) if isinstance(item, Captioned) else (item, "")
-        # The default template of plotly is 7 kB a figure, and the page brings its own colours.
-        bare = go.Figure(figure).update_layout(template=go.layout.Template())
-        self._figures.append(_script_data(json.loads(bare.to_json())))
+        self._figures.append(_script_data(json.loads(figure.to_json())))
         return {"figure": len(self._figures) - 1, "title": figure.layout.title.text or "", "caption": caption}
 
 

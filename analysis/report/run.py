@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -43,6 +43,9 @@ class RunRecord:
     """Weights hashes, duplicates and drift as `analysis.checkpoints.audit` stored them, or {}."""
     registered: str = ""
     """A sentence on the plan that was fixed before the run was measured, if there is one."""
+
+    _bands: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    """What `null_band` has read."""
 
     @property
     def steps(self) -> list[int]:
@@ -81,9 +84,15 @@ class RunRecord:
     def unusable(self) -> list[int]:
         return [step for step in self.steps if step not in self.usable_steps]
 
+    def usable(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Those rows whose step may feed a verdict, by step."""
+        return rows[rows["step"].isin(self.usable_steps)].sort_values("step", kind="stable")
+
     def null_band(self, analysis: str) -> pd.DataFrame:
         """Rows of random networks of the same configuration: columns of `frame` and `network`; empty without any."""
-        return self.table.null_band(analysis)
+        if analysis not in self._bands:
+            self._bands[analysis] = self.table.null_band(analysis)
+        return self._bands[analysis]
 
     @cached_property
     def classes(self) -> dict[str, str]:

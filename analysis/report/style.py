@@ -16,14 +16,15 @@ CHANCE = "#8d8d8d"
 START = "#c2571a"
 SEQUENTIAL = "Cividis"
 DIVERGING = "RdBu_r"
+BARE = go.layout.Template()
+"""In place of plotly's own template, which is 7 kB a figure and takes half of the time of making one."""
 
 
 def base_figure(title: str, unit: str) -> go.Figure:
     """An empty figure in the house style; `unit` names the vertical axis."""
-    figure = go.Figure(layout=layout(title))
-    figure.update_xaxes(gridcolor="#efefef", linecolor="#999", zeroline=False)
-    figure.update_yaxes(gridcolor="#e8e8e8", linecolor="#999", zeroline=False, title=unit)
-    return figure
+    horizontal = {"gridcolor": "#efefef", "linecolor": "#999", "zeroline": False}
+    vertical = {"gridcolor": "#e8e8e8", "linecolor": "#999", "zeroline": False, "title": {"text": unit}}
+    return go.Figure(layout={**layout(title), "xaxis": horizontal, "yaxis": vertical})
 
 
 def layout(title: str) -> dict:
@@ -38,6 +39,7 @@ def layout(title: str) -> dict:
         "legend": {"font": {"size": 11}},
         "modebar": {"orientation": "v"},
         "colorway": list(PALETTE),
+        "template": BARE,
     }
 
 

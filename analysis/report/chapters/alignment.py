@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.report.figures import usable
+from analysis.report.figures import select
 from analysis.report.run import RunRecord
 
 MEASURES = {
@@ -16,7 +16,7 @@ MEASURES = {
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """The overall similarity of translations at the last usable snapshot, at step 0, and of permuted sentences."""
     for metric, what in MEASURES.items():
-        rows = usable(record, name, metric)
+        rows = record.usable(select(record.frame, name, metric))
         if rows.empty:
             continue
         first, last = rows.iloc[0], rows.iloc[-1]

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from analysis.base import class_name, find_class
 from analysis.report import figures as draw
 from analysis.report.explanations import explain, trap
-from analysis.report.figures import select, usable
+from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
 from analysis.report.pair_figures import directed_matrix, is_directed, pair_matrix
 from analysis.report.run import RunRecord
@@ -25,7 +25,7 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
 
 def beside_own(record: RunRecord, name: str, metric: str, own: str) -> tuple[pd.DataFrame, float | None]:
     """Overall rows of usable steps by step, and what `own` is at the last of them, where there is such a row."""
-    rows = usable(record, name, metric)
+    rows = record.usable(select(record.frame, name, metric))
     within = select(record.frame, name, own)
     within = within[within["step"] == rows["step"].max()]["value"]
     return rows, float(within.iloc[0]) if len(within) else None

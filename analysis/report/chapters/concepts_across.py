@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from analysis.report import figures as draw
 from analysis.report.chapters.any_measure import add_figures, beside_own, captioned, newest_matrix
-from analysis.report.figures import select, usable
+from analysis.report.figures import select
 from analysis.report.page import Card, Page
 from analysis.report.run import RunRecord
 
@@ -50,7 +50,8 @@ def add_directions(page: Page, record: RunRecord, name: str) -> None:
 
 def trajectory_verdicts(record: RunRecord, name: str) -> list[str]:
     """Do the frozen experts of one language come to detect the concept in others?"""
-    means = _own_and_other(usable(record, name, "frozen_ap", by=("language", "other_language")))
+    pairs = select(record.frame, name, "frozen_ap", by=("language", "other_language"))
+    means = _own_and_other(record.usable(pairs))
     if len(means) < 2:
         return []
     first, last = means.iloc[0], means.iloc[-1]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.report.figures import usable
+from analysis.report.figures import select
 from analysis.report.run import RunRecord
 from analysis.statistics import paired_contrast
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """The loss of the last usable snapshot against a model that knows token frequencies only, paired over languages."""
-    rows = usable(record, name, "bits_per_byte", by=("language",))
+    rows = record.usable(select(record.frame, name, "bits_per_byte", by=("language",)))
     if rows.empty:
         return []
     last = rows[rows["step"] == rows["step"].max()]

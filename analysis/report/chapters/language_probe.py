@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.report import figures as draw
 from analysis.report.chapters.any_measure import add_figures, captioned
 from analysis.report.comparison.steps import dip_between
-from analysis.report.figures import select, usable
+from analysis.report.figures import select
 from analysis.report.headlines import layer_label
 from analysis.report.page import Page
 from analysis.report.run import RunRecord
@@ -15,7 +15,7 @@ from analysis.report.run import RunRecord
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """Does the middle of the network lose the language of a token while an end keeps it?"""
-    rows = usable(record, name, "accuracy", by=("layer",))
+    rows = record.usable(select(record.frame, name, "accuracy", by=("layer",)))
     if rows.empty:
         return []
     step = int(rows["step"].max())

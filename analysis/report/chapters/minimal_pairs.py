@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from analysis.report.chapters.any_measure import add_figures, newest_matrix, over_training
-from analysis.report.figures import select, usable
+from analysis.report.figures import select
 from analysis.report.page import Page
 from analysis.report.run import RunRecord
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """Does the model prefer the grammatical sentence?"""
-    rows = usable(record, name, "pair_accuracy")
+    rows = record.usable(select(record.frame, name, "pair_accuracy"))
     if rows.empty:
         return []
     last = rows.iloc[-1]

@@ -8,7 +8,7 @@ from analysis.report import figures as draw
 from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum, find_change
 from analysis.report.chapters.any_measure import add_figures, captioned
 from analysis.report.chapters.units import add_units
-from analysis.report.figures import select, usable
+from analysis.report.figures import select
 from analysis.report.page import Card, Page
 from analysis.report.pair_figures import dendrogram, pair_matrix
 from analysis.report.run import RunRecord
@@ -48,7 +48,7 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 def headline(record: RunRecord, name: str) -> Card | None:
     """The one figure that matters: the statistic that decides over training, against random networks."""
     for metric in (DECISIVE, PAPER):
-        rows = usable(record, name, metric)
+        rows = record.usable(select(record.frame, name, metric))
         if not rows.empty:
             band = select(record.null_band(name), name, metric)
             title = f"Sharing of concept neurons ({metric}) over training"

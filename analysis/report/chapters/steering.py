@@ -35,7 +35,7 @@ COLUMNS = (
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """What holding the experts does beyond the strongest control, paired over concepts."""
     rows = record.frame[(record.frame["analysis"] == name) & (record.frame["metric"] == "concept_hit_effect")]
-    rows = rows[rows["step"].isin(record.usable_steps)]
+    rows = record.usable(rows)
     rows = rows[rows[[field for field in FIELDS if field not in ("condition", "k")]].isna().all(axis=1)]
     if rows.empty:
         return []
