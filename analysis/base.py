@@ -133,19 +133,6 @@ class Analysis(ABC):
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """Measure `snapshot`; draws no random numbers from global generators and leaves the model as it found it."""
 
-    def needs(self) -> Needs:
-        """From the fields called `texts`, `concepts`, `languages` and `k` (without a `share`)."""
-        given = {name: getattr(self, name, None) for name in ("texts", "concepts", "languages", "k", "share")}
-        files = {name: Path(str(given[name])) for name in ("texts", "concepts") if given[name]}
-        k = given["k"] if isinstance(given["k"], int) and given["share"] is None else 0
-        named = given["languages"] if isinstance(given["languages"], list | tuple) else ()
-        return Needs(
-            files=tuple(files.values()),
-            concepts=tuple(path for name, path in files.items() if name == "concepts"),
-            languages=tuple(map(str, named)),
-            num_units=k,
-        )
-
     def work(self, shape: Shape) -> float | None:
         """Predicted FLOPs of one snapshot of a model of this shape (see `analysis.cost`); None where nobody predicts.
 
