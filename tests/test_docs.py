@@ -85,7 +85,7 @@ def _train(arguments: list[str]) -> None:
         return
     if command == "describe":
         describe = importlib.import_module("train.describe")
-        _, rest = describe._split_off(rest, "--tokens_per_second")
+        _, rest = describe.take_speeds(rest)
         command = "fit"
     ParsedRun([command, *rest])
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.base import class_name, find_class
 from analysis.report import figures as draw
 from analysis.report.explanations import explain, trap
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
-from analysis.report.pair_figures import is_directed, pair_matrix
+from analysis.report.pair_figures import directed_matrix, is_directed, pair_matrix
 from analysis.report.run import RunRecord
 from analysis.report.tables import Table
 from analysis.statistics import benjamini_hochberg
@@ -30,6 +31,34 @@ def beside_own(record: RunRecord, name: str, metric: str, own: str) -> tuple[pd.
     return rows, float(within.iloc[0]) if len(within) else None
 
 
+def captioned(record: RunRecord, name: str, metric: str, figure: go.Figure, more: str = "") -> Captioned:
+    """A figure above what docs/measures.md says of its metric."""
+    said = explain(record.classes.get(name, ""), metric)
+    return Captioned(figure, " ".join(part for part in (said, more) if part))
+
+
+def over_training(
+    record: RunRecord, name: str, metric: str, title: str, *, unit: str = "", group: str | None = None
+) -> Card | None:
+    """Overall numbers over the snapshots, or a line for each value of the field `group`; None for a single snapshot."""
+    rows = select(record.frame, name, metric, by=() if group is None else (group,))
+    if rows["step"].nunique() < 2:
+        return None
+    return captioned(record, name, metric, draw.over_steps(rows, title, unit=unit, group=group))
+
+
+def newest_matrix(
+    record: RunRecord, name: str, metric: str, title: str, *, unit: str = "", across: str = "other_language"
+) -> Card | None:
+    """Languages (down) by the field `across` at the newest snapshot; None without such rows."""
+    rows = select(record.frame, name, metric, by=("language", across))
+    if rows.empty:
+        return None
+    step = int(rows["step"].max())
+    figure = directed_matrix(rows[rows["step"] == step], f"{title}, step {step}", unit=unit, across=across)
+    return captioned(record, name, metric, figure)
+
+
 def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[str] = ()) -> None:
     """Whatever rows an analysis has, drawn by their shape; the largest tables are averaged over pairs and concepts."""
     frame = record.frame[record.frame["analysis"] == name]
@@ -41,9 +70,8 @@ def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[st
     items: list[Card | None] = []
     for metric in frame["metric"].drop_duplicates():
         if metric not in leave_out:
-            said = explain(record.classes.get(name, ""), metric)
-            for item in _figures_of(frame[frame["metric"] == metric], name, metric):
-                items.append(Captioned(item.figure, " ".join(part for part in (said, item.caption) if part)))
+            for figure, more in _figures_of(frame[frame["metric"] == metric], name, metric):
+                items.append(captioned(record, name, metric, figure, more))
     if len(items) <= 8:
         page.grid(items)
         return
@@ -52,11 +80,12 @@ def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[st
         page.grid(items[8:])
 
 
-def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Captioned]:
+def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[tuple[go.Figure, str]]:
+    """Figures of one metric, and what is to be said of each beside its meaning."""
     title = metric.replace("_", " ")
     overall = select(rows, name, metric)
     if overall["step"].nunique() > 1:
-        yield Captioned(draw.over_steps(overall, title), "")
+        yield draw.over_steps(overall, title), ""
     layers = select(rows, name, metric, by=("layer",))
     averaged = ""
     if layers.empty:
@@ -70,17 +99,17 @@ def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Captione
             )
     if not layers.empty:
         if layers["step"].nunique() > 1:
-            yield Captioned(draw.layers_by_steps(layers, f"{title}, layer by training step"), averaged)
-        yield Captioned(draw.layer_curves(layers, f"{title} by layer"), averaged)
+            yield draw.layers_by_steps(layers, f"{title}, layer by training step"), averaged
+        yield draw.layer_curves(layers, f"{title} by layer"), averaged
     languages = select(rows, name, metric, by=("language",))
     if not languages.empty:
-        yield Captioned(draw.over_steps(languages, f"{title} per language", group="language"), "")
+        yield draw.over_steps(languages, f"{title} per language", group="language"), ""
     pairs = select(rows, name, metric, by=("language", "other_language"))
     if not pairs.empty:
         step = int(pairs["step"].max())
         newest = pairs[pairs["step"] == step]
         matrix = pair_matrix(newest, f"{title}, step {step}", directed=is_directed(newest))
-        yield Captioned(matrix, _significance(rows))
+        yield matrix, _significance(rows)
 
 
 def _significance(rows: pd.DataFrame) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import plotly.graph_objects as go
+
 from analysis.report import figures as draw
 from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum, find_change
-from analysis.report.chapters.any_measure import add_figures
+from analysis.report.chapters.any_measure import add_figures, captioned
 from analysis.report.chapters.units import add_units
-from analysis.report.explanations import explain
 from analysis.report.figures import select
-from analysis.report.page import Captioned, Card, Page
+from analysis.report.page import Card, Page
 from analysis.report.pair_figures import dendrogram, pair_matrix
 from analysis.report.run import RunRecord
 
@@ -50,10 +51,8 @@ def headline(record: RunRecord, name: str) -> Card | None:
         rows = record.usable(select(record.frame, name, metric))
         if not rows.empty:
             band = select(record.null_band(name), name, metric)
-            figure = draw.against_random(
-                rows, band, f"Sharing of concept neurons ({metric}) over training", unit=metric
-            )
-            return Captioned(figure, explain("ConceptOverlap", metric))
+            title = f"Sharing of concept neurons ({metric}) over training"
+            return captioned(record, name, metric, draw.against_random(rows, band, title, unit=metric))
     return None
 
 
@@ -69,8 +68,8 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     pairs = select(frame, name, "shared", by=("language", "other_language"))
     items: list[Card | None] = [headline(record, name)]
 
-    def show(figure: Card | None, metric: str) -> None:
-        items.append(None if figure is None else Captioned(figure, explain("ConceptOverlap", metric)))
+    def show(figure: go.Figure | None, metric: str) -> None:
+        items.append(None if figure is None else captioned(record, name, metric, figure))
 
     if not shared.empty and not select(frame, name, DECISIVE).empty:
         show(
