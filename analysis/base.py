@@ -10,10 +10,10 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -67,19 +67,6 @@ class Attachment:
 
     name: str
     table: pa.Table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What an analysis reads, as far as its options say."""
-
-    files: tuple[Path, ...]
-    concepts: tuple[Path, ...]
-    """Those of `files` whose sentences the model must not have been trained on."""
-    languages: tuple[str, ...]
-    """Named in the options; none means those of the files."""
-    num_units: int
-    """Units that the model must have more of (K)."""
 
 
 @dataclass(kw_only=True)
@@ -177,10 +164,11 @@ def class_name(settings: dict) -> str:
 
 def find_class(name: str) -> type[Analysis] | None:
     """The analysis class of this name among those that are imported, or None."""
-    waiting = list(Analysis.__subclasses__())
-    while waiting:
-        found = waiting.pop()
-        if found.__name__ == name:
-            return found
-        waiting += found.__subclasses__()
-    return None
+    return next((found for found in subclasses(Analysis) if found.__name__ == name), None)
+
+
+def subclasses(base: type) -> Iterator[type[Any]]:
+    """Every imported class below `base`, depth first."""
+    for found in base.__subclasses__():
+        yield found
+        yield from subclasses(found)

@@ -31,7 +31,7 @@ from train.metrics import LanguageLoss
 from train.model.loss_tokens import IGNORE_INDEX
 from train.model.xglm import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer, build_scheduler
-from train.throughput import ThroughputMeter, model_flop_utilisation
+from train.throughput import ThroughputMeter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -224,9 +224,8 @@ class LanguageModelingModule(pl.LightningModule):
         speed = self.throughput.tokens_per_second
         if speed is not None:
             self.log("perf/tokens_per_second", speed, prog_bar=True)
-            mfu = model_flop_utilisation(speed, self._flops_per_token, self._peak_flops)
-            if mfu is not None:
-                self.log("perf/mfu", mfu)
+            if self._peak_flops is not None:  # unknown: no MFU is made up
+                self.log("perf/mfu", speed * self._flops_per_token / self._peak_flops)
 
     def _count_skipped_step(self, loss: float, norm: float) -> None:
         self.skipped_steps += 1

@@ -207,15 +207,6 @@ def build_scheduler(optimizer: Optimizer, options: OptimizerOptions, max_steps: 
     Raises:
         ValueError: see `decay_steps`.
     """
-    fall = decay_steps(options, max_steps)
-
-    def factor(step: int) -> float:
-        return learning_rate_factor(
-            step,
-            warmup_steps=options.warmup_steps,
-            max_steps=max_steps,
-            floor=options.floor,
-            decay_steps=fall,
-        )
-
-    return LambdaLR(optimizer, factor)
+    shape: dict[str, Any] = {"warmup_steps": options.warmup_steps, "max_steps": max_steps, "floor": options.floor}
+    shape["decay_steps"] = decay_steps(options, max_steps)
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, **shape))

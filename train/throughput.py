@@ -57,16 +57,3 @@ class ThroughputMeter:
         if seconds <= 0:
             return None
         return sum(tokens for tokens, _ in self._steps) / seconds
-
-
-def model_flop_utilisation(tokens_per_second: float, flops_per_token: float, peak_flops: float | None) -> float | None:
-    """Share of the devices' peak that training reaches; None if the peak is unknown.
-
-    Args:
-        tokens_per_second: of all devices together.
-        flops_per_token: of forward and backward pass.
-        peak_flops: FLOPs per second of all devices together at the precision of the matrix products.
-    """
-    if peak_flops is None:
-        return None
-    return tokens_per_second * flops_per_token / peak_flops

@@ -17,7 +17,7 @@ from typing import Any
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from tqdm import tqdm
 
-from analysis.base import Analysis
+from analysis.base import Analysis, subclasses
 from analysis.checkpoints import CheckpointSource, RunFolder
 from analysis.checkpoints.audit import write_summary
 from analysis.checkpoints.executors import Executor, Inline
@@ -123,11 +123,9 @@ def lock_bars_by_thread() -> None:
 
     tqdm's own is shared with every forked process, and one that is killed while it draws would stop all others.
     """
-    lock, waiting = threading.RLock(), [tqdm]
-    while waiting:
-        bar = waiting.pop()
+    lock = threading.RLock()
+    for bar in (tqdm, *subclasses(tqdm)):
         bar.set_lock(lock)
-        waiting += bar.__subclasses__()
 
 
 def read_analyses(given: list[dict] | str) -> list[Analysis]:

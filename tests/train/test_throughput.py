@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from train.throughput import ThroughputMeter, model_flop_utilisation
+from train.throughput import ThroughputMeter
 
 
 class FakeClock:
@@ -82,8 +82,3 @@ def test_micro_batches_before_the_step_count() -> None:
 def test_an_empty_window_is_refused() -> None:
     with pytest.raises(ValueError, match="window is 0"):
         ThroughputMeter(window=0)
-
-
-def test_mfu_by_hand_and_absent_where_the_peak_is_unknown() -> None:
-    assert model_flop_utilisation(185_000.0, 1.617e9, 989e12) == pytest.approx(0.30247, abs=1e-4)
-    assert model_flop_utilisation(185_000.0, 1.617e9, None) is None
