@@ -54,9 +54,6 @@ class OptimizerOptions:
     """Whether the embedding matrix (which is also the head) decays like the other matrices."""
 
     def __post_init__(self) -> None:
-        for option, allowed in (("name", ("adamw", "muon")), ("schedule", ("cosine", "wsd"))):
-            if getattr(self, option) not in allowed:
-                raise ValueError(f"optimizer.{option} is {getattr(self, option)!r}; choose {' or '.join(allowed)}")
         if not 0 < self.decay_share <= 1:
             raise ValueError(
                 f"optimizer.decay_share is {self.decay_share}; it is a share of the steps, above 0, up to 1"

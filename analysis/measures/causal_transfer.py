@@ -241,25 +241,9 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
 
 
-def _mean_row(
-    metric: str,
-    values: np.ndarray,
-    *,
-    language: str | None = None,
-    other_language: str | None = None,
-    condition: str | None = None,
-) -> Iterator[Row]:
+def _mean_row(metric: str, values: np.ndarray, **where: str | None) -> Iterator[Row]:
     """Mean over concepts (C,) with Student's interval; no row if no concept has a number."""
     known = values[np.isfinite(values)]
     if len(known):
         low, high = mean_interval(known)
-        yield Row(
-            metric=metric,
-            value=float(known.mean()),
-            language=language,
-            other_language=other_language,
-            condition=condition,
-            chance=0.0,
-            low=low,
-            high=high,
-        )
+        yield Row(metric=metric, value=float(known.mean()), chance=0.0, low=low, high=high, **where)  # type: ignore[arg-type]

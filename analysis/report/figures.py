@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.report.headlines import layer_label
+from analysis.report.headlines import FIELDS, layer_label
 from analysis.report.style import (
     CHANCE,
     PALETTE,
@@ -25,9 +25,6 @@ from analysis.report.style import (
     interval_band,
     over_training,
 )
-
-FIELDS = ("layer", "kind", "condition", "k", "concept", "language", "other_language", "seed")
-"""What a number belongs to; an overall number has none of them."""
 
 
 def select(frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:

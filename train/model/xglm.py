@@ -26,7 +26,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 from transformers.models.xglm import modeling_xglm as xglm
 
-from train.model.loss import BACKENDS, IGNORE_INDEX, linear_cross_entropy
+from train.model.loss import BACKENDS, IGNORE_INDEX, Backend, linear_cross_entropy
 from train.model.positions import (
     PADDING_SEGMENT,
     SinusoidalPositions,
@@ -101,7 +101,7 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
 
     _supports_sdpa = True
 
-    def __init__(self, config: XGLMConfig, *, loss_backend: str = "auto") -> None:
+    def __init__(self, config: XGLMConfig, *, loss_backend: Backend = "auto") -> None:
         if loss_backend not in BACKENDS:
             raise ValueError(f"unknown loss backend {loss_backend!r}: choose one of {', '.join(BACKENDS)}")
         # The parent's constructor would build transformers' own body.
