@@ -167,8 +167,8 @@ def find_class(name: str) -> type[Analysis] | None:
     return next((found for found in subclasses(Analysis) if found.__name__ == name), None)
 
 
-def subclasses(base: type) -> Iterator[type[Any]]:
+def subclasses(base: type[Any]) -> Iterator[type[Any]]:
     """Every imported class below `base`, depth first."""
-    for found in base.__subclasses__():
+    for found in base.__subclasses__():  # type: type[Any]
         yield found
         yield from subclasses(found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -161,7 +161,7 @@ class HubSource(CheckpointSource):
         commit = self.hub.commit(repo, revision)
         return {"commit": commit} if commit else {}
 
-    def steps_of(self, given: list[str] | dict[str, int], discover: Callable[[], Sequence[str]]) -> Mapping[str, int]:
+    def steps_of(self, given: list[str] | dict[str, int], discover: Callable[[], Iterable[str]]) -> Mapping[str, int]:
         """The `given` names with their steps, or where none are given those discovered ones whose name tells a step.
 
         Raises:

@@ -34,9 +34,8 @@ from analysis.extraction.options import Extraction
 from analysis.extraction.replicas import deal_batches
 from analysis.extraction.sites import Site
 from analysis.measures.overlap import strata_of
-from analysis.measures.text_analysis import ConceptAnalysis, WordAnalysis
+from analysis.measures.text_analysis import ConceptAnalysis, WordAnalysis, mean_row
 from analysis.snapshots import Snapshot
-from analysis.statistics import mean_interval
 from analysis.steering.conditions import random_units
 from analysis.steering.judging import ConceptLexicon
 
@@ -242,8 +241,7 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
 
 
 def _mean_row(metric: str, values: np.ndarray, **where: str | None) -> Iterator[Row]:
-    """Mean over concepts (C,) with Student's interval; no row if no concept has a number."""
+    """The mean of what is a number in `values` (C,); no row if nothing is."""
     known = values[np.isfinite(values)]
     if len(known):
-        low, high = mean_interval(known)
-        yield Row(metric=metric, value=float(known.mean()), chance=0.0, low=low, high=high, **where)  # type: ignore[arg-type]
+        yield mean_row(metric, known, **where)
