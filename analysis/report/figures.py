@@ -19,6 +19,7 @@ from analysis.report.style import (
     SEQUENTIAL,
     START,
     base_figure,
+    colorbar,
     interval_band,
     line_style,
     over_training,
@@ -171,7 +172,7 @@ def layers_by_steps(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Fig
             x=table.columns.tolist(),
             y=[layer_label(int(layer)) for layer in table.index],
             colorscale=SEQUENTIAL,
-            colorbar={"title": unit, "thickness": 12},
+            colorbar=colorbar(unit),
             hovertemplate="step %{x}, %{y}: %{z:.4g}<extra></extra>",
         )
     )
@@ -268,15 +269,12 @@ def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str =
     """Training scalars `prefix/<name>` over steps, one line a name."""
     figure = base_figure(title, unit)
     rows = history[history["key"].str.startswith(prefix + "/")]
-    for index, (key, part) in enumerate(rows.groupby("key", sort=True)):
-        part = part.drop_duplicates("step", keep="last").sort_values("step")
-        figure.add_trace(
-            go.Scatter(
-                x=part["step"],
-                y=part["value"],
-                name=str(key).removeprefix(prefix + "/"),
-                **line_style(index, markers=len(part) < 40),
-            )
-        )
+    names = sorted(rows["key"].str.removeprefix(prefix + "/").unique(), key=lambda name: (name == "mean", name))
+    for index, name in enumerate(names):
+        part = rows[rows["key"] == f"{prefix}/{name}"].drop_duplicates("step", keep="last").sort_values("step")
+        style = line_style(index, markers=len(part) < 40)
+        if name == "mean":
+            style = {"mode": "lines", "line": {"color": CHANCE, "dash": "dash"}}
+        figure.add_trace(go.Scatter(x=part["step"], y=part["value"], name=name, **style))
     over_training(figure)
     return figure

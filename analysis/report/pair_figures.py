@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-from analysis.report.style import DIVERGING, SEQUENTIAL, base_figure, layout
+from analysis.report.style import DIVERGING, SEQUENTIAL, base_figure, colorbar, layout
 
 
 def pair_matrix(
@@ -30,7 +30,7 @@ def pair_matrix(
             text=matrix.map(lambda v: "" if pd.isna(v) else f"{v:.3f}").to_numpy() if len(matrix) <= 18 else None,
             texttemplate="%{text}",
             textfont={"size": 9},
-            colorbar={"title": unit, "thickness": 12},
+            colorbar=colorbar(unit),
             hovertemplate="%{y}, %{x}: %{z:.4g}<extra></extra>",
         )
     )
@@ -51,7 +51,7 @@ def directed_matrix(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Fig
             colorscale=SEQUENTIAL,
             text=matrix.map(lambda v: "" if pd.isna(v) else f"{v:.2f}").to_numpy(),
             texttemplate="%{text}",
-            colorbar={"title": unit, "thickness": 12},
+            colorbar=colorbar(unit),
             hovertemplate="%{y} to %{x}: %{z:.4g}<extra></extra>",
         )
     )

@@ -50,6 +50,11 @@ def line_style(index: int, *, markers: bool = True) -> dict:
     return {"mode": "lines+markers", "line": line, "marker": {"symbol": MARKERS[index % len(MARKERS)], "size": 7}}
 
 
+def colorbar(unit: str) -> dict:
+    """Of a heatmap; its unit runs along the bar, where a long one takes no width."""
+    return {"title": {"text": unit, "side": "right"}, "thickness": 12}
+
+
 def over_training(figure: go.Figure) -> None:
     """Name the horizontal axis of a figure over steps; the report offers such figures on other axes, too."""
     figure.update_xaxes(title="optimizer step")

@@ -8,18 +8,29 @@ import pandas as pd
 
 from analysis.base import class_name, find_class
 from analysis.report import figures as draw
-from analysis.report.explanations import explain, trap
+from analysis.report.explanations import explain, heading_of, in_words, trap, unit_of
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
 from analysis.report.pair_figures import is_directed, pair_matrix
-from analysis.report.run import RunRecord
+from analysis.report.run import RunRecord, analyses_of_class
 from analysis.report.tables import Table
 from analysis.statistics import benjamini_hochberg
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(name.replace("_", " ").capitalize(), _about(record, name))
+    class_of = record.classes.get(name, "")
+    title = heading_of(class_of) or in_words(name)
+    open_chapter(page, record, name, title, _about(record, name))
     add_figures(page, record, name)
+
+
+def open_chapter(page: Page, record: RunRecord, name: str, title: str, introduction: str) -> None:
+    """Begin a chapter: its question, then how its numbers mislead; named where a class was measured in several ways."""
+    class_of = record.classes.get(name, "")
+    several = len(analyses_of_class(record, class_of)) > 1
+    page.chapter(f"{title} ({name})" if several else title, introduction)
+    if warning := trap(class_of):
+        page.paragraph(f"How it can mislead: {warning}.")
 
 
 def beside_own(record: RunRecord, name: str, metric: str, own: str) -> tuple[pd.DataFrame, float | None]:
@@ -36,13 +47,12 @@ def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[st
     overall = overall_table(record, name)
     if overall is not None:
         page.grid([overall])
-    if warning := trap(record.classes.get(name, "")):
-        page.paragraph(f"How it can mislead: {warning}.")
+    class_of = record.classes.get(name, "")
     items: list[Card | None] = []
     for metric in frame["metric"].drop_duplicates():
         if metric not in leave_out:
-            said = explain(record.classes.get(name, ""), metric)
-            for item in _figures_of(frame[frame["metric"] == metric], name, metric):
+            said = explain(class_of, metric)
+            for item in _figures_of(frame[frame["metric"] == metric], name, metric, unit_of(class_of, metric)):
                 items.append(Captioned(item.figure, " ".join(part for part in (said, item.caption) if part)))
     if len(items) <= 8:
         page.grid(items)
@@ -52,11 +62,11 @@ def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[st
         page.grid(items[8:])
 
 
-def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Captioned]:
-    title = metric.replace("_", " ")
+def _figures_of(rows: pd.DataFrame, name: str, metric: str, unit: str) -> Iterable[Captioned]:
+    title = in_words(metric)
     overall = select(rows, name, metric)
     if overall["step"].nunique() > 1:
-        yield Captioned(draw.over_steps(overall, title), "")
+        yield Captioned(draw.over_steps(overall, title, unit=unit), "")
     layers = select(rows, name, metric, by=("layer",))
     averaged = ""
     if layers.empty:
@@ -70,16 +80,16 @@ def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Captione
             )
     if not layers.empty:
         if layers["step"].nunique() > 1:
-            yield Captioned(draw.layers_by_steps(layers, f"{title}, layer by training step"), averaged)
-        yield Captioned(draw.layer_curves(layers, f"{title} by layer"), averaged)
+            yield Captioned(draw.layers_by_steps(layers, f"{title}, layer by training step", unit=unit), averaged)
+        yield Captioned(draw.layer_curves(layers, f"{title} by layer", unit=unit), averaged)
     languages = select(rows, name, metric, by=("language",))
     if not languages.empty:
-        yield Captioned(draw.over_steps(languages, f"{title} per language", group="language"), "")
+        yield Captioned(draw.over_steps(languages, f"{title} per language", unit=unit, group="language"), "")
     pairs = select(rows, name, metric, by=("language", "other_language"))
     if not pairs.empty:
         step = int(pairs["step"].max())
         newest = pairs[pairs["step"] == step]
-        matrix = pair_matrix(newest, f"{title}, step {step}", directed=is_directed(newest))
+        matrix = pair_matrix(newest, f"{title}, step {step}", unit=unit, directed=is_directed(newest))
         yield Captioned(matrix, _significance(rows))
 
 
@@ -105,14 +115,12 @@ def overall_table(record: RunRecord, name: str) -> Table | None:
         interval = "" if pd.isna(last["low"]) else f"[{last['low']:.4g}, {last['high']:.4g}]"
         chance = "" if pd.isna(last["chance"]) else f"{last['chance']:.4g}"
         probability = "" if pd.isna(last["p"]) else f"{last['p']:.2g}"
-        rows.append(
-            (metric.replace("_", " "), f"{first['value']:.4g}", f"{last['value']:.4g}", interval, chance, probability)
-        )
+        rows.append((in_words(metric), f"{first['value']:.4g}", f"{last['value']:.4g}", interval, chance, probability))
     if not rows:
         return None
     steps = sorted(frame["step"].unique())
     return Table(
-        title=f"Overall numbers of {name}",
+        title="Overall numbers",
         header=("", f"step {steps[0]}", f"step {steps[-1]}", "95 % interval", "chance", "p"),
         rows=tuple(rows),
     )

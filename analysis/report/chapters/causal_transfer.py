@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures, beside_own
+from analysis.report.chapters.any_measure import add_figures, beside_own, open_chapter
 from analysis.report.explanations import explain
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
@@ -27,7 +27,10 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Ablating experts across languages",
         "The experts of a concept in one language are set to zero and the loss of its words is read in another, minus "
         "what experts of other concepts do. Nats per token; chance 0.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures, beside_own
-from analysis.report.explanations import explain
+from analysis.report.chapters.any_measure import add_figures, beside_own, open_chapter
+from analysis.report.explanations import explain, in_words
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
 from analysis.report.pair_figures import directed_matrix
@@ -30,11 +30,13 @@ def direction_verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_directions(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Directions of concepts",
-        "The difference of means of a concept's sentences and the others in one language, used to tell them in another."
-        " "
-        "Dashed: within a language, the most to be expected.",
+        "The difference of means of a concept's sentences and the others in one language, used to tell them in "
+        "another. Dashed: within a language, the most to be expected.",
     )
     said = explain("ConceptDirections", "direction_transfer")
     layers = select(record.frame, name, "direction_transfer", by=("layer",))
@@ -69,7 +71,10 @@ def trajectory_verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_trajectories(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Frozen experts over training",
         "The experts of one step, looked at at every other: do they detect their concept before, and elsewhere?",
     )
@@ -81,7 +86,7 @@ def add_trajectories(page: Page, record: RunRecord, name: str) -> None:
             continue
         long = means.reset_index().melt("step", ["own", "other", "chance"], "where").assign(chance=float("nan"))
         long["where"] = long["where"].replace({"own": "own language", "other": "other languages"})
-        figure = draw.over_steps(long, metric.replace("_", " ").capitalize(), unit=unit, group="where")
+        figure = draw.over_steps(long, in_words(metric), unit=unit, group="where")
         cards.append(Captioned(figure, explain("Trajectories", metric)))
     _add_matrix(
         cards, record, name, "frozen_ap", "AP: found in (down), looked at in", explain("Trajectories", "frozen_ap")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures
+from analysis.report.chapters.any_measure import add_figures, open_chapter
 from analysis.report.explanations import explain
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
@@ -31,7 +31,10 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Minimal pairs",
         "How often the grammatical sentence is more probable than one that differs in what makes it wrong.",
     )

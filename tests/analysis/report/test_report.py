@@ -89,12 +89,12 @@ def test_the_file_stands_alone_and_shows_every_analysis(tmp_path: Path) -> None:
     for expected in (
         "Probe accuracy, layer by training step",
         "Probe accuracy by layer",
-        "Sharing of concept neurons (shared) over training",
+        "Sharing of concept neurons (shared)",
         "Where the shared neurons are",
         "Shared / K by language pair, step 16",
         "Change against the untrained network, step 16",
         "Languages by shared concept neurons, step 16",
-        "cka, layer by training step",
+        "CKA, layer by training step",
     ):
         assert expected in titles
     assert not list(run.glob(".report*")), "no temporary file is left"
@@ -112,10 +112,10 @@ def test_runs_of_different_size_are_compared_on_corrected_measures_only(tmp_path
     path = write_report([small, large], tmp_path / "both.html")
     assert "differ in the number of units" in path.read_text(encoding="utf-8")
     titles = [figure["layout"]["title"]["text"] for figure in figures_in(path)]
-    assert "shared" not in titles
-    assert "accuracy" in titles
+    assert "Shared" not in titles
+    assert "Accuracy" in titles
     same = write_report([small, write(tmp_path / "twin", {0: 0.1, 16: 0.2}, name="twin")], tmp_path / "same.html")
-    assert "shared" in [figure["layout"]["title"]["text"] for figure in figures_in(same)]
+    assert "Shared" in [figure["layout"]["title"]["text"] for figure in figures_in(same)]
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
