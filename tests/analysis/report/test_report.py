@@ -106,6 +106,23 @@ def test_the_overlap_is_drawn_beside_chance_and_the_untrained_network(tmp_path: 
     assert {trace["name"] for trace in figure["data"]} == {"95 % interval", "measured", "chance", "untrained (step 0)"}
 
 
+def test_a_page_that_is_watched_is_renewed_when_there_are_new_results_and_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write(tmp_path / "run", {0: 0.05})
+    waits = iter([lambda: None, lambda: write(run, {16: 0.09}), lambda: None])
+
+    def wait(_: float) -> None:
+        if (happens := next(waits, None)) is None:
+            raise KeyboardInterrupt
+        happens()
+
+    monkeypatch.setattr("analysis.commands.report.time.sleep", wait)
+    assert main(["report", str(run), "--watch"]) == 130
+    assert capsys.readouterr().out.count("renewed:") == 1
+    assert "step 16" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_runs_of_different_size_are_compared_on_corrected_measures_only(tmp_path: Path) -> None:
     small = write(tmp_path / "small", {0: 0.05, 16: 0.09}, name="small", chance=0.01)
     large = write(tmp_path / "large", {0: 0.05, 16: 0.09}, name="large", chance=0.001)
