@@ -21,7 +21,6 @@ from transformers import PreTrainedTokenizerBase
 from analysis.base import Analysis, Attachment, Row
 from analysis.checkpoints.audit import hash_tokenizer
 from analysis.concepts.concept_set import ConceptSet
-from analysis.concepts.dataset import load_concepts
 from analysis.concepts.families import main_scripts, stratum_of
 from analysis.cost import RANKED, Shape
 from analysis.experts import heldout, sharing
@@ -34,7 +33,7 @@ from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures.text_analysis import ConceptAnalysis
 from analysis.snapshots import Snapshot
-from analysis.texts import Clone
+from babelscope.records import Clone
 
 
 @dataclass(kw_only=True)
@@ -84,6 +83,7 @@ class ConceptOverlap(ConceptAnalysis):
         "shuffles",
         "bootstrap",
     )
+    fractions: ClassVar[tuple[str, ...]] = ("share", "shares")
     not_settings: ClassVar[tuple[str, ...]] = (*Analysis.not_settings, "sentences")
 
     names: list[str] = field(default_factory=list)
@@ -125,12 +125,6 @@ class ConceptOverlap(ConceptAnalysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.languages) == 1:
-            raise ValueError(f"languages={self.languages}: overlap needs at least two languages")
-        if self.share is not None and not 0.0 < self.share <= 1.0:
-            raise ValueError(f"share={self.share} must be above 0 and at most 1")
-        if not all(0.0 < share <= 1.0 for share in self.shares):
-            raise ValueError(f"shares={self.shares}: each must be above 0 and at most 1")
         if self.sentences < 0:
             raise ValueError(f"{self.name}: sentences={self.sentences} must be 0 or more")
         self._loaded: tuple[tuple[object, ...], ConceptSet] | None = None
@@ -141,21 +135,16 @@ class ConceptOverlap(ConceptAnalysis):
         path = Path(self.concepts)
         stamp = (*((path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()), tuple(clones.items()))
         if self._loaded is None or self._loaded[0] != stamp:
-            loaded = load_concepts(
-                path,
-                languages=self.languages,
+            loaded = self.load(
+                clones,
                 concepts=self.names,
                 splits=self.splits,
                 negatives=self.negatives,
-                min_positives=self.min_positives,
                 max_positives=self.max_positives,
                 max_negatives=self.max_negatives,
                 strict=self.strict,
                 drop_scarce=self.drop_scarce,
-                clones=clones,
             )
-            if len(loaded.languages) < 2:
-                raise ValueError(f"{path}: only the language {loaded.languages[0]!r}; overlap needs at least two")
             self._loaded = stamp, loaded
         return self._loaded[1]
 

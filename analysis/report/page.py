@@ -19,8 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from analysis.files import write_text_atomic
 from analysis.report.tables import Table
+from babelscope.files import write_text
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Page:
             figures=[Markup(figure) for figure in self._figures],
             tokens=_script_data(self._tokens),
         )
-        write_text_atomic(path, text)
+        write_text(path, text)
 
     def _card(self, item: Card) -> dict:
         if isinstance(item, Table):

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from analysis.base import class_name
 from analysis.preregistration import check_plan
 from analysis.results import ResultTable
-from babelscope.yaml_text import read_yaml
+from babelscope.yaml_text import read_config
 
 BROKEN = 1.5
 """Ratio of held-out losses from which a later checkpoint counts as broken."""
@@ -136,7 +136,7 @@ def read_run(folder: str | Path) -> RunRecord:
         table=table,
         frame=frame,
         history=history,
-        config=read_config(folder / "config.yaml"),
+        config=read_config(folder / "config.yaml") or {},
         about=read_json(folder / "run.json"),
         identity=read_json(root / "identity.json"),
         registered=check_plan(folder, table),
@@ -190,18 +190,6 @@ def _read_history(path: Path) -> pd.DataFrame:
         for key, value in row["values"].items()
     ]
     return pd.DataFrame(records, columns=columns)
-
-
-def read_config(path: Path) -> dict:
-    """The configuration of a run, {} without a file.
-
-    Raises:
-        ValueError: the file is not YAML with keys.
-    """
-    content = (read_yaml(path) or {}) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a configuration with keys, got {type(content).__name__}")
-    return content
 
 
 def read_json(path: Path) -> dict:

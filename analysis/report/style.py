@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -50,15 +51,41 @@ def line_style(index: int, *, markers: bool = True) -> dict:
     return {"mode": "lines+markers", "line": line, "marker": {"symbol": MARKERS[index % len(MARKERS)], "size": 7}}
 
 
-def colorbar(unit: str) -> dict:
-    """Of a heatmap; its unit runs along the bar, where a long one takes no width."""
-    return {"title": {"text": unit, "side": "right"}, "thickness": 12}
-
-
 def over_training(figure: go.Figure) -> None:
     """Name the horizontal axis of a figure over steps; the report offers such figures on other axes, too."""
     figure.update_xaxes(title="optimizer step")
     figure.update_layout(meta={"axis": "step"})
+
+
+def add_level(figure: go.Figure, x: Sequence, y: Sequence, name: str, colour: str, dash: str = "dash") -> None:
+    """A line without markers beside what was measured: chance, or an untrained network."""
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=name, line={"color": colour, "dash": dash}))
+
+
+def error_bars(rows: pd.DataFrame) -> dict:
+    """Bars from `low` to `high` around `value`."""
+    above, below = rows["high"] - rows["value"], rows["value"] - rows["low"]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
+
+
+def heatmap(
+    table: pd.DataFrame, title: str, *, unit: str, hover: str, decimals: int | None = None, **options: Any
+) -> go.Figure:
+    """A figure of a table, its index down and its columns across; `decimals` writes the values into the cells."""
+    text = None if decimals is None else table.map(lambda v: "" if pd.isna(v) else f"{v:.{decimals}f}").to_numpy()
+    cells = go.Heatmap(
+        z=table.to_numpy(),
+        x=list(table.columns),
+        y=list(table.index),
+        text=text,
+        texttemplate="%{text}" if text is not None else None,
+        colorbar={"title": {"text": unit, "side": "right"}, "thickness": 12},
+        hovertemplate=f"{hover}: %{{z:.4g}}<extra></extra>",
+        **{"colorscale": SEQUENTIAL} | options,
+    )
+    figure = base_figure(title, "")
+    figure.add_trace(cells)
+    return figure
 
 
 def interval_band(x: Sequence[str] | Sequence[int], rows: pd.DataFrame, colour: str) -> list[go.Scatter]:

@@ -17,9 +17,10 @@ import pytest
 import torch
 import yaml
 
+from babelscope.yaml_text import read_config
 from train.__main__ import COMMANDS, main
 from train.cli import ParsedRun, default_precision
-from train.config.run_config import Difference, find_differences, load_config, save_config
+from train.config.run_config import Difference, find_differences, save_config
 from train.module import LanguageModelingModule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +114,7 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
 ) -> None:
     assert command("fit", "--config", config)[0] == 0
     folder = tmp_path / "run"
-    stored = load_config(folder)
+    stored = read_config(folder / "config.yaml")
     assert stored is not None
     assert stored["model"]["optimizer"]["betas"] == [0.9, 0.95]  # a default, saved all the same
     assert stored["trainer"]["max_steps"] == 4
@@ -136,7 +137,7 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     code, _, line = command("fit", "--config", config, "--model.optimizer.lr", "0.5")
     assert code == 2
     assert "another configuration (model.optimizer.lr: 0.005 -> 0.5)" in line
-    assert load_config(folder) == stored
+    assert read_config(folder / "config.yaml") == stored
 
     code, _, line = command("fit", "--config", config, "--resume", "never")
     assert (code, "holds a run already" in line) == (2, True)
@@ -145,7 +146,7 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     assert code == 0
     checkpoint = torch.load(folder / "checkpoints" / "step_00000006.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
-    changed = load_config(folder)
+    changed = read_config(folder / "config.yaml")
     assert changed is not None
     assert changed["trainer"]["max_steps"] == 6
 
@@ -257,7 +258,7 @@ def test_a_trial_of_a_sweep_has_a_folder_and_a_page_of_its_own(
         monkeypatch.setenv("WANDB_RUN_ID", trial)
         assert command("fit", "--config", config, "--trainer.max_steps", 2)[0] == 0
         assert (tmp_path / "run" / trial / "config.yaml").is_file()
-        stored = load_config(tmp_path / "run" / trial)
+        stored = read_config(tmp_path / "run" / trial / "config.yaml")
         assert stored is not None
         assert stored["trainer"]["default_root_dir"] == str(tmp_path / "run" / trial)
     assert not (tmp_path / "run" / "config.yaml").exists()
@@ -435,7 +436,7 @@ def test_a_run_that_broke_off_ends_in_the_same_bits(
 def test_a_broken_configuration_in_the_run_folder_is_named(tmp_path: Path) -> None:
     save_config(tmp_path, "a: [1\n")
     with pytest.raises(ValueError, match=r"config\.yaml: not valid YAML"):
-        load_config(tmp_path)
+        read_config(tmp_path / "config.yaml")
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 

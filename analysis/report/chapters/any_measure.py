@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.base import class_name, find_class
 from analysis.report import figures as draw
 from analysis.report.explanations import explain, heading_of, in_words, trap, unit_of
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
-from analysis.report.pair_figures import is_directed, pair_matrix
+from analysis.report.pair_figures import directed_matrix, is_directed, pair_matrix
 from analysis.report.run import RunRecord, analyses_of_class
 from analysis.report.tables import Table
 from analysis.statistics import benjamini_hochberg
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    class_of = record.classes.get(name, "")
-    title = heading_of(class_of) or in_words(name)
+    title = heading_of(record.classes.get(name, "")) or in_words(name)
     open_chapter(page, record, name, title, _about(record, name))
     add_figures(page, record, name)
 
@@ -41,19 +41,49 @@ def beside_own(record: RunRecord, name: str, metric: str, own: str) -> tuple[pd.
     return rows, float(within.iloc[0]) if len(within) else None
 
 
+def captioned(record: RunRecord, name: str, metric: str, figure: go.Figure, more: str = "") -> Captioned:
+    """A figure above what docs/measures.md says of its metric."""
+    said = explain(record.classes.get(name, ""), metric)
+    return Captioned(figure, " ".join(part for part in (said, more) if part))
+
+
+def over_training(record: RunRecord, name: str, metric: str, title: str, *, group: str | None = None) -> Card | None:
+    """Overall numbers over the snapshots, or a line for each value of the field `group`; None for a single snapshot."""
+    rows = select(record.frame, name, metric, by=() if group is None else (group,))
+    if rows["step"].nunique() < 2:
+        return None
+    return captioned(record, name, metric, draw.over_steps(rows, title, unit=_unit(record, name, metric), group=group))
+
+
+def newest_matrix(
+    record: RunRecord, name: str, metric: str, title: str, *, across: str = "other_language"
+) -> Card | None:
+    """Languages (down) by the field `across` at the newest snapshot; None without such rows."""
+    rows = select(record.frame, name, metric, by=("language", across))
+    if rows.empty:
+        return None
+    step = int(rows["step"].max())
+    unit = _unit(record, name, metric)
+    figure = directed_matrix(rows[rows["step"] == step], f"{title}, step {step}", unit=unit, across=across)
+    return captioned(record, name, metric, figure)
+
+
+def _unit(record: RunRecord, name: str, metric: str) -> str:
+    return unit_of(record.classes.get(name, ""), metric)
+
+
 def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[str] = ()) -> None:
     """Whatever rows an analysis has, drawn by their shape; the largest tables are averaged over pairs and concepts."""
     frame = record.frame[record.frame["analysis"] == name]
     overall = overall_table(record, name)
     if overall is not None:
         page.grid([overall])
-    class_of = record.classes.get(name, "")
     items: list[Card | None] = []
     for metric in frame["metric"].drop_duplicates():
         if metric not in leave_out:
-            said = explain(class_of, metric)
-            for item in _figures_of(frame[frame["metric"] == metric], name, metric, unit_of(class_of, metric)):
-                items.append(Captioned(item.figure, " ".join(part for part in (said, item.caption) if part)))
+            rows = frame[frame["metric"] == metric]
+            for figure, more in _figures_of(rows, name, metric, _unit(record, name, metric)):
+                items.append(captioned(record, name, metric, figure, more))
     if len(items) <= 8:
         page.grid(items)
         return
@@ -62,11 +92,12 @@ def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[st
         page.grid(items[8:])
 
 
-def _figures_of(rows: pd.DataFrame, name: str, metric: str, unit: str) -> Iterable[Captioned]:
+def _figures_of(rows: pd.DataFrame, name: str, metric: str, unit: str) -> Iterable[tuple[go.Figure, str]]:
+    """Figures of one metric, and what is to be said of each beside its meaning."""
     title = in_words(metric)
     overall = select(rows, name, metric)
     if overall["step"].nunique() > 1:
-        yield Captioned(draw.over_steps(overall, title, unit=unit), "")
+        yield draw.over_steps(overall, title, unit=unit), ""
     layers = select(rows, name, metric, by=("layer",))
     averaged = ""
     if layers.empty:
@@ -80,17 +111,17 @@ def _figures_of(rows: pd.DataFrame, name: str, metric: str, unit: str) -> Iterab
             )
     if not layers.empty:
         if layers["step"].nunique() > 1:
-            yield Captioned(draw.layers_by_steps(layers, f"{title}, layer by training step", unit=unit), averaged)
-        yield Captioned(draw.layer_curves(layers, f"{title} by layer", unit=unit), averaged)
+            yield draw.layers_by_steps(layers, f"{title}, layer by training step", unit=unit), averaged
+        yield draw.layer_curves(layers, f"{title} by layer", unit=unit), averaged
     languages = select(rows, name, metric, by=("language",))
     if not languages.empty:
-        yield Captioned(draw.over_steps(languages, f"{title} per language", unit=unit, group="language"), "")
+        yield draw.over_steps(languages, f"{title} per language", unit=unit, group="language"), ""
     pairs = select(rows, name, metric, by=("language", "other_language"))
     if not pairs.empty:
         step = int(pairs["step"].max())
         newest = pairs[pairs["step"] == step]
         matrix = pair_matrix(newest, f"{title}, step {step}", unit=unit, directed=is_directed(newest))
-        yield Captioned(matrix, _significance(rows))
+        yield matrix, _significance(rows)
 
 
 def _significance(rows: pd.DataFrame) -> str:

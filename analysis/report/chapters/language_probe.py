@@ -5,11 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures, open_chapter
+from analysis.report.chapters.any_measure import add_figures, captioned, open_chapter
 from analysis.report.comparison.steps import dip_between
-from analysis.report.explanations import explain
 from analysis.report.figures import select
-from analysis.report.page import Captioned, Page
+from analysis.report.page import Page
 from analysis.report.run import RunRecord
 
 
@@ -78,6 +77,6 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
                 baselines[metric.removeprefix("accuracy_").replace("_", " ")] = rows
         over = draw.layers_by_steps(accuracy, "Probe accuracy, layer by training step", unit="accuracy")
         curves = draw.layer_curves(accuracy, "Probe accuracy by layer", unit="accuracy", baselines=baselines)
-        page.grid(Captioned(figure, explain("LanguageProbe", "accuracy")) for figure in (over, curves))
+        page.grid(captioned(record, name, "accuracy", figure) for figure in (over, curves))
     page.heading("Further measures of the probe")
     add_figures(page, record, name, leave_out=("accuracy", "accuracy_shuffled", "accuracy_majority"))

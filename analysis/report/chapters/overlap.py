@@ -6,14 +6,14 @@ import plotly.graph_objects as go
 
 from analysis.report import figures as draw
 from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum, find_change
-from analysis.report.chapters.any_measure import add_figures, open_chapter
+from analysis.report.chapters.any_measure import add_figures, captioned, open_chapter
 from analysis.report.chapters.units import add_units
-from analysis.report.explanations import explain, unit_of
+from analysis.report.explanations import unit_of
 from analysis.report.figures import select
-from analysis.report.page import Captioned, Card, Page
+from analysis.report.page import Card, Page
 from analysis.report.pair_figures import dendrogram, pair_matrix
 from analysis.report.run import RunRecord
-from analysis.report.style import PALETTE
+from analysis.report.style import PALETTE, add_level
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
@@ -57,19 +57,12 @@ def headline(record: RunRecord, name: str, *, ceiling: bool = False) -> Card | N
         rows = record.usable(select(record.frame, name, metric))
         if not rows.empty:
             band = select(record.null_band(name), name, metric)
-            figure = draw.against_random(
-                rows,
-                band,
-                f"Sharing of concept neurons ({metric.replace('_', ' ')})",
-                unit=unit_of("ConceptOverlap", metric),
-            )
+            title, unit = f"Sharing of concept neurons ({metric.replace('_', ' ')})", unit_of("ConceptOverlap", metric)
+            figure = draw.against_random(rows, band, title, unit=unit)
             most = record.usable(select(record.frame, name, "rank_ceiling"))
             if ceiling and metric == DECISIVE and not most.empty:
-                style = {"mode": "lines", "line": {"color": PALETTE[2], "dash": "longdash"}}
-                figure.add_trace(
-                    go.Scatter(x=most["step"].tolist(), y=most["value"], name="within a language", **style)
-                )
-            return Captioned(figure, explain("ConceptOverlap", metric))
+                add_level(figure, most["step"].tolist(), most["value"], "within a language", PALETTE[2], "longdash")
+            return captioned(record, name, metric, figure)
     return None
 
 
@@ -88,8 +81,8 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     pairs = select(frame, name, "shared", by=("language", "other_language"))
     items: list[Card | None] = [headline(record, name, ceiling=True)]
 
-    def show(figure: Card | None, metric: str) -> None:
-        items.append(None if figure is None else Captioned(figure, explain("ConceptOverlap", metric)))
+    def show(figure: go.Figure | None, metric: str) -> None:
+        items.append(None if figure is None else captioned(record, name, metric, figure))
 
     if not shared.empty and not select(frame, name, DECISIVE).empty:
         show(

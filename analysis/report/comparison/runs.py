@@ -112,16 +112,7 @@ def _changes(records: Sequence[RunRecord]) -> Table | None:
         for analysis in sorted(record.frame["analysis"].unique()):
             change = find_change(record, analysis, DECISIVE) or find_change(record, analysis, PAPER)
             if change is not None:
-                rows.append(
-                    (
-                        record.name,
-                        change.metric,
-                        f"{change.first:.4f}",
-                        f"{change.last:.4f}",
-                        change.interval,
-                        change.verdict,
-                    )
-                )
+                rows.append((record.name, change.metric, *change.cells, change.verdict))
     if not rows:
         return None
     return Table(
