@@ -177,9 +177,13 @@ def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str =
     """Training scalars `prefix/<name>` over steps, one line a name."""
     figure = base_figure(title, unit)
     rows = history[history["key"].str.startswith(prefix + "/")]
-    for index, (key, part) in enumerate(rows.groupby("key", sort=True)):
-        part = part.drop_duplicates("step", keep="last").sort_values("step")
+    names = sorted(rows["key"].str.removeprefix(prefix + "/").unique(), key=lambda name: (name == "mean", name))
+    for index, name in enumerate(names):
+        part = rows[rows["key"] == f"{prefix}/{name}"].drop_duplicates("step", keep="last").sort_values("step")
+        if name == "mean":
+            add_level(figure, part["step"], part["value"], name, CHANCE)
+            continue
         mode = "lines+markers" if len(part) < 40 else "lines"
-        add_line(figure, part["step"], part["value"], str(key).removeprefix(prefix + "/"), index, mode=mode)
+        add_line(figure, part["step"], part["value"], name, index, mode=mode)
     over_training(figure)
     return figure

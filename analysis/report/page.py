@@ -82,8 +82,10 @@ class Page:
     def heading(self, title: str) -> None:
         self._blocks.append({"type": "heading", "title": title})
 
-    def verdict(self, text: str) -> None:
-        self._blocks.append({"type": "verdict", "text": text})
+    def verdicts(self, sentences: Sequence[str], card: Card | None = None) -> None:
+        """Sentences, each headed by what stands before its first colon, and beside them a figure."""
+        cards = [] if card is None else [self._card(card)]
+        self._blocks.append({"type": "verdicts", "sentences": sentences, "cards": cards})
 
     def paragraph(self, text: str) -> None:
         self._blocks.append({"type": "paragraph", "text": text})

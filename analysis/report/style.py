@@ -82,7 +82,7 @@ def heatmap(
         y=list(table.index),
         text=text,
         texttemplate="%{text}" if text is not None else None,
-        colorbar={"title": unit, "thickness": 12},
+        colorbar={"title": {"text": unit, "side": "right"}, "thickness": 12},
         hovertemplate=f"{hover}: %{{z:.4g}}<extra></extra>",
         **{"colorscale": SEQUENTIAL} | options,
     )

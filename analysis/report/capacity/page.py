@@ -53,7 +53,7 @@ def write_capacity_report(folders: Sequence[str | Path], out: str | Path) -> tup
     page = Page(f"Capacity: {Path(out).stem}")
     page.chapter("Sharing against capacity", ABOUT)
     said, sizes, tests = verdict(trends["rise"][1], measured), _size_table(runs), _trend_table(trends)
-    page.verdict(said)
+    page.verdicts([said])
     page.grid([sizes])
     page.grid([tests])
     page.grid([against_capacity(measured), against_loss(measured)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.report.chapters.any_measure import add_figures, beside_own, newest_matrix, over_training
+from analysis.report.chapters.any_measure import add_figures, beside_own, newest_matrix, open_chapter, over_training
 from analysis.report.page import Page
 from analysis.report.run import RunRecord
 
@@ -23,7 +23,10 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Ablating experts across languages",
         "The experts of a concept in one language are set to zero and the loss of its words is read in another, minus "
         "what experts of other concepts do. Nats per token; chance 0.",
@@ -31,8 +34,8 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     title = "From the ablated language (down) to the one that is read"
     page.grid(
         [
-            newest_matrix(record, name, "causal_transfer", title, unit="nats"),
-            over_training(record, name, "causal_transfer", "Causal transfer over training", unit="nats"),
+            newest_matrix(record, name, "causal_transfer", title),
+            over_training(record, name, "causal_transfer", "Causal transfer over training"),
         ]
     )
     page.heading("Controls and further measures")

@@ -6,7 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures, beside_own, captioned, newest_matrix
+from analysis.report.chapters.any_measure import add_figures, beside_own, captioned, newest_matrix, open_chapter
+from analysis.report.explanations import in_words
 from analysis.report.figures import select
 from analysis.report.page import Card, Page
 from analysis.report.run import RunRecord
@@ -29,7 +30,10 @@ def direction_verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_directions(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Directions of concepts",
         "The difference of means of a concept's sentences and the others in one language, used to tell them in "
         "another. Dashed: within a language, the most to be expected.",
@@ -63,7 +67,10 @@ def trajectory_verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_trajectories(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Frozen experts over training",
         "The experts of one step, looked at at every other: do they detect their concept before, and elsewhere?",
     )
@@ -74,7 +81,7 @@ def add_trajectories(page: Page, record: RunRecord, name: str) -> None:
             continue
         long = means.reset_index().melt("step", ["own", "other", "chance"], "where").assign(chance=float("nan"))
         long["where"] = long["where"].replace({"own": "own language", "other": "other languages"})
-        figure = draw.over_steps(long, metric.replace("_", " ").capitalize(), unit=unit, group="where")
+        figure = draw.over_steps(long, in_words(metric), unit=unit, group="where")
         cards.append(captioned(record, name, metric, figure))
     page.grid([*cards, newest_matrix(record, name, "frozen_ap", "AP: found in (down), looked at in")])
     page.heading("Further measures")

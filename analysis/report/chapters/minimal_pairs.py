@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.report.chapters.any_measure import add_figures, newest_matrix, over_training
+from analysis.report.chapters.any_measure import add_figures, newest_matrix, open_chapter, over_training
 from analysis.report.figures import select
 from analysis.report.page import Page
 from analysis.report.run import RunRecord
@@ -26,15 +26,18 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Minimal pairs",
         "How often the grammatical sentence is more probable than one that differs in what makes it wrong.",
     )
     across = "Accuracy by language (down) and phenomenon"
     page.grid(
         [
-            over_training(record, name, "pair_accuracy", "Accuracy by language", unit="accuracy", group="language"),
-            newest_matrix(record, name, "pair_accuracy", across, unit="accuracy", across="concept"),
+            over_training(record, name, "pair_accuracy", "Accuracy by language", group="language"),
+            newest_matrix(record, name, "pair_accuracy", across, across="concept"),
         ]
     )
     page.heading("Further measures")

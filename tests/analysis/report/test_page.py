@@ -12,7 +12,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.report import browser
-from analysis.report.explanations import explain, trap
+from analysis.report.explanations import MEASURES, explain, heading_of, in_words, trap, unit_of
 from analysis.report.report import write_report
 from analysis.report.style import DASHES, MARKERS, PALETTE, line_style
 from tests.benchmarks.bench_report import write_large
@@ -103,12 +103,27 @@ def test_without_a_browser_another_format_is_one_line(
     assert not (tmp_path / "report.html").exists()
 
 
+def test_every_metric_has_a_unit_and_every_class_says_how_it_misleads() -> None:
+    text = MEASURES.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|", text, re.MULTILINE)
+    assert len(rows) > 60
+    assert not [name for name, unit in rows if not unit.strip()]
+    classes = re.findall(r"^## .*`analysis\.[\w.]*?(\w+)`$", text, re.MULTILINE)
+    assert not [name for name in classes if not trap(name)]
+    assert unit_of("ConceptOverlap", "shared_by_3") == "share of K"
+    assert unit_of("Alignment", "mutual_knn_calibrated") == "share of neighbours, calibrated"
+
+
 def test_explanations_come_from_the_page_of_measures() -> None:
-    assert explain("ConceptOverlap", "shared").endswith("Chance: K / N.")
+    said = explain("ConceptOverlap", "shared")
+    assert re.fullmatch(
+        r"Shared experts .*\. Unit: share of K\. Chance: K / N\. How it can mislead: shared grows .*\.", said
+    )
     assert explain("ConceptOverlap", "shared_by_3")
     assert explain("ConceptOverlap", "no_such_metric") == ""
     assert explain("NoSuchAnalysis", "shared") == ""
-    assert trap("LanguageProbe")
+    assert (heading_of("Lape"), heading_of("NoSuchAnalysis")) == ("Language neurons", "")
+    assert in_words("ap_best") == "AP best"
 
 
 # colours -------------------------------------------------------------------------------------------------------------
