@@ -43,11 +43,9 @@ def layout(title: str) -> dict:
     }
 
 
-def line_style(index: int, *, markers: bool = True) -> dict:
+def line_style(index: int) -> dict:
     """Colour, dash and marker of the n-th line of a figure: no two of the first 24 look alike in print, either."""
     line = {"color": PALETTE[index % len(PALETTE)], "dash": DASHES[index // len(PALETTE) % len(DASHES)]}
-    if not markers:
-        return {"mode": "lines", "line": line}
     return {"mode": "lines+markers", "line": line, "marker": {"symbol": MARKERS[index % len(MARKERS)], "size": 7}}
 
 
@@ -55,6 +53,11 @@ def over_training(figure: go.Figure) -> None:
     """Name the horizontal axis of a figure over steps; the report offers such figures on other axes, too."""
     figure.update_xaxes(title="optimizer step")
     figure.update_layout(meta={"axis": "step"})
+
+
+def add_line(figure: go.Figure, x: Sequence, y: Sequence, name: str, index: int, **options: Any) -> None:
+    """The n-th measured line of a figure; `options` of the trace win over its style."""
+    figure.add_trace(go.Scatter(x=x, y=y, name=name, **line_style(index) | options))
 
 
 def add_level(figure: go.Figure, x: Sequence, y: Sequence, name: str, colour: str, dash: str = "dash") -> None:
