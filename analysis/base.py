@@ -10,10 +10,10 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -80,6 +80,18 @@ class Needs:
     """Named in the options; none means those of the files."""
     num_units: int
     """Units that the model must have more of (K)."""
+
+
+class Kept:
+    """What an analysis made for one snapshot and needs for the next, made anew when what it depends on changes."""
+
+    def __init__(self) -> None:
+        self._held: tuple[object, Any] | None = None
+
+    def get(self, depends_on: object, make: Callable[[], Any]) -> Any:
+        if self._held is None or self._held[0] != depends_on:
+            self._held = depends_on, make()
+        return self._held[1]
 
 
 @dataclass(kw_only=True)
