@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from babelscope.front import run_command
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -27,39 +28,17 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. 0 is success, 1 a sweep with failures, 2 a mistake in what was asked for."""
-    # Before torch is loaded: threads that wait for each other sleep. On a busy machine they spin away 3 times the work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in {"-h", "--help"}:
-        print("usage: python -m analysis COMMAND [options]\n")
-        print("\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()))
-        print("\nThe options of a command: python -m analysis COMMAND --help")
-        return 0 if given else 2
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        return _run(given[0], given[1:])
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if os.environ.get("BABELSCOPE_TRACEBACK") or not _is_expected(error):
-            raise
-        from analysis.commands.errors import reword
-
-        print(f"error: {reword(str(error))}", file=sys.stderr)
-        return 2
+    return run_command("python -m analysis", COMMANDS, _run, arguments, classes_of=_classes)
 
 
-def _run(name: str, given: Sequence[str]) -> int:
-    if name not in COMMANDS:
-        raise ValueError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
+def _run(name: str, given: list[str]) -> int:
     from babelscope.yaml_text import check_arguments
 
     check_arguments(given)
     command = importlib.import_module(f"analysis.commands.{name}")
     parser = make_parser(name)
-    return command.run(parser.instantiate(parser.parse_args(list(given)))) or 0
+    return command.run(parser.instantiate(parser.parse_args(given))) or 0
 
 
 def make_parser(name: str) -> ArgumentParser:
@@ -74,9 +53,22 @@ def make_parser(name: str) -> ArgumentParser:
     return parser
 
 
-def _is_expected(error: Exception) -> bool:
-    """Mistakes of users: bad values, missing files, and what jsonargparse refuses."""
-    return isinstance(error, ValueError | OSError) or type(error).__name__ == "ArgumentError"
+def _classes(key: str) -> list[str]:
+    """Names of the classes that an option takes."""
+    if key == "source":
+        from analysis.checkpoints import CheckpointSource as Base
+    elif key == "executor":
+        from analysis.checkpoints.executors import Executor as Base  # type: ignore[assignment]
+    elif key == "analyses":
+        from analysis.base import Analysis as Base  # type: ignore[assignment]
+    else:
+        return []
+    waiting, found = [Base], []
+    while waiting:
+        subclasses = waiting.pop().__subclasses__()
+        waiting += subclasses
+        found += [cls.__name__ for cls in subclasses if not getattr(cls, "__abstractmethods__", None)]
+    return sorted(found)
 
 
 if __name__ == "__main__":

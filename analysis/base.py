@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from analysis.cost import Shape
-from analysis.files import file_sha256
 from analysis.snapshots import Snapshot
+from babelscope.files import file_sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +116,10 @@ class Analysis(ABC):
     """Fields that cannot change the numbers, so they stay out of the fingerprint."""
     positive: ClassVar[tuple[str, ...]] = ()
     """Options that must be at least 1, beside those of the base."""
+    fractions: ClassVar[tuple[str, ...]] = ()
+    """Options that are shares: above 0 and at most 1."""
+    min_languages: ClassVar[int] = 1
+    """Languages that it needs, where it has the option `languages`."""
 
     def __post_init__(self) -> None:
         self.name = self.name or self.default_name
@@ -126,8 +130,12 @@ class Analysis(ABC):
             for number in given if isinstance(given, list | tuple) else [given]:
                 if isinstance(number, float) and not math.isfinite(number):
                     raise ValueError(f"{self.name}: {option}={given} must be finite")
+                if option in self.fractions and number is not None and not 0 < number <= 1:
+                    raise ValueError(f"{self.name}: {option}={given} must be above 0 and at most 1")
             if option == "languages" and len(set(given)) < len(given):
                 raise ValueError(f"{self.name}: languages={given}: a language is listed twice")
+            if option == "languages" and 0 < len(given) < self.min_languages:
+                raise ValueError(f"{self.name}: one language ({given[0]!r}) compares with nothing; name two")
             least = 0 if option == "seed" else 1
             counted = option in {"seed", "batch_tokens", "max_bytes", "max_length", *self.positive}
             if counted and given is not None and given < least:

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from analysis.base import Analysis
-from analysis.files import file_sha256
 from analysis.texts import language_column, read_records, translations
-from babelscope.yaml_text import read_yaml
+from babelscope.files import file_sha256
+from babelscope.yaml_text import read_config
 
 
 def check(
@@ -80,11 +80,9 @@ def trained_on(folder: Path) -> tuple[list[str] | None, list[str] | None]:
     """Languages and left-out files of the training text of a run folder, from its `config.yaml`; None where unknown.
 
     Raises:
-        ValueError: the file is not YAML.
+        ValueError: the file is not YAML with keys.
     """
-    path = folder / "config.yaml"
-    config = read_yaml(path) if path.is_file() else None
-    data = config.get("data") if isinstance(config, dict) else None
+    data = (read_config(folder / "config.yaml") or {}).get("data")
     if not isinstance(data, dict):
         return None, None
     return data.get("languages") or None, data.get("exclude") or []

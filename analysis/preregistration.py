@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.files import file_sha256
 from analysis.results import ResultTable
+from babelscope.files import file_sha256
 from babelscope.yaml_text import read_yaml
 
 PLAN = "plan.sha256"

@@ -22,32 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.base import Analysis, Attachment, Row, fingerprint_of
-from analysis.files import write_file
 from analysis.snapshots import SnapshotId, step_name, step_of
+from babelscope.files import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ROW_SCHEMA = pa.schema(
-    [
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("layer", pa.int32()),
-        ("kind", pa.string()),
-        ("condition", pa.string()),
-        ("k", pa.int32()),
-        ("concept", pa.string()),
-        ("language", pa.string()),
-        ("other_language", pa.string()),
-        ("seed", pa.int32()),
-        ("chance", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("p", pa.float64()),
-    ]
-)
-assert ROW_SCHEMA.names == [field.name for field in fields(Row)]
-
+_TYPES = {"str": pa.string(), "int": pa.int32(), "float": pa.float64()}
+ROW_SCHEMA = pa.schema([(field.name, _TYPES[str(field.type).partition(" ")[0]]) for field in fields(Row)])
+"""Columns of a rows file: the fields of `Row`."""
 FRAME_COLUMNS = ["run", "step", "tokens", "analysis", *ROW_SCHEMA.names]
 """Columns of every frame that `ResultTable.frame` returns."""
 

@@ -180,6 +180,14 @@ def mean_contrast(values: np.ndarray, unseen: float = 0.0) -> Contrast:
     )
 
 
+def mean_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """95 % bounds of the mean of a few independent values (Student's t); none for a single one."""
+    if len(values) < 2:
+        return None, None
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def mean_above_zero(values: np.ndarray, clusters: np.ndarray | None = None) -> float:
     """One-sided p of Student's t: mean over concepts (S,) at least this large if the truth is 0; 1 for one cluster."""
     merged = merge_clusters(np.asarray(values, dtype=np.float64), clusters)

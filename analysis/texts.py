@@ -18,19 +18,19 @@ from pathlib import Path
 from types import MappingProxyType
 
 from babelscope import records
-from babelscope.records import LANGUAGE_COLUMNS, SPLIT_NAMES, kind_of, segment_key, wide_languages
+from babelscope.records import (
+    LANGUAGE_COLUMNS,
+    SPLIT_NAMES,
+    Clone,
+    check_text,
+    kind_of,
+    refuse_unknown,
+    segment_key,
+    wide_languages,
+)
 
 RECORDED = frozenset({"uid", "doc", "sent_id", "split", "source", "text", "n_langs", *LANGUAGE_COLUMNS})
 """Columns that are never languages of a wide table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clone:
-    """A language that a model knows as another one in shifted token ids; what it reads is text of its original."""
-
-    of: str
-    shift: int
-    """Added to the id of every token that is not special."""
 
 
 class ClonedText(str):
@@ -104,15 +104,11 @@ def read_texts(
         else:
             for language, _ in _languages_of(path, line, record):
                 found.setdefault(language, [])
-    absent = [split for split in splits if split not in seen_splits]
-    if absent:
-        raise ValueError(f"{path}: no split {absent[0]!r}; it has {', '.join(sorted(seen_splits)) or 'none'}")
+    refuse_unknown(path, "split", splits, seen_splits)
     for name, clone in cloned(languages, clones).items():
         if clone.of in found:
             found[name] = [Text(text.key, ClonedText(text.text, clone.shift)) for text in found[clone.of]]
-    for language in languages:
-        if language not in found:
-            raise ValueError(f"{path}: no language {language!r}; it has {', '.join(sorted(found)) or 'none'}")
+    refuse_unknown(path, "language", languages, found)
     chosen = {language: found[language] for language in (languages or sorted(found))}
     for language, texts in chosen.items():
         if not texts:
@@ -191,15 +187,8 @@ def language_column(record: Mapping[str, object]) -> str | None:
     return next((column for column in LANGUAGE_COLUMNS if column in record), None)
 
 
-def _checked(path: Path, line: str, column: str, text: object) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"{path}, {line}: {column!r} must be a text, got {type(text).__name__}")
+def _checked(path: Path, line: str, column: str, given: object) -> str:
+    text = check_text(given, f"{path}, {line}: {column!r}")
     if not text.strip():
         raise ValueError(f"{path}, {line}: {column!r} is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{path}, {line}: {column!r}: character {error.start} is half a surrogate pair, which is no text"
-        ) from None
     return text

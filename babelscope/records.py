@@ -11,7 +11,8 @@ import glob
 import gzip
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,6 +34,15 @@ SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev":
 """What a split column may say, and what it means."""
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A language that is another one in shifted token ids; what is read in it is text of its original."""
+
+    of: str
+    shift: int
+    """Added to the id of every token that is not special."""
 
 
 def expand(pattern: str | Path) -> list[Path]:
@@ -125,6 +135,29 @@ def check_text_column(path: Path, column: str) -> None:
         kind = kind.value_type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise ValueError(f"{path}: column {column!r} holds {kind}, not text; name the text column of this file")
+
+
+def check_text(text: object, place: str) -> str:
+    """The text itself, if it is one that can be tokenised and written.
+
+    Raises:
+        ValueError: another type, or a text with half of a surrogate pair (as truncated JSON escapes leave it).
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{place} holds {type(text).__name__}, not text")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{place}: character {error.start} is half a surrogate pair, which is no text") from None
+    return text
+
+
+def refuse_unknown(path: str | Path, what: str, asked: Iterable[str], found: Collection[str]) -> None:
+    """Raise ValueError for the first of what is asked for that a file does not have."""
+    for name in asked:
+        if name not in found:
+            raise ValueError(f"{path}: no {what} {name!r}; it has {', '.join(sorted(found)) or 'none'}")
 
 
 def distinct_values(path: Path, column: str) -> dict[Any, str]:

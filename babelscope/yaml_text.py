@@ -55,6 +55,18 @@ def read_yaml(path: str | Path) -> Any:
     return anchored(content, path.parent)
 
 
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The keys of a configuration, or None without the file.
+
+    Raises:
+        ValueError: the file is not YAML with keys.
+    """
+    content = read_yaml(path) if path.is_file() else None
+    if path.is_file() and not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a configuration with keys; put it back, or remove the file")
+    return content
+
+
 def anchored(content: Any, folder: str | Path) -> Any:
     """`content` with every string that begins with `./` or `../` as an absolute path, seen from `folder`."""
     if isinstance(content, dict):

@@ -14,8 +14,9 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ from analysis.preflight import check
 from analysis.report.headlines import Group, scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
-from analysis.texts import Clone
 from analysis.tracking.media import COST
+from babelscope.errors import one_line
+from babelscope.records import Clone
 from callbacks.schedule import Schedule, required
-from callbacks.step import StepCallback
+from callbacks.step import StepCallback, require_plain_model
 from callbacks.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -52,12 +54,7 @@ def live_snapshot(trainer: pl.Trainer, module: pl.LightningModule) -> Snapshot:
     Raises:
         ValueError: the module lacks `model` or `tokenizer`.
     """
-    for attribute in ("model", "tokenizer"):
-        if getattr(module, attribute, None) is None:
-            raise ValueError(
-                f"{type(module).__name__} has no attribute {attribute!r}; live analysis needs the plain transformers "
-                "model as `model` and its tokenizer as `tokenizer`"
-            )
+    require_plain_model(module, "live analysis needs")
     tokens = getattr(module, "tokens_seen", None)
     run = Path(trainer.default_root_dir).name
     identity = SnapshotId(run, trainer.global_step, None if tokens is None else int(tokens))
@@ -209,10 +206,12 @@ class AnalysisCallback(StepCallback):
         with measuring(snapshot.model):
             for number, analysis in enumerate(missing, 1):
                 log.info("step %d: measuring %s (%d of %d)", snapshot.id.step, analysis.name, number, len(missing))
-                self._run_one(analysis, snapshot, table)
+                what = f"step {snapshot.id.step}: analysis {analysis.name!r}"
+                self._attempt(what, partial(self._run_one, analysis, snapshot, table))
             if missing:
                 self._last_seconds = time.monotonic() - started
-            self._run_null(snapshot, mine, table)
+            measure = partial(measure_null, snapshot, mine, table.root, self.null_networks)
+            self._attempt(f"step {snapshot.id.step}: random networks", measure)
         trainer.strategy.barrier("analysis")
         self.seconds += time.monotonic() - started
         if trainer.is_global_zero:
@@ -220,32 +219,21 @@ class AnalysisCallback(StepCallback):
 
     def _run_one(self, analysis: Analysis, snapshot: Snapshot, table: ResultTable) -> None:
         begun = time.monotonic()
+        measured = list(analysis.measure(snapshot))
+        table.write(snapshot.id, analysis, measured, time.monotonic() - begun)
+
+    def _attempt(self, what: str, run: Callable[[], object]) -> None:
+        """Whatever goes wrong in a measurement (out of memory, a full disk, a bug), days of training go on."""
         try:
-            measured = list(analysis.measure(snapshot))
-            table.write(snapshot.id, analysis, measured, time.monotonic() - begun)
+            run()
         except Exception as error:
-            # Whatever goes wrong in a measurement (out of memory, a full disk, a bug), days of training go on.
             self.failures += 1
-            log.error(
-                "step %d: analysis %r failed and is left out: %s: %s",
-                snapshot.id.step,
-                analysis.name,
-                type(error).__name__,
-                " ".join(str(error).split()),
-                exc_info=log.isEnabledFor(logging.DEBUG),
-            )
+            said, kind = one_line(error, 2000), type(error).__name__
+            log.error("%s failed and is left out: %s: %s", what, kind, said, exc_info=log.isEnabledFor(logging.DEBUG))
             del error
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-
-    def _run_null(self, snapshot: Snapshot, analyses: Sequence[Analysis], table: ResultTable) -> None:
-        """The random networks of the run, where they are not measured yet."""
-        try:
-            measure_null(snapshot, analyses, table.root, self.null_networks)
-        except Exception as error:
-            self.failures += 1
-            log.error("random networks could not be measured: %s: %s", type(error).__name__, error)
 
     def _record(self, trainer: pl.Trainer, snapshot_id: SnapshotId, table: ResultTable) -> None:
         tracker = next((c for c in trainer.callbacks if isinstance(c, Tracker)), None)  # type: ignore[attr-defined]

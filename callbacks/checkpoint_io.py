@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from analysis.files import file_sha256, write_file, write_json
+from analysis.checkpoints.weights import load_pickled
 from analysis.snapshots import step_of
+from babelscope.errors import one_line
+from babelscope.files import file_sha256, write_file, write_json
 from callbacks.snapshots import checkpoint_file, manifest_file
 
 log = logging.getLogger(__name__)
@@ -44,9 +45,9 @@ class DurableCheckpointIO(CheckpointIO):
             on_error(error)
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return load_checkpoint(Path(path), map_location)
+        return load_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove manifest and file, in this order: a file without manifest is not taken for a finished one."""
@@ -54,8 +55,8 @@ class DurableCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -> dict[str, Any]:
-    """Tensors and plain values of a checkpoint; `mmap` leaves the tensors on disk until they are used.
+def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Tensors and plain values of a checkpoint, on the CPU; `mmap` leaves them on disk until they are used.
 
     Raises:
         FileNotFoundError: no such file.
@@ -63,15 +64,8 @@ def load_checkpoint(path: Path, map_location: Any = "cpu", *, mmap: bool = False
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    try:
-        content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: torn or not a checkpoint ({_one_line(error)})") from None
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: holds objects other than tensors and plain values, which are never loaded ({_one_line(error)})"
-        ) from None
-    if not isinstance(content, dict) or "state_dict" not in content:
+    content = load_pickled(path, str(path.parent), mmap=mmap)
+    if "state_dict" not in content:
         raise ValueError(f"{path}: not a checkpoint of a training")
     return content
 
@@ -92,7 +86,7 @@ def find_damage(path: Path) -> str | None:
             return "its content does not match its SHA-256"
         load_checkpoint(path, mmap=True)
     except (OSError, ValueError) as error:
-        return _one_line(error)
+        return one_line(error)
     return None
 
 
@@ -140,8 +134,3 @@ def newest_checkpoint(run_folder: str | Path) -> Path | None:
             f"place, or delete {paths[0].parent} to start the run anew"
         )
     return None
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + " ..."

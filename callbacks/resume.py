@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from analysis.files import remove_leftovers
+from babelscope.files import remove_leftovers
 from callbacks.checkpoint_io import DurableCheckpointIO, checkpoint_step, find_checkpoints, newest_checkpoint
 from callbacks.rng import capture_rng, gather_rng, restore_rng
 from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree, describe_write_error
@@ -84,10 +84,8 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         self._shared_batches: list[int] = []
         """Validation batches of each loader that every rank has."""
 
-    @staticmethod
-    def newest_checkpoint(run_folder: Path) -> Path | None:
-        """The checkpoint from which a run in `run_folder` goes on, see `callbacks.checkpoint_io.newest_checkpoint`."""
-        return newest_checkpoint(run_folder)
+    newest_checkpoint = staticmethod(newest_checkpoint)
+    """From which a run in a folder goes on."""
 
     def request_stop(self, signum: int) -> None:
         """Stop as if the signal had come: at the end of this step, saved. May be called from any thread."""

@@ -28,6 +28,8 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
+from babelscope.errors import one_line
+
 log = logging.getLogger(__name__)
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -131,4 +133,4 @@ def describe_write_error(error: OSError) -> str:
     """One plain line about a file that could not be written."""
     if error.errno in FULL_DISK:
         return f"the disk is full ({os.strerror(error.errno)})"
-    return " ".join(str(error).split())
+    return one_line(error)

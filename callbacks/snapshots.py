@@ -29,10 +29,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from analysis.files import file_sha256, new_folder, remove_leftovers, write_json
 from analysis.snapshots import CLONES_FILE, step_name
+from babelscope.files import file_sha256, new_folder, remove_leftovers, write_json
 from callbacks.schedule import Schedule, required
-from callbacks.step import StepCallback
+from callbacks.step import StepCallback, require_plain_model
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +147,7 @@ class SnapshotWriter(StepCallback):
         """Snapshots lost to a full disk or the like since the fit began."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for attribute in ("model", "tokenizer"):
-            if getattr(pl_module, attribute, None) is None:
-                raise ValueError(
-                    f"{type(pl_module).__name__} has no attribute {attribute!r}; snapshots need the plain transformers "
-                    "model as `model` and its tokenizer as `tokenizer`"
-                )
+        require_plain_model(pl_module, "snapshots need")
         if trainer.is_global_zero:
             remove_leftovers(Path(trainer.default_root_dir) / "snapshots")
         super().on_train_start(trainer, pl_module)

@@ -39,3 +39,17 @@ class StepCallback(Callback):
         if trainer.global_step != self._done:
             self._done = trainer.global_step
             self.on_step(trainer, pl_module, self._done)
+
+
+def require_plain_model(module: Any, what: str) -> None:
+    """Refuse a module without what hooks and snapshots need: the plain model, neither compiled nor wrapped.
+
+    Raises:
+        ValueError: it lacks `model` or `tokenizer`.
+    """
+    for attribute in ("model", "tokenizer"):
+        if getattr(module, attribute, None) is None:
+            raise ValueError(
+                f"{type(module).__name__} has no attribute {attribute!r}; {what} the plain transformers model as "
+                "`model` and its tokenizer as `tokenizer`"
+            )

@@ -60,6 +60,8 @@ class Tracker(StepCallback):
         """The record of the run while it is open; None on other ranks than the first."""
         self.wandb: WandbRun | None = None
         self.loggers: list[pl.loggers.Logger] = []
+        self._lacking: list[pl.loggers.Logger] = []
+        """Those that raised, of which nothing more is said."""
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
@@ -76,7 +78,7 @@ class Tracker(StepCallback):
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             values = {k: v for k, v in scalars_of(trainer.callback_metrics).items() if not k.startswith("val/")}
-            values |= {f"optim/lr_{name}": lr for name, lr in _learning_rates(trainer).items()}
+            values["optim/lr_0"] = float(trainer.optimizers[0].param_groups[0]["lr"])
             self.record("train", values, step, _tokens(module))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -113,7 +115,12 @@ class Tracker(StepCallback):
         if row is None:
             return
         for logger in self.loggers:
-            logger.log_metrics(row["values"], step=step)
+            try:
+                logger.log_metrics(row["values"], step=step)
+            except Exception as error:  # as W&B, a view: `metrics.jsonl` is complete
+                if logger not in self._lacking:
+                    self._lacking.append(logger)
+                    log.warning("%s lacks rows, from step %d on: %s", type(logger).__name__, step, error)
         if self.figures and is_of_analyses(row):
             self._renew_report()
         self.wandb.send(row)
@@ -145,14 +152,6 @@ def scalars_of(metrics: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
     """Plain numbers of Lightning's metrics; `_step`/`_epoch` doubles of the same key are left out."""
     doubles = {key for key in metrics if key.endswith(("_step", "_epoch")) and key.rpartition("_")[0] in metrics}
     return {key: float(value) for key, value in metrics.items() if key not in doubles}
-
-
-def _learning_rates(trainer: pl.Trainer) -> dict[str, float]:
-    return {
-        str(index): float(group["lr"])
-        for optimizer in trainer.optimizers
-        for index, group in enumerate(optimizer.param_groups[:1])
-    }
 
 
 def _tokens(module: pl.LightningModule) -> int | None:

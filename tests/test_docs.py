@@ -9,7 +9,6 @@ import ast
 import importlib
 import pkgutil
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,84 +33,13 @@ MAKERS = {"per_pair", "over_all", "score_rows", "_row"}
 TREE_WIDTH = 120
 
 
-# commands ------------------------------------------------------------------------------------------------------------
+# files ---------------------------------------------------------------------------------------------------------------
 
 
 def blocks(text: str) -> Iterator[str]:
     """Contents of fenced blocks."""
     for match in re.finditer(r"^ *```[a-z]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
         yield match[1]
-
-
-def quoted_commands() -> list[tuple[str, str]]:
-    """(document, command line) of every `python -m`, torchrun and make line in a fenced block."""
-    found = []
-    for path in (page for page in DOCUMENTS if page.name not in WALKED):
-        for block in blocks(path.read_text(encoding="utf-8")):
-            for line in block.replace("\\\n", " ").splitlines():
-                command = line.partition(" #")[0].strip().removeprefix("srun ").removeprefix("$ ")
-                if OWN not in command and re.match(
-                    r"(?:\w+=\S+ )*(python3? -m (train|analysis|callbacks|data)|torchrun|make )", command
-                ):
-                    found.append((path.name, command))
-    return found
-
-
-def check_command(command: str) -> None:
-    """Parse a command line as the program would, up to the point at which it would begin to work."""
-    words = shlex.split(command)
-    while "=" in words[0]:
-        words.pop(0)
-    if words[0] == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-        assert all(word in targets for word in words[1:] if "=" not in word), f"no such target: {command}"
-        return
-    place = words.index("-m")
-    module, arguments = words[place + 1], words[place + 2 :]
-    for word in arguments:
-        if word.endswith((".yaml", ".yml")) and not word.startswith("runs/"):
-            assert (ROOT / word).is_file(), f"{word} does not exist: {command}"
-    {"train": _train, "analysis": _analysis, "data.corpus": _corpus}[module](arguments)
-
-
-def _train(arguments: list[str]) -> None:
-    from train.__main__ import COMMANDS, TEXT_COMMANDS, make_parser
-    from train.cli import ParsedRun
-
-    command, rest = arguments[0], arguments[1:]
-    assert command in COMMANDS, command
-    if command in TEXT_COMMANDS:
-        make_parser(command).parse_args(rest)
-        return
-    if command == "describe":
-        describe = importlib.import_module("train.describe")
-        _, rest = describe._split_off(rest, "--tokens_per_second")
-        command = "fit"
-    ParsedRun([command, *rest])
-
-
-def _analysis(arguments: list[str]) -> None:
-    from analysis.__main__ import make_parser
-
-    make_parser(arguments[0]).parse_args(arguments[1:])
-
-
-def _corpus(arguments: list[str]) -> None:
-    importlib.import_module("data.corpus.__main__")._parser().parse_args(arguments)
-
-
-@pytest.mark.parametrize(("document", "command"), sorted(set(quoted_commands())))
-def test_quoted_commands_parse(document: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    check_command(command)
-
-
-def test_a_command_that_does_not_exist_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    wrong = ("python -m train fit --config configs/train/smoke.yaml --trainer.steps 3", "make deno")
-    for command in (*wrong, "python -m train fit --config configs/none.yaml", "python -m analysis reprot runs/demo"):
-        with pytest.raises((Exception, SystemExit)):
-            check_command(command)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

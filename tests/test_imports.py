@@ -73,7 +73,6 @@ def test_wandb_is_imported_only_when_a_page_is_made() -> None:
 RANKS = (
     {
         "analysis.cost",
-        "analysis.files",
         "analysis.geometry",
         "analysis.onsets",
         "analysis.permutation",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from babelscope.front import run_command
 from train.supervisor import supervise, take_restarts
 
 if TYPE_CHECKING:
@@ -35,41 +34,15 @@ TEXT_COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    # Before torch is loaded: threads that wait for each other sleep. On a busy machine they spin away 3 times the work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if arguments else 2
-    command = arguments[0]
-    try:
-        return run(command, arguments[1:])
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if os.environ.get("BABELSCOPE_TRACEBACK") or not _is_expected(error):
-            raise
-        from train.config.errors import one_line
-
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-
-
-def usage() -> str:
-    lines = [f"  {name:12} {text}" for name, text in COMMANDS.items()]
-    end = "The options of a command: python -m train COMMAND --help"
-    return "\n".join(["usage: python -m train COMMAND [options]", "", *lines, "", end])
+    return run_command("python -m train", COMMANDS, run, arguments)
 
 
 def run(command: str, arguments: list[str]) -> int:
     """Hand the arguments to the command's module, which is imported only now; returns the exit code.
 
     Raises:
-        ValueError: no such command; and whatever the command refuses.
+        ValueError and others: whatever the command refuses.
     """
-    if command not in COMMANDS:
-        raise ValueError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
     if command in TEXT_COMMANDS:
         parser = make_parser(command)
         getattr(importlib.import_module(TEXT_COMMANDS[command]), f"run_{command}")(parser.parse_args(arguments))
@@ -105,12 +78,6 @@ def quieten() -> None:
     """Leave out what Lightning says of itself at every start; its warnings stay."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*")
-
-
-def _is_expected(error: Exception) -> bool:
-    """Errors that a user can mend: bad values, missing files, refusals of Lightning, a run that diverged."""
-    expected = {"ArgumentError", "MisconfigurationException", "TrainingDivergedError"}
-    return isinstance(error, ValueError | OSError) or type(error).__name__ in expected
 
 
 if __name__ == "__main__":

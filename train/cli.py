@@ -31,10 +31,10 @@ from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from babelscope.yaml_text import anchored, check_arguments, guard_parsers
+from babelscope.yaml_text import anchored, check_arguments, guard_parsers, read_config
 from train.config.compatibility import check_checkpoint, check_data, check_trainer
 from train.config.options import check_options, check_seed
-from train.config.run_config import find_differences, load_config, save_config
+from train.config.run_config import CONFIG_FILE, find_differences, save_config
 from train.data.tokenizer import is_taken, load_tokenizer
 from train.datamodule import MultilingualDataModule
 from train.module import LanguageModelingModule
@@ -278,7 +278,7 @@ def refuse_other_run(
     Raises:
         ValueError: the folder holds a run and `resume` is never, or options that determine the weights differ.
     """
-    stored = load_config(folder)
+    stored = read_config(folder / CONFIG_FILE)
     if stored is None:
         return
     if resume == "never":

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, Namespace
 
+from babelscope.errors import one_line
 from babelscope.yaml_text import read_yaml
-from train.config.errors import one_line
 
 if TYPE_CHECKING:
     from train.data.documents import TextSource

@@ -7,12 +7,12 @@ shows what a shorter run would be.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import math
 import sys
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
@@ -21,11 +21,9 @@ from pytorch_lightning.callbacks import Callback
 from transformers import XGLMConfig
 
 from train.cli import ParsedRun
-from train.commands import add_describe_arguments
-from train.config.memory import Memory, estimate_memory, optimizer_bytes
-from train.config.options import model_config, num_devices
+from train.config.memory import optimizer_bytes
+from train.config.options import micro_batch, model_config, num_devices, step_memory
 from train.flops import (
-    ParameterCount,
     block_matrix_count,
     count_parameters,
     flops_per_token,
@@ -45,29 +43,32 @@ SPEEDS = (10_000.0, 50_000.0, 100_000.0, 200_000.0, 400_000.0)
 """Tokens per second for which hours are shown when none are given."""
 
 
-@dataclass(frozen=True)
 class RunDescription:
-    """A run in figures."""
+    """A run in figures, those of a parsed `fit` configuration."""
 
-    config: XGLMConfig
-    parameters: ParameterCount
-    block_size: int
-    sequences_per_step: int
-    micro_batch: int
-    """Sequences of one forward pass on one device."""
-    devices: int
-    max_steps: int
-    bf16: bool
-    snapshot_steps: tuple[int, ...]
-    snapshot_bytes: int
-    """Of one snapshot."""
-    checkpoint_bytes: int
-    """Of all resume checkpoints that are kept, and the one being written."""
-    measured_steps: tuple[int, ...]
-    """Steps at which live analyses run."""
-    memory: Memory
-    languages: tuple[str, ...]
-    optimizer: OptimizerOptions
+    def __init__(self, run: Namespace) -> None:
+        trainer = run.trainer
+        self.config = model_config(run.model)
+        self.parameters = count_parameters(self.config)
+        self.block_size, self.sequences_per_step = run.data.block_size, run.data.batch_size
+        self.devices = num_devices(trainer) or 1
+        self.micro_batch = micro_batch(run, self.devices)
+        self.max_steps = trainer.max_steps
+        self.bf16 = "bf16" in trainer.precision
+        writers = _callbacks(trainer, SNAPSHOTS)
+        others = [entry for entry in trainer.callbacks or [] if entry.class_path != SNAPSHOTS]
+        self.snapshot_steps = _scheduled(writers, self.max_steps)
+        self.snapshot_bytes = sum(BYTES[entry.init_args.dtype] for entry in writers) * self.parameters.total
+        """Of one snapshot."""
+        kept = sum(entry.init_args.keep + 1 for entry in _callbacks(trainer, CHECKPOINTS))
+        state = optimizer_bytes(self.config, run.model.optimizer.name)
+        self.checkpoint_bytes = kept * (4 * self.parameters.total + state)
+        """Of all resume checkpoints that are kept, and the one being written."""
+        self.measured_steps = _scheduled(others, self.max_steps)
+        """Steps at which live analyses run."""
+        self.memory = step_memory(run, self.devices, on_gpu=trainer.accelerator in ("gpu", "cuda"))
+        self.languages = tuple(run.data.languages or ())
+        self.optimizer = OptimizerOptions(**run.model.optimizer.as_dict())
 
     @property
     def tokens_per_step(self) -> int:
@@ -83,43 +84,6 @@ class RunDescription:
 
     def hours(self, tokens_per_second: float) -> float:
         return self.tokens / tokens_per_second / 3600
-
-
-def describe(run: Namespace) -> RunDescription:
-    """Figures of a parsed `fit` configuration."""
-    model, data, trainer = run.model, run.data, run.trainer
-    config = model_config(model)
-    devices = num_devices(trainer) or 1
-    parts = devices * trainer.accumulate_grad_batches
-    parameters = count_parameters(config)
-    bf16 = "bf16" in trainer.precision
-    writers = _callbacks(trainer, SNAPSHOTS)
-    others = [entry for entry in trainer.callbacks or [] if entry.class_path != SNAPSHOTS]
-    kept = sum(entry.init_args.keep + 1 for entry in _callbacks(trainer, CHECKPOINTS))
-    return RunDescription(
-        config=config,
-        parameters=parameters,
-        block_size=data.block_size,
-        sequences_per_step=data.batch_size,
-        micro_batch=data.batch_size // parts,
-        devices=devices,
-        max_steps=trainer.max_steps,
-        bf16=bf16,
-        snapshot_steps=_scheduled(writers, trainer.max_steps),
-        snapshot_bytes=sum(BYTES[entry.init_args.dtype] for entry in writers) * parameters.total,
-        checkpoint_bytes=kept * (4 * parameters.total + optimizer_bytes(config, model.optimizer.name)),
-        measured_steps=_scheduled(others, trainer.max_steps),
-        memory=estimate_memory(
-            config,
-            micro_batch_tokens=data.batch_size // parts * data.block_size,
-            bf16=bf16,
-            checkpointing=model.gradient_checkpointing,
-            on_gpu=trainer.accelerator in ("gpu", "cuda"),
-            optimizer=model.optimizer.name,
-        ),
-        languages=tuple(data.languages or ()),
-        optimizer=OptimizerOptions(**model.optimizer.as_dict()),
-    )
 
 
 def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
@@ -170,14 +134,14 @@ def shape_of(config: XGLMConfig) -> dict[str, int]:
 def format_work(run: RunDescription, work: Mapping[str, float | None], snapshots: int) -> str:
     """What a callback's analyses cost, as text: each of a snapshot, and all of them as a share of the training."""
     training = run.tokens * run.flops_per_token
-    lines = []
+    lines, known = [], 0.0
     for name, flops in work.items():
         if flops is None:
             lines.append(f"              {name}: not predicted")
             continue
         times = 1 if name == RANDOM_NETWORKS else snapshots
         lines.append(f"              {name}: {_si(flops)}FLOP x {times} = {times * flops / training:.2%} of the run")
-    known = sum((1 if name == RANDOM_NETWORKS else snapshots) * (flops or 0.0) for name, flops in work.items())
+        known += times * flops
     return "\n".join([f"watching      {snapshots} snapshots, {known / training:.1%} of the run:", *lines, ""])
 
 
@@ -204,14 +168,11 @@ def _muon(run: RunDescription) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the options of `fit` and `--tokens_per_second N ...`; write the description to stdout."""
-    parser = ArgumentParser(exit_on_error=False)
-    add_describe_arguments(parser)
-    own, rest = _split_off(list(arguments), "--tokens_per_second")
-    speeds = parser.parse_args(own).tokens_per_second or SPEEDS
+    speeds, rest = take_speeds(arguments)
     if any(speed <= 0 for speed in speeds):
         raise ValueError(f"--tokens_per_second {min(speeds):g}: a speed is above 0")
     options = ParsedRun(["fit", *rest]).run
-    run = describe(options)
+    run = RunDescription(options)
     sys.stdout.write(format_description(run, speeds) + "\n")
     for entry in options.trainer.callbacks or []:
         module, _, name = entry.class_path.rpartition(".")
@@ -223,22 +184,18 @@ def main(arguments: Sequence[str]) -> None:
                 sys.stdout.write(format_work(run, work, len(_scheduled([entry], run.max_steps))))
 
 
+def take_speeds(arguments: Sequence[str]) -> tuple[Sequence[float], list[str]]:
+    """The values of `--tokens_per_second`, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--tokens_per_second", nargs="+", type=float, default=SPEEDS)
+    known, rest = parser.parse_known_args(arguments)
+    return known.tokens_per_second, rest
+
+
 def _instantiate(entry: Namespace) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--callback", type=Callback)
     return parser.instantiate(parser.parse_object({"callback": entry.as_dict()})).callback
-
-
-def _split_off(arguments: list[str], option: str) -> tuple[list[str], list[str]]:
-    """`option` with its values, and everything else."""
-    own: list[str] = []
-    rest: list[str] = []
-    taking = False
-    for argument in arguments:
-        if argument.startswith("-"):
-            taking = argument.partition("=")[0] == option
-        (own if taking else rest).append(argument)
-    return own, rest
 
 
 def _callbacks(trainer: Namespace, class_path: str) -> list[Namespace]:

@@ -3,11 +3,12 @@
 A crash is an end by an uncaught error, by a signal (SIGKILL of the out-of-memory killer), or by the watchdog. The end
 of the training, a mistake of the user and a stop that somebody asked for are none. Every further start goes on from the
 newest checkpoint. The child has a process group of its own: ranks that are left of a crash, a stopped one among them,
-are killed before the next start. Called by `train.__main__`.
+are killed before the next start.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
@@ -69,21 +70,13 @@ def take_restarts(arguments: Sequence[str]) -> tuple[int | None, list[str]]:
     Raises:
         ValueError: not a whole number.
     """
-    value, rest, expected = None, list[str](), False
-    for argument in arguments:
-        name, equals, given = argument.partition("=")
-        if expected:
-            value, expected = argument, False
-        elif name == "--restarts":
-            value, expected = given, not equals
-        else:
-            rest.append(argument)
-    if value is None:
-        return None, rest
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--restarts", type=int)
     try:
-        return int(value), rest
-    except ValueError:
-        raise ValueError(f"--restarts {value}: use a whole number") from None
+        known, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"--restarts: {error.message}; use a whole number") from None
+    return known.restarts, rest
 
 
 class _Child:

@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.files import write_text_atomic
 from analysis.snapshots import step_name
+from babelscope.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ def read_record(results: Path, step: int) -> CheckpointRecord | None:
 
 
 def write_record(results: Path, identity: CheckpointRecord) -> None:
-    write_text_atomic(record_path(results, identity.step), json.dumps(asdict(identity), indent=1, sort_keys=True))
+    write_text(record_path(results, identity.step), json.dumps(asdict(identity), indent=1, sort_keys=True))
 
 
 def read_summary(results: Path) -> dict:
@@ -171,5 +171,5 @@ def write_summary(results: Path, run: str, steps: Sequence[int], failed: Mapping
         "drift": drift,
         "failed": dict(failed),
     }
-    write_text_atomic(results / SUMMARY, json.dumps(content, indent=1, sort_keys=True))
+    write_text(results / SUMMARY, json.dumps(content, indent=1, sort_keys=True))
     return lines

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis.checkpoints.sweep import Listener, Outcome, Task
-from analysis.checkpoints.weights import one_line
+from babelscope.errors import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from analysis.checkpoints.weights import choose_weight_files, one_line
+from analysis.checkpoints.weights import choose_weight_files
+from babelscope.errors import one_line
 
 LEDGER = "babelscope_fetched.txt"
 """In the repository's cache folder: what sweeps downloaded and therefore may delete again."""

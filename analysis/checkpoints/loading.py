@@ -28,7 +28,8 @@ from transformers import (
 )
 
 from analysis.checkpoints.options import Loading, computes_bf16
-from analysis.checkpoints.weights import find_weight_files, load_pickled, one_line, select_weights
+from analysis.checkpoints.weights import find_weight_files, load_pickled, select_weights
+from babelscope.errors import one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

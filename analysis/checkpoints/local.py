@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
-from analysis.checkpoints.weights import INDEXES, SINGLES, load_pickled, one_line, select_weights, untie
-from analysis.files import file_sha256
+from analysis.checkpoints.weights import INDEXES, SINGLES, load_pickled, select_weights, untie
 from analysis.snapshots import SnapshotId
+from babelscope.errors import one_line
+from babelscope.files import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor

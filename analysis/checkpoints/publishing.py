@@ -18,7 +18,7 @@ from analysis.checkpoints.hub_cache import looks_like_hub_id, told
 from analysis.checkpoints.local import MANIFEST, RunFolder
 from analysis.checkpoints.source import Checkpoint
 from analysis.checkpoints.weights import SINGLES
-from analysis.files import file_sha256
+from babelscope.files import file_sha256
 
 log = logging.getLogger(__name__)
 

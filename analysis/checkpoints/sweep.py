@@ -28,9 +28,9 @@ from analysis.checkpoints.audit import (
 from analysis.checkpoints.options import computes_bf16
 from analysis.checkpoints.random_networks import measure_null, missing_null
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
-from analysis.checkpoints.weights import one_line
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, step_name
+from babelscope.errors import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class Task:
             loading = self.source.loading
             half = "loading.dtype bfloat16, " if all(map(computes_bf16, loading.chosen_devices)) else ""
             return f"out of memory; try a smaller batch_tokens, {half}loading.device_map auto"
-        text = one_line(error, limit=400)
+        text = one_line(error, width=400)
         return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 

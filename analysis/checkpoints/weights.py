@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from babelscope.errors import one_line
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -109,8 +111,8 @@ def untie(state: Mapping[str, object]) -> list[tuple[str, Tensor]]:
     return [(key, tensors[key]) for key in sorted(last.values())]
 
 
-def load_pickled(file: Path, name: str) -> dict:
-    """`torch.load` with `weights_only=True`, memory-mapped where the file format allows.
+def load_pickled(file: Path, name: str, *, mmap: bool = True) -> dict:
+    """`torch.load` with `weights_only=True`, memory-mapped with `mmap` where the file format allows.
 
     Raises:
         ValueError: the file is truncated or damaged, or asks to run code.
@@ -119,7 +121,7 @@ def load_pickled(file: Path, name: str) -> dict:
 
     try:
         try:
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
         except RuntimeError as error:
             if "mmap can only be used" not in str(error):
                 raise
@@ -138,9 +140,3 @@ def load_pickled(file: Path, name: str) -> dict:
     if not isinstance(loaded, dict):
         raise ValueError(f"{name}: {file.name} holds a {type(loaded).__name__}, not a dictionary of tensors")
     return loaded
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """The message of `error` in one line of at most `limit` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.texts import language_column, read_records, split_of, translations
-from babelscope.records import segment_key
+from babelscope.records import refuse_unknown, segment_key
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,8 @@ def read_aligned(
     for place, record in read_records(path):
         _collect(f"{path}, {place}", record, segments)
     found = {language for segment in segments.values() for language in segment.texts}
-    for language in (pivot, *languages):
-        if language not in found:
-            raise ValueError(f"{path}: no language {language!r}; it has {', '.join(sorted(found))}")
-    found_splits = {segment.split for segment in segments.values()}
-    for split in splits:
-        if split not in found_splits:
-            raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(found_splits))}")
+    refuse_unknown(path, "language", (pivot, *languages), found)
+    refuse_unknown(path, "split", splits, {segment.split for segment in segments.values()})
 
     chosen = tuple(dict.fromkeys((pivot, *languages))) if languages else (pivot, *sorted(found - {pivot}))
     kept = [

@@ -12,7 +12,6 @@ positives depend on each other and count as one.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +23,10 @@ import torch
 
 from analysis.concepts.concept_set import ConceptPool, ConceptSet, group_concepts, hash_order
 from analysis.concepts.file import lexicon_path
+from analysis.concepts.lexicon import read_lexicon
 from analysis.concepts.selfcond import LabelledText, read_selfcond
-from analysis.texts import Clone, ClonedText, cloned, read_records, split_of
-from babelscope.records import LANGUAGE_COLUMNS, segment_key
+from analysis.texts import ClonedText, cloned, read_records, split_of
+from babelscope.records import LANGUAGE_COLUMNS, Clone, refuse_unknown, segment_key
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,8 @@ def load_concepts(
     cells = _collect(path, _with_clones(records, cloned(languages, clones)), splits)
     found_languages = sorted({language for language, _ in cells})
     found_concepts = list(dict.fromkeys(concept for _, concept in cells))
-    for name, asked, found in (("language", languages, found_languages), ("concept", concepts, found_concepts)):
-        unknown = [value for value in asked if value not in found]
-        if unknown:
-            raise ValueError(f"{path}: no {name} {unknown[0]!r}; it has {', '.join(found) or 'none'}")
+    refuse_unknown(path, "language", languages, found_languages)
+    refuse_unknown(path, "concept", concepts, found_concepts)
     chosen_languages = tuple(languages or found_languages)
     chosen = tuple(concepts or found_concepts)
     for cell in cells.values():
@@ -97,10 +95,9 @@ def _groups(path: Path, pools: Mapping[str, ConceptPool], concepts: Sequence[str
     """Groups of concepts that share a word form in some language, or a third of the positives of the rarer one."""
     forms: dict[str, set[tuple[str, str]]] = {}
     if lexicon_path(path).is_file():
-        lexicon = json.loads(lexicon_path(path).read_text(encoding="utf-8"))["lexicon"]
         forms = {
             concept: {(language, form.rstrip("*")) for language, entries in by_language.items() for form in entries}
-            for concept, by_language in lexicon.items()
+            for concept, by_language in read_lexicon(lexicon_path(path)).items()
         }
     ties = []
     for (one, first), (other, second) in combinations(enumerate(concepts), 2):
@@ -200,9 +197,7 @@ def _collect(path: Path, records: Iterable[LabelledText], splits: Sequence[str])
                 f"{path}, {record.where}: {record.key!r} stands for two different texts in {record.language!r}"
             )
         one.setdefault(record.key, record)
-    unknown = [split for split in splits if split not in seen_splits]
-    if unknown:
-        raise ValueError(f"{path}: no split {unknown[0]!r}; it has {', '.join(sorted(seen_splits)) or 'none'}")
+    refuse_unknown(path, "split", splits, seen_splits)
     if not cells:
         raise ValueError(f"{path}: no labelled sentences")
     return cells

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from analysis.concepts.aligned import AlignedText
 from analysis.concepts.matching import Groups
-from analysis.files import write_file, write_text_atomic
+from babelscope.files import write_file, write_text
 
 SCHEMA = pa.schema(
     [
@@ -143,12 +143,12 @@ def write_labelling(labelling: Labelling, out: str | Path, settings: Mapping[str
         "cells": [asdict(cell) for cell in labelling.cells],
         "dropped": dict(labelling.dropped),
     }
-    write_text_atomic(lexicon_path(out), json.dumps(content, ensure_ascii=False, indent=1, default=str))
+    write_text(lexicon_path(out), json.dumps(content, ensure_ascii=False, indent=1, default=str))
     if out.suffix == ".parquet":
         write_file(out, lambda file: pq.write_table(labelling.table, file, **PARQUET))
     else:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in labelling.table.to_pylist())
-        write_text_atomic(out, lines)
+        write_text(out, lines)
 
 
 def format_summary(labelling: Labelling) -> str:

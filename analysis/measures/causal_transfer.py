@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.base import Row
-from analysis.concepts.dataset import ConceptSet, load_concepts
+from analysis.concepts.concept_set import ConceptSet
 from analysis.concepts.families import STRATA
 from analysis.concepts.lexicon import read_lexicon
 from analysis.experts.table import ExpertTable, find_experts, forcing_of
@@ -34,11 +33,10 @@ from analysis.extraction.losses import token_losses
 from analysis.extraction.options import Extraction
 from analysis.extraction.replicas import deal_batches
 from analysis.extraction.sites import Site
-from analysis.files import file_sha256
 from analysis.measures.overlap import strata_of
-from analysis.measures.text_analysis import ConceptAnalysis
-from analysis.probes.scores import mean_interval
+from analysis.measures.text_analysis import ConceptAnalysis, WordAnalysis
 from analysis.snapshots import Snapshot
+from analysis.statistics import mean_interval
 from analysis.steering.conditions import random_units
 from analysis.steering.judging import ConceptLexicon
 
@@ -48,7 +46,7 @@ CONDITIONS = ("experts", "mismatched", "random")
 
 
 @dataclass(kw_only=True)
-class CausalTransfer(ConceptAnalysis):
+class CausalTransfer(WordAnalysis, ConceptAnalysis):
     """Loss of a concept's words under ablation of its experts, minus that under ablation of others.
 
     Rows, in nats per token of the words, from `language` (whose experts are ablated) to `other_language` (whose
@@ -71,11 +69,8 @@ class CausalTransfer(ConceptAnalysis):
     headlines: ClassVar[tuple[str, ...]] = ("causal_transfer", "causal_own")
     version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("k", "mismatched", "texts_per_concept", "min_positives")
+    fractions: ClassVar[tuple[str, ...]] = ("share",)
 
-    lexicon: str | None = None
-    """Words of the concepts by language; None means the file that the labelling command wrote beside `concepts`."""
-    only_concepts: list[str] = field(default_factory=list)
-    """Concepts to use; none means all of the file."""
     k: int = 500
     """Experts per concept and language that are ablated."""
     share: float | None = None
@@ -88,31 +83,13 @@ class CausalTransfer(ConceptAnalysis):
     texts_per_concept: int = 20
     """Held-out sentences of each concept and language."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.share is not None and not 0.0 < self.share <= 1.0:
-            raise ValueError(f"{self.name}: share={self.share} must be above 0 and at most 1")
-
-    @property
-    def lexicon_file(self) -> str:
-        return self.lexicon or f"{self.concepts}.lexicon.json"
-
-    def settings(self) -> dict[str, object]:
-        lexicon = Path(self.lexicon_file)
-        digest = f"sha256:{file_sha256(lexicon)}" if lexicon.is_file() else None
-        return {**super().settings(), "lexicon": digest}
-
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
         words = ConceptLexicon(read_lexicon(self.lexicon_file))
-        concept_set = load_concepts(
-            self.concepts,
-            languages=self.languages,
-            concepts=self.only_concepts,
-            min_positives=self.min_positives,
-            clones=snapshot.clones,
-        )
-        if len(concept_set.languages) < 2 or len(concept_set.concepts) < 2:
-            raise ValueError(f"{self.concepts}: causal transfer needs two languages and two concepts, or more")
+        concept_set = self.load(snapshot.clones, concepts=self.only_concepts)
+        if len(concept_set.concepts) < 2:
+            raise ValueError(
+                f"{self.name}: {self.concepts} has only {concept_set.concepts[0]!r}; two concepts are needed"
+            )
         table = find_experts(
             snapshot,
             concept_set.half(0),

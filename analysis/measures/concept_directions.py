@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from analysis.base import Row
-from analysis.concepts.dataset import ConceptSet, load_concepts
+from analysis.concepts.concept_set import ConceptSet
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import iter_sentence_states
 from analysis.geometry.directions import HalfLabels, score_directions
 from analysis.measures.text_analysis import ConceptAnalysis
-from analysis.probes.scores import mean_interval
 from analysis.snapshots import Snapshot
+from analysis.statistics import mean_interval
 
 
 @dataclass(kw_only=True)
@@ -51,21 +51,8 @@ class ConceptDirections(ConceptAnalysis):
     shuffles: int = 5
     """Shuffles of the labels for the chance level."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.languages) == 1:
-            raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) compares with nothing; name two")
-
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        concept_set = load_concepts(
-            self.concepts,
-            languages=self.languages,
-            concepts=self.only_concepts,
-            min_positives=self.min_positives,
-            clones=snapshot.clones,
-        )
-        if len(concept_set.languages) < 2:
-            raise ValueError(f"{self.concepts}: only the language {concept_set.languages[0]!r}; two are needed")
+        concept_set = self.load(snapshot.clones, concepts=self.only_concepts)
         shuffled = [concept_set.shuffled(self.seed + number) for number in range(self.shuffles)]
         labellings = [_labels(labelling) for labelling in (concept_set, *shuffled)]
         pools = [concept_set.pools[language] for language in concept_set.languages]

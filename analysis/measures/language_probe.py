@@ -36,8 +36,9 @@ from analysis.measures.text_analysis import TokenProbe, shared_texts, vocabulary
 from analysis.probes.dip import MINIMUM_BLOCKS, count_dip, measure_dip
 from analysis.probes.folds import Fold, count_tokens, shared_tokens, token_identity_accuracy
 from analysis.probes.logistic import fit_logistic
-from analysis.probes.scores import mean_interval, score_rows, spread_row
+from analysis.probes.scores import score_rows, spread_row
 from analysis.snapshots import Snapshot
+from analysis.statistics import mean_interval
 
 logger = logging.getLogger(__name__)
 

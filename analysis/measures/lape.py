@@ -102,13 +102,12 @@ class Lape(TextAnalysis):
     headlines: ClassVar[tuple[str, ...]] = ("entropy",)
     version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "shuffles")
+    fractions: ClassVar[tuple[str, ...]] = ("share",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.percentile < 100:
             raise ValueError(f"{self.name}: percentile={self.percentile} must lie between 0 and 100")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"{self.name}: share={self.share} must lie in (0, 1]")
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
         sample = self.sample(snapshot, self.tokens_per_language, self.max_length, self.seed)

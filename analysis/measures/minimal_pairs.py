@@ -20,9 +20,10 @@ import numpy as np
 
 from analysis.base import Analysis, Row
 from analysis.extraction.losses import content_tokens, text_losses
-from analysis.files import file_sha256
 from analysis.geometry.calibration import influence_interval
 from analysis.snapshots import Snapshot
+from babelscope.files import file_sha256
+from babelscope.records import refuse_unknown
 
 COLUMNS = {
     "good": ("sen", "good", "sentence_good"),
@@ -128,9 +129,7 @@ def read_pairs(path: str | Path, languages: Sequence[str] = ()) -> dict[str, lis
     for file in files:
         for pair in _read_file(file, file.parent.name if root.is_dir() else None):
             found.setdefault(pair.language, []).append(pair)
-    for language in languages:
-        if language not in found:
-            raise ValueError(f"{root}: no language {language!r}; it has {', '.join(sorted(found)) or 'none'}")
+    refuse_unknown(root, "language", languages, found)
     if not found:
         raise ValueError(f"{root}: the file holds no pairs")
     return {language: found[language] for language in (languages or sorted(found))}

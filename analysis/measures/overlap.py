@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 
 from analysis.base import Analysis, Attachment, Kept, Row
 from analysis.concepts.concept_set import ConceptSet
-from analysis.concepts.dataset import load_concepts
 from analysis.concepts.families import main_scripts, stratum_of
 from analysis.cost import RANKED, Shape
 from analysis.experts import heldout, sharing
@@ -30,7 +29,7 @@ from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures.text_analysis import ConceptAnalysis
 from analysis.snapshots import Snapshot
-from analysis.texts import Clone
+from babelscope.records import Clone
 
 
 @dataclass(kw_only=True)
@@ -80,6 +79,7 @@ class ConceptOverlap(ConceptAnalysis):
         "shuffles",
         "bootstrap",
     )
+    fractions: ClassVar[tuple[str, ...]] = ("share", "shares")
     not_settings: ClassVar[tuple[str, ...]] = (*Analysis.not_settings, "sentences")
 
     names: list[str] = field(default_factory=list)
@@ -122,12 +122,6 @@ class ConceptOverlap(ConceptAnalysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.languages) == 1:
-            raise ValueError(f"languages={self.languages}: overlap needs at least two languages")
-        if self.share is not None and not 0.0 < self.share <= 1.0:
-            raise ValueError(f"share={self.share} must be above 0 and at most 1")
-        if not all(0.0 < share <= 1.0 for share in self.shares):
-            raise ValueError(f"shares={self.shares}: each must be above 0 and at most 1")
         if self.sentences < 0:
             raise ValueError(f"{self.name}: sentences={self.sentences} must be 0 or more")
         self._loaded, self._surface = Kept(), Kept()
@@ -136,25 +130,16 @@ class ConceptOverlap(ConceptAnalysis):
         """The labelled sentences, read once and again only if the file or the snapshot's clones change."""
         path = Path(self.concepts)
         stamp = (*((path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()), tuple(clones.items()))
-        loaded: ConceptSet = self._loaded.get(stamp, lambda: self._load(path, clones))
-        return loaded
-
-    def _load(self, path: Path, clones: Mapping[str, Clone]) -> ConceptSet:
-        loaded = load_concepts(
-            path,
-            languages=self.languages,
-            concepts=self.names,
-            splits=self.splits,
-            negatives=self.negatives,
-            min_positives=self.min_positives,
-            max_positives=self.max_positives,
-            max_negatives=self.max_negatives,
-            strict=self.strict,
-            drop_scarce=self.drop_scarce,
-            clones=clones,
-        )
-        if len(loaded.languages) < 2:
-            raise ValueError(f"{path}: only the language {loaded.languages[0]!r}; overlap needs at least two")
+        options = {
+            "concepts": self.names,
+            "splits": self.splits,
+            "negatives": self.negatives,
+            "max_positives": self.max_positives,
+            "max_negatives": self.max_negatives,
+            "strict": self.strict,
+            "drop_scarce": self.drop_scarce,
+        }
+        loaded: ConceptSet = self._loaded.get(stamp, lambda: self.load(clones, **options))
         return loaded
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:

@@ -13,17 +13,15 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from tqdm import tqdm
 
 from analysis.base import Analysis, Attachment, Row
 from analysis.concepts.concept_set import ConceptSet
 from analysis.experts.table import find_experts, resolve_k
-from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
-from analysis.files import file_sha256
+from analysis.measures.text_analysis import WordAnalysis
 from analysis.snapshots import Snapshot
 from analysis.steering.concept_check import judge_by_experts
 from analysis.steering.conditions import CONTROLS, VALUES, Conditions
@@ -41,7 +39,7 @@ Held = tuple[str, str | None, str | None, int | None]
 
 
 @dataclass(kw_only=True)
-class Steering(Analysis):
+class Steering(WordAnalysis):
     """Hold concept neurons of one language and judge the language and the concept of what the model writes.
 
     Rows (`condition` is `experts`, `random`, ... or `none`, `k` the number of held units, `language` the source
@@ -70,13 +68,8 @@ class Steering(Analysis):
     positive: ClassVar[tuple[str, ...]] = ("seeds", "max_new_tokens", "batch_size", "min_positives")
     headlines: ClassVar[tuple[str, ...]] = ("concept_hit_effect", "concept_hit")
     version: ClassVar[int] = 2
+    fractions: ClassVar[tuple[str, ...]] = ("share",)
 
-    concepts: str
-    """Concept file."""
-    lexicon: str | None = None
-    """Words of the concepts by language; None means the file that the labelling command wrote beside `concepts`."""
-    only_concepts: list[str] = field(default_factory=list)
-    """Concepts to hold; none means all of the file."""
     languages: list[str] = field(default_factory=list)
     """Source languages; none means all of the file."""
     k: list[int] = field(default_factory=lambda: [500])
@@ -110,8 +103,6 @@ class Steering(Analysis):
     output_languages: list[str] = field(default_factory=list)
     """Languages that the detector may answer; none means all of the concept file."""
     site_set: str = "linear"
-    pool: str = "max"
-    min_positives: int = 10
     check_experts: int = 50
     """Units per concept and language that look for the concept in what was written, found on one half of the sentences;
     the held units then come from the other half. 0: no such check, and the held units come from all sentences."""
@@ -120,9 +111,7 @@ class Steering(Analysis):
     batch_size: int = 64
     """Texts generated at once."""
     batch_tokens: int = 2048
-    max_bytes: int = 2**30
-    seed: int = 0
-    """Of random units and bootstrap."""
+    """Tokens per forward pass of reading, padding included."""
 
     not_settings: ClassVar[tuple[str, ...]] = (*Analysis.not_settings, "batch_size")
 
@@ -141,8 +130,6 @@ class Steering(Analysis):
             raise ValueError(f"{self.name}: give k or share, the number of units to hold")
         if any(k < 1 for k in self.k):
             raise ValueError(f"{self.name}: k={self.k}: at least one unit must be held; `none` is a control")
-        if not all(0.0 < share <= 1.0 for share in self.share):
-            raise ValueError(f"{self.name}: share={self.share}: each must be above 0 and at most 1")
         if not self.prompts:
             raise ValueError(f"{self.name}: no prompts; [''] starts from the start token")
         if (self.first_layer is None) != (self.last_layer is None):
@@ -161,13 +148,7 @@ class Steering(Analysis):
             named = type(self.detector).__name__
             options = json.loads(json.dumps(vars(self.detector), default=str, sort_keys=True))
             chosen["detector"] = {"class": named, **options}
-        lexicon = Path(self.lexicon_file)
-        chosen["lexicon"] = f"sha256:{file_sha256(lexicon)}" if lexicon.is_file() else None
         return chosen
-
-    @property
-    def lexicon_file(self) -> str:
-        return self.lexicon or f"{self.concepts}.lexicon.json"
 
     def read_inputs(self) -> Inputs:
         """Everything that needs no model, so that a mistake in it costs nothing; raises as `read_inputs`."""
@@ -210,10 +191,10 @@ class Steering(Analysis):
                 chosen_on,
                 held_out,
                 sources,
-                self.check_experts,
-                seed=self.seed,
+                k=self.check_experts,
                 site_set=self.site_set,
-                **self._reading,
+                extraction=self.extraction,
+                seed=self.seed,
             )
             yield from rows
         columns = zip(settings, map(tuple, tokens), texts, languages, words, hits, bits, others, strict=True)
@@ -226,11 +207,11 @@ class Steering(Analysis):
     ) -> tuple[list[Setting], list[list[int]]]:
         """Find the experts, hold them, and let every seed write; the settings of every text and its tokens."""
         counts, deepest = self._counts(snapshot)
-        extraction = Extraction(**self._reading)
+        extraction = self.extraction
         table = find_experts(snapshot, concept_set, site_set=self.site_set, k=deepest, extraction=extraction)
         band = None if self.first_layer is None or self.last_layer is None else (self.first_layer, self.last_layer)
         conditions = Conditions(
-            snapshot, table, concept_set.pools, value=self.value, band=band, seed=self.seed, **self._reading
+            snapshot, table, concept_set.pools, value=self.value, band=band, seed=self.seed, extraction=extraction
         )
         forced = ["experts", *(name for name in self.controls if name != "none")]
         if "mismatched" in forced and len(concept_set.concepts) < 2:
@@ -284,8 +265,3 @@ class Steering(Analysis):
     @property
     def _seeds(self) -> range:
         return range(self.first_seed, self.first_seed + self.seeds)
-
-    @property
-    def _reading(self) -> dict[str, Any]:
-        """How responses are read, wherever they are."""
-        return {"pool": self.pool, "batch_tokens": self.batch_tokens, "max_bytes": self.max_bytes}

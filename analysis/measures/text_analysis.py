@@ -10,19 +10,24 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from analysis.base import Analysis, Kept
+from analysis.concepts.concept_set import ConceptSet
+from analysis.concepts.dataset import load_concepts
+from analysis.concepts.file import lexicon_path
 from analysis.cost import Shape
 from analysis.extraction.options import Extraction, context_length
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
-from analysis.texts import Clone, Text, read_texts, text_sizes
+from analysis.texts import Text, read_texts, text_sizes
+from babelscope.files import file_sha256
+from babelscope.records import Clone
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +92,6 @@ class TextAnalysis(Analysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.languages) == 1 < self.min_languages:
-            raise ValueError(f"{self.name}: one language ({self.languages[0]!r}) compares with nothing; name two")
         self._drawn = Kept()
 
     def read(self, snapshot: Snapshot) -> dict[str, list[Text]]:
@@ -99,7 +102,7 @@ class TextAnalysis(Analysis):
         """
         found = shared_texts(self.texts, self.languages, self.splits, snapshot.clones)
         if len(found) < self.min_languages:
-            raise ValueError(f"{self.name}: {self.texts} has texts in {', '.join(found)} only; two are needed")
+            raise ValueError(f"{self.name}: {self.texts} has only {', '.join(found)}; two languages are needed")
         return found
 
     def sample(self, snapshot: Snapshot, tokens_per_language: int, tokens_per_text: int, seed: int) -> TokenSample:
@@ -132,13 +135,13 @@ class TextAnalysis(Analysis):
 
 
 @dataclass(kw_only=True)
-class ConceptAnalysis(Analysis):
+class LabelledAnalysis(Analysis):
     """Base of the measures on labelled sentences."""
 
     concepts: str
     """Concept file: parquet, JSONL, or a folder of ml-selfcond."""
     languages: list[str] = field(default_factory=list)
-    """ISO 639-1 codes; none means all of the file. At least two."""
+    """ISO 639-1 codes; none means all of the file."""
     pool: str = "max"
     """From tokens to one number of a unit, or to one vector, per sentence; over tokens that are neither padding nor
     special."""
@@ -146,8 +149,6 @@ class ConceptAnalysis(Analysis):
     """Least number of positives of a concept in a language."""
     seed: int = 0
     """Of shuffles, bootstrap and random units."""
-    max_length: int = 512
-    """Tokens after which a sentence is cut."""
     batch_tokens: int | None = None
     """Tokens per forward pass, padding included; none chooses by device and width of the model."""
     max_bytes: int = 2**30
@@ -155,9 +156,52 @@ class ConceptAnalysis(Analysis):
 
     @property
     def extraction(self) -> Extraction:
-        return Extraction(
-            pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes, max_length=self.max_length
-        )
+        return Extraction(pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
+
+
+@dataclass(kw_only=True)
+class ConceptAnalysis(LabelledAnalysis):
+    """Base of those that compare two languages or more."""
+
+    max_length: int = 512
+    """Tokens after which a sentence is cut."""
+
+    min_languages: ClassVar[int] = 2
+
+    @property
+    def extraction(self) -> Extraction:
+        return replace(super().extraction, max_length=self.max_length)
+
+    def load(self, clones: Mapping[str, Clone], **chosen: Any) -> ConceptSet:
+        """The labelled sentences, those of a model's clones among them; `chosen` are further options of the reader.
+
+        Raises:
+            FileNotFoundError, ValueError: see `load_concepts`; or a file with too few languages.
+        """
+        options = {"languages": self.languages, "min_positives": self.min_positives, "clones": clones, **chosen}
+        found = load_concepts(self.concepts, **options)
+        if len(found.languages) < self.min_languages:
+            raise ValueError(f"{self.name}: {self.concepts} has only {found.languages[0]!r}; two languages are needed")
+        return found
+
+
+@dataclass(kw_only=True)
+class WordAnalysis(LabelledAnalysis):
+    """Base of those that look for the words of concepts in texts."""
+
+    lexicon: str | None = None
+    """Words of the concepts by language; None means the file that the labelling command wrote beside `concepts`."""
+    only_concepts: list[str] = field(default_factory=list)
+    """Concepts to use; none means all of the file."""
+
+    @property
+    def lexicon_file(self) -> str:
+        return self.lexicon or str(lexicon_path(self.concepts))
+
+    def settings(self) -> dict[str, object]:
+        lexicon = Path(self.lexicon_file)
+        digest = f"sha256:{file_sha256(lexicon)}" if lexicon.is_file() else None
+        return {**super().settings(), "lexicon": digest}
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.stats import t as student
 
 from analysis.base import Row
 from analysis.extraction.states import TokenSample
@@ -63,14 +62,6 @@ def spread_row(correct: np.ndarray, mask: np.ndarray, sample: TokenSample) -> Ro
     error = 1.96 * float(np.ptp(draws, axis=0).std())
     spread = float(np.ptp(value))
     return Row(metric="spread", value=spread, chance=float(noise), low=max(0.0, spread - error), high=spread + error)
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
-    """95 % bounds of the mean of a few independent values (Student's t); none for a single one."""
-    if len(values) < 2:
-        return None, None
-    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def _by_key(scores: np.ndarray, mask: np.ndarray, sample: TokenSample) -> tuple[np.ndarray, np.ndarray]:

@@ -75,6 +75,11 @@ class Change:
         return "below" if self.contrast.high < 0 else f"not shown (visible from {self.detectable:.4f})"
 
     @property
+    def cells(self) -> tuple[str, str, str]:
+        """Of a table: level of the random networks, of the last snapshot, difference."""
+        return f"{self.first:.4f}", f"{self.last:.4f}", self.interval
+
+    @property
     def interval(self) -> str:
         return f"{self.contrast.difference:+.4f} [{self.contrast.low:+.4f}, {self.contrast.high:+.4f}]"
 
@@ -133,11 +138,6 @@ def concept_clusters(record: RunRecord, analysis: str, step: int, concepts: list
         known = dict(zip(pairs["concept"].to_pylist(), pairs["cluster"].to_pylist(), strict=True))
         numbers = {concept: known.get(concept, len(concepts) + place) for concept, place in numbers.items()}
     return np.array([numbers[concept] for concept in concepts])
-
-
-def decisive_change(record: RunRecord, analysis: str) -> Change | None:
-    """The change that the verdict follows, or None where the results are too old to have it."""
-    return find_change(record, analysis, DECISIVE)
 
 
 def changes_by_stratum(record: RunRecord, analysis: str, metric: str) -> list[Change]:

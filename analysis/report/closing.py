@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum
 from analysis.report.figures import select
 from analysis.report.headlines import layer_label
 from analysis.report.run import RunRecord, analyses_of_class
-from analysis.report.tables import Table
+from analysis.report.tables import Table, number
 
 
 def closing_tables(record: RunRecord) -> list[Table]:
@@ -24,14 +23,13 @@ def _loss_table(record: RunRecord) -> Table | None:
     rows = []
     step = 0
     for name in analyses_of_class(record, "HeldOutLoss"):
-        bits = select(record.frame, name, "bits_per_byte", by=("language",))
-        bits = bits[bits["step"].isin(record.usable_steps)]
+        bits = record.usable(select(record.frame, name, "bits_per_byte", by=("language",)))
         if bits.empty:
             continue
         step = int(bits["step"].max())
         for row in bits[bits["step"] == step].sort_values("language").itertuples():
             difference = row.value - row.chance
-            rows.append((str(row.language), _number(row.value), _number(row.chance), f"{difference:+.4f}"))
+            rows.append((str(row.language), number(row.value), number(row.chance), f"{difference:+.4f}"))
     if not rows:
         return None
     return Table(
@@ -52,14 +50,14 @@ def _probe_table(record: RunRecord) -> Table | None:
                 continue
             best, worst = accuracy.loc[accuracy["value"].idxmax()], accuracy.loc[accuracy["value"].idxmin()]
             baselines = [
-                _number(_mean_at(record, name, f"accuracy_{kind}", step))
+                number(_mean_at(record, name, f"accuracy_{kind}", step))
                 for kind in ("majority", "shuffled", "token_identity")
             ]
             rows.append(
                 (
                     f"step {step}",
-                    f"{_number(best['value'])} ({layer_label(int(best['layer']))})",
-                    f"{_number(worst['value'])} ({layer_label(int(worst['layer']))})",
+                    f"{number(best['value'])} ({layer_label(int(best['layer']))})",
+                    f"{number(worst['value'])} ({layer_label(int(worst['layer']))})",
                     *baselines,
                 )
             )
@@ -81,15 +79,7 @@ def _overlap_table(record: RunRecord) -> Table | None:
         for change in (*decisive, *changes_by_stratum(record, name, PAPER)[:1]):
             networks = change.num_networks
             pairs = "all pairs" if change.condition is None else STRATA[change.condition]
-            rows.append(
-                (
-                    f"{name}: {change.metric}, {pairs}",
-                    f"{change.first:.4f}",
-                    f"{change.last:.4f}",
-                    change.interval,
-                    change.in_a_word,
-                )
-            )
+            rows.append((f"{name}: {change.metric}, {pairs}", *change.cells, change.in_a_word))
     if not rows:
         return None
     return Table(
@@ -132,7 +122,3 @@ def _mean_at(record: RunRecord, analysis: str, metric: str, step: int) -> float 
     rows = record.frame
     rows = rows[(rows["analysis"] == analysis) & (rows["metric"] == metric) & (rows["step"] == step)]
     return float(rows["value"].mean()) if len(rows) else None
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None or pd.isna(value) else f"{value:.4f}"

@@ -12,28 +12,44 @@ from pathlib import Path
 
 MEASURES = Path(__file__).resolve().parents[2] / "docs" / "measures.md"
 
+ACRONYMS = {name.lower(): name for name in ("ABX", "AP", "CKA", "LAPE", "MDL", "MEXA", "MLP")} | {"knn": "kNN"}
+
 
 def explain(class_of: str, metric: str) -> str:
-    """One or two sentences on a metric of an analysis class, or "" where the page does not know it."""
-    section = _sections().get(class_of, "")
-    for line in section.splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
-        names = re.findall(r"`([^`]+)`", cells[0])
-        if line.startswith("|") and len(cells) > 1 and any(_matches(name, metric) for name in names):
-            head = _columns(section)
-            what = dict(zip(head, cells, strict=False))
-            said = _plain(what.get("what", cells[-1]))
-            said = f"{said[:1].upper()}{said[1:]}."
-            chance = _plain(what.get("chance", ""))
-            return " ".join(part for part in (said, f"Chance: {chance}." if chance else "") if part)
-    return ""
+    """What a metric of an analysis class is, in short sentences, or "" where the page does not know it."""
+    cells = _cells(class_of, metric)
+    if not cells:
+        return ""
+    said = _plain(cells["what"])
+    chance = _plain(cells.get("chance", ""))
+    parts = {"": f"{said[:1].upper()}{said[1:]}", "Unit: ": unit_of(class_of, metric), "Chance: ": chance}
+    parts["How it can mislead: "] = trap(class_of, metric)
+    return " ".join(f"{name}{part}." for name, part in parts.items() if part)
 
 
-def trap(class_of: str) -> str:
-    """How the numbers of an analysis class can mislead: the first sentences after *Traps.* in its section."""
-    found = re.search(r"\*Traps\.\*(.*?)(?:\*Cost\.\*|\Z)", _sections().get(class_of, ""), re.DOTALL)
-    sentences = re.split(r"(?<=[.])\s+(?=[A-Z])", _plain(" ".join(found[1].split()))) if found else []
-    return sentences[0] if sentences else ""
+def unit_of(class_of: str, metric: str) -> str:
+    """What the axis of a metric counts, or "" where the page does not know it."""
+    unit = _cells(class_of, metric).get("unit", "")
+    return f"{unit}, calibrated" if unit and metric.endswith("_calibrated") else unit
+
+
+def heading_of(class_of: str) -> str:
+    """What the page calls an analysis class, or ""."""
+    return _sections().get(class_of, "").partition(":")[0].strip()
+
+
+def in_words(name: str) -> str:
+    """A metric's or an analysis's name for a reader: `ap_best` is "AP best"."""
+    words = " ".join(ACRONYMS.get(word, word) for word in name.split("_"))
+    return f"{words[:1].upper()}{words[1:]}"
+
+
+def trap(class_of: str, metric: str = "") -> str:
+    """How the numbers of an analysis class can mislead: after *Traps.* the first sentence, or those on a metric."""
+    found = re.search(r"\*Traps\.\*(.*?)(?:\*Cost\.\*|\n\n|\Z)", _sections().get(class_of, ""), re.DOTALL)
+    sentences = re.split(r"(?<=[.])\s+(?=[A-Z`])", " ".join(found[1].split())) if found else []
+    chosen = [sentence for sentence in sentences if f"`{metric}`" in sentence] if metric else sentences[:1]
+    return _plain(" ".join(chosen))
 
 
 @cache
@@ -44,6 +60,17 @@ def _sections() -> dict[str, str]:
     parts = re.split(r"^## ", MEASURES.read_text(encoding="utf-8"), flags=re.MULTILINE)
     named = ((re.search(r"`analysis\.[\w.]*?(\w+)`", part.partition("\n")[0]), part) for part in parts)
     return {match[1]: part for match, part in named if match}
+
+
+def _cells(class_of: str, metric: str) -> dict[str, str]:
+    """Column to what the row of a metric says there; {} without one."""
+    section = _sections().get(class_of, "")
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        names = re.findall(r"`([^`]+)`", cells[0])
+        if line.startswith("|") and len(cells) > 1 and any(_matches(name, metric) for name in names):
+            return dict(zip(_columns(section), cells, strict=False))
+    return {}
 
 
 def _columns(section: str) -> list[str]:

@@ -16,9 +16,11 @@ from analysis.report.headlines import layer_label
 from analysis.report.style import (
     CHANCE,
     PALETTE,
-    SEQUENTIAL,
     START,
+    add_level,
     base_figure,
+    error_bars,
+    heatmap,
     interval_band,
     line_style,
     over_training,
@@ -31,9 +33,7 @@ FIELDS = ("layer", "kind", "condition", "k", "concept", "language", "other_langu
 def select(frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
     """Rows of one metric with exactly the fields `by` set, of `FIELDS`."""
     rows = frame[(frame["analysis"] == analysis) & (frame["metric"] == metric)]
-    for field in FIELDS:
-        rows = rows[rows[field].notna() if field in by else rows[field].isna()]
-    return rows
+    return rows[(rows[list(FIELDS)].notna() == [field in by for field in FIELDS]).all(axis=1)]
 
 
 def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | None = None) -> go.Figure:
@@ -52,22 +52,10 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
         figure.add_trace(go.Scatter(x=steps, y=part["value"], name=str(name or "measured"), **line_style(index)))
         if group is None:
             if part["chance"].notna().any():
-                figure.add_trace(
-                    go.Scatter(
-                        x=steps, y=part["chance"], mode="lines", name="chance", line={"color": CHANCE, "dash": "dash"}
-                    )
-                )
+                add_level(figure, steps, part["chance"], "chance", CHANCE)
             start = part[part["step"] == 0]["value"]
             if len(start) == 1 and len(part) > 1:
-                figure.add_trace(
-                    go.Scatter(
-                        x=steps,
-                        y=[float(start.iloc[0])] * len(steps),
-                        mode="lines",
-                        name="untrained (step 0)",
-                        line={"color": START, "dash": "dot"},
-                    )
-                )
+                add_level(figure, steps, [float(start.iloc[0])] * len(steps), "untrained (step 0)", START, "dot")
     if group is not None and rows["chance"].notna().any() and rows["chance"].nunique() == 1:
         figure.add_hline(
             y=float(rows["chance"].iloc[0]), line={"color": CHANCE, "dash": "dash"}, annotation_text="chance"
@@ -110,15 +98,7 @@ def picked(rows: pd.DataFrame, by: str, title: str, *, unit: str = "") -> go.Fig
                 x=part["step"].tolist(), y=part["value"], name=str(name), meta={"pick": str(name)}, **line_style(0)
             )
         )
-    figure.add_trace(
-        go.Scatter(
-            x=everything["step"].tolist(),
-            y=everything["value"],
-            mode="lines",
-            name="mean",
-            line={"color": CHANCE, "dash": "dash"},
-        )
-    )
+    add_level(figure, everything["step"].tolist(), everything["value"], "mean", CHANCE)
     over_training(figure)
     return figure
 
@@ -127,38 +107,18 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = ""
     """One line a run over tokens seen (log axis); the step-0 value, which has no place there, is a dotted level."""
     figure = base_figure(title, unit)
     for index, (name, rows) in enumerate(runs.items()):
-        colour = PALETTE[index % len(PALETTE)]
         rows = rows.sort_values("step")
         trained = rows[rows[axis].fillna(0) > 0]
-        error = None
-        if trained["low"].notna().all() and trained["high"].notna().all():
-            error = {
-                "type": "data",
-                "symmetric": False,
-                "array": trained["high"] - trained["value"],
-                "arrayminus": trained["value"] - trained["low"],
-                "thickness": 1,
-            }
+        error = error_bars(trained) if trained[["low", "high"]].notna().all(axis=None) else None
+        style = line_style(index)
         figure.add_trace(
-            go.Scatter(
-                x=trained[axis].astype(float),
-                y=trained["value"],
-                error_y=error,
-                name=name,
-                **line_style(index),
-            )
+            go.Scatter(x=trained[axis].astype(float), y=trained["value"], error_y=error, name=name, **style)
         )
         start = rows[rows["step"] == 0]
         if len(start) and len(trained):
-            figure.add_trace(
-                go.Scatter(
-                    x=[float(trained[axis].min()), float(trained[axis].max())],
-                    y=[float(start["value"].iloc[0])] * 2,
-                    mode="lines",
-                    name=f"{name}, untrained",
-                    line={"color": colour, "dash": "dot"},
-                )
-            )
+            ends = [float(trained[axis].min()), float(trained[axis].max())]
+            level = [float(start["value"].iloc[0])] * 2
+            add_level(figure, ends, level, f"{name}, untrained", style["line"]["color"], "dot")
     figure.update_xaxes(title="tokens seen" if axis == "tokens" else "optimizer step", type="log")
     return figure
 
@@ -166,17 +126,8 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = ""
 def layers_by_steps(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
     """Heatmap of a layer measure: layers upwards, snapshots to the right."""
     table = rows.pivot_table(index="layer", columns="step", values="value").sort_index()
-    figure = base_figure(title, "")
-    figure.add_trace(
-        go.Heatmap(
-            z=table.to_numpy(),
-            x=table.columns.tolist(),
-            y=[layer_label(int(layer)) for layer in table.index],
-            colorscale=SEQUENTIAL,
-            colorbar={"title": unit, "thickness": 12},
-            hovertemplate="step %{x}, %{y}: %{z:.4g}<extra></extra>",
-        )
-    )
+    table.index = [layer_label(int(layer)) for layer in table.index]
+    figure = heatmap(table, title, unit=unit, hover="step %{x}, %{y}")
     over_training(figure)
     figure.update_yaxes(title="layer", type="category")
     return figure
@@ -191,7 +142,7 @@ def layer_curves(
     shown = list(dict.fromkeys([steps[0], steps[len(steps) // 2], steps[-1]]))
     for index, (colour, step) in enumerate(zip((START, "#7aa6c2", PALETTE[0]), shown, strict=False)):
         part = rows[rows["step"] == step].sort_values("layer")
-        layers = [layer_label(int(layer)) for layer in part["layer"]]
+        layers = _labels(part)
         if step == shown[-1]:
             figure.add_traces(interval_band(layers, part, colour))
         figure.add_trace(
@@ -204,15 +155,7 @@ def layer_curves(
         )
     last = rows[rows["step"] == shown[-1]].sort_values("layer")
     if last["chance"].notna().any():
-        figure.add_trace(
-            go.Scatter(
-                x=[layer_label(int(layer)) for layer in last["layer"]],
-                y=last["chance"],
-                mode="lines",
-                name="chance",
-                line={"color": CHANCE, "dash": "dash"},
-            )
-        )
+        add_level(figure, _labels(last), last["chance"], "chance", CHANCE)
     for index, (name, base) in enumerate((baselines or {}).items()):
         part = base[base["step"] == shown[-1]].sort_values("layer")
         colour = PALETTE[(index + 4) % len(PALETTE)]
@@ -223,15 +166,7 @@ def layer_curves(
                 y=float(part["value"].mean()), line={"dash": "dashdot", "color": colour}, annotation_text=name
             )
             continue
-        figure.add_trace(
-            go.Scatter(
-                x=[layer_label(int(layer)) for layer in part["layer"]],
-                y=part["value"],
-                mode="lines",
-                name=name,
-                line={"dash": "dashdot", "color": colour},
-            )
-        )
+        add_level(figure, _labels(part), part["value"], name, colour, "dashdot")
     figure.update_xaxes(title="layer", type="category")
     return figure
 
@@ -242,43 +177,30 @@ def profile(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
     steps = sorted(rows["step"].unique())
     for colour, step in zip((START, PALETTE[0]), dict.fromkeys([steps[0], steps[-1]]), strict=False):
         part = rows[rows["step"] == step].sort_values("layer")
-        figure.add_trace(
-            go.Bar(
-                x=[layer_label(int(layer)) for layer in part["layer"]],
-                y=part["value"],
-                name=f"step {step}",
-                marker={"color": colour},
-            )
-        )
+        figure.add_trace(go.Bar(x=_labels(part), y=part["value"], name=f"step {step}", marker={"color": colour}))
     last = rows[rows["step"] == steps[-1]].sort_values("layer")
     if last["chance"].notna().any():
-        figure.add_trace(
-            go.Scatter(
-                x=[layer_label(int(layer)) for layer in last["layer"]],
-                y=last["chance"],
-                mode="lines+markers",
-                name="chance",
-                line={"color": CHANCE, "dash": "dash"},
-            )
-        )
+        add_level(figure, _labels(last), last["chance"], "chance", CHANCE)
     figure.update_layout(barmode="group")
     figure.update_xaxes(title="layer", type="category")
     return figure
+
+
+def _labels(rows: pd.DataFrame) -> list[str]:
+    return [layer_label(int(layer)) for layer in rows["layer"]]
 
 
 def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str = "") -> go.Figure:
     """Training scalars `prefix/<name>` over steps, one line a name."""
     figure = base_figure(title, unit)
     rows = history[history["key"].str.startswith(prefix + "/")]
-    for index, (key, part) in enumerate(rows.groupby("key", sort=True)):
-        part = part.drop_duplicates("step", keep="last").sort_values("step")
-        figure.add_trace(
-            go.Scatter(
-                x=part["step"],
-                y=part["value"],
-                name=str(key).removeprefix(prefix + "/"),
-                **line_style(index, markers=len(part) < 40),
-            )
-        )
+    names = sorted(rows["key"].str.removeprefix(prefix + "/").unique(), key=lambda name: (name == "mean", name))
+    for index, name in enumerate(names):
+        part = rows[rows["key"] == f"{prefix}/{name}"].drop_duplicates("step", keep="last").sort_values("step")
+        if name == "mean":
+            add_level(figure, part["step"], part["value"], name, CHANCE)
+            continue
+        style = line_style(index, markers=len(part) < 40)
+        figure.add_trace(go.Scatter(x=part["step"], y=part["value"], name=name, **style))
     over_training(figure)
     return figure

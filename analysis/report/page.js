@@ -49,7 +49,7 @@ function short(number) {
   return String(number);
 }
 
-function onSteps(figure) {
+function onSteps(figure, most) {
   const over = figure.data.filter(trace => trace.x !== undefined);
   const values = over.map(trace => list(trace.x).map(Number));
   const steps = [...new Set(values.flat())].sort((a, b) => a - b);
@@ -73,7 +73,7 @@ function onSteps(figure) {
   const shown = [];
   for (const step of steps) {
     const last = shown[shown.length - 1];
-    if (last === undefined || place(step) - place(last) >= span / 9) shown.push(step);
+    if (last === undefined || place(step) - place(last) >= span / most) shown.push(step);
   }
   Object.assign(figure.layout.xaxis, {type: "linear", tickvals: shown.map(place), ticktext: shown.map(named),
     title: {text: axis.value === "tokens" ? "tokens seen" : "optimizer step"}, autorange: true});
@@ -96,10 +96,10 @@ function pick(figure, place) {
 
 function draw(place) {
   const figure = parse(place);
-  if (figure.layout.meta && figure.layout.meta.axis === "step") onSteps(figure);
+  const width = paper ? (place.closest(".single") ? 690 : 335) : place.clientWidth;
+  if (figure.layout.meta && figure.layout.meta.axis === "step") onSteps(figure, width < 600 ? 7 : 9);
   pick(figure, place);
   place.dataset.drawn = "yes";
-  const width = paper ? (place.closest(".single") ? 690 : 335) : place.clientWidth;
   if (paper) Object.assign(figure.layout, {width, height: 300, autosize: false});
   if (width < 460) {
     const rows = Math.ceil(figure.data.filter(trace => trace.name && trace.visible !== false).length / 3);
@@ -113,7 +113,8 @@ function draw(place) {
     }
   }
   return Plotly.react(place, figure.data, themed(figure.layout),
-    {responsive: !paper, displaylogo: false, displayModeBar: printing || width < 460 ? false : "hover"});
+    {responsive: !paper, displaylogo: false, displayModeBar: printing || width < 460 ? false : "hover",
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]});
 }
 
 const all = () => [...document.querySelectorAll(".figure")];

@@ -19,8 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from analysis.files import write_text_atomic
 from analysis.report.tables import Table
+from babelscope.files import write_text
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ class Page:
     def heading(self, title: str) -> None:
         self._blocks.append({"type": "heading", "title": title})
 
-    def verdict(self, text: str) -> None:
-        self._blocks.append({"type": "verdict", "text": text})
+    def verdicts(self, sentences: Sequence[str], card: Card | None = None) -> None:
+        """Sentences, each headed by what stands before its first colon, and beside them a figure."""
+        cards = [] if card is None else [self._card(card)]
+        self._blocks.append({"type": "verdicts", "sentences": sentences, "cards": cards})
 
     def paragraph(self, text: str) -> None:
         self._blocks.append({"type": "paragraph", "text": text})
@@ -130,15 +132,13 @@ class Page:
             figures=[Markup(figure) for figure in self._figures],
             tokens=_script_data(self._tokens),
         )
-        write_text_atomic(path, text)
+        write_text(path, text)
 
     def _card(self, item: Card) -> dict:
         if isinstance(item, Table):
             return {"table": item}
         figure, caption = (item.figure, item.caption) if isinstance(item, Captioned) else (item, "")
-        # The default template of plotly is 7 kB a figure, and the page brings its own colours.
-        bare = go.Figure(figure).update_layout(template=go.layout.Template())
-        self._figures.append(_script_data(json.loads(bare.to_json())))
+        self._figures.append(_script_data(json.loads(figure.to_json())))
         return {"figure": len(self._figures) - 1, "title": figure.layout.title.text or "", "caption": caption}
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-from analysis.report.style import DIVERGING, SEQUENTIAL, base_figure, layout
+from analysis.report.style import DIVERGING, heatmap, layout
 
 
 def pair_matrix(
@@ -18,43 +18,18 @@ def pair_matrix(
     """Language x language matrix of one snapshot; undirected pairs are mirrored and the diagonal stays empty."""
     matrix = pair_table(rows, directed=directed)
     largest = float(np.nanmax(np.abs(matrix.to_numpy()))) if matrix.notna().any().any() else 1.0
-    figure = base_figure(title, "")
-    figure.add_trace(
-        go.Heatmap(
-            z=matrix.to_numpy(),
-            x=list(matrix.columns),
-            y=list(matrix.index),
-            colorscale=DIVERGING if diverging else SEQUENTIAL,
-            zmin=-largest if diverging else None,
-            zmax=largest if diverging else None,
-            text=matrix.map(lambda v: "" if pd.isna(v) else f"{v:.3f}").to_numpy() if len(matrix) <= 18 else None,
-            texttemplate="%{text}",
-            textfont={"size": 9},
-            colorbar={"title": unit, "thickness": 12},
-            hovertemplate="%{y}, %{x}: %{z:.4g}<extra></extra>",
-        )
-    )
+    scale = {"colorscale": DIVERGING, "zmin": -largest, "zmax": largest} if diverging else {}
+    decimals = 3 if len(matrix) <= 18 else None
+    figure = heatmap(matrix, title, unit=unit, hover="%{y}, %{x}", decimals=decimals, textfont={"size": 9}, **scale)
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category", autorange="reversed", scaleanchor="x")
     return figure
 
 
-def directed_matrix(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
-    """Matrix of values from `language` (down) to `other_language` (across); the two need not be the same set."""
-    matrix = rows.pivot_table(index="language", columns="other_language", values="value").sort_index()
-    figure = base_figure(title, "")
-    figure.add_trace(
-        go.Heatmap(
-            z=matrix.to_numpy(),
-            x=list(matrix.columns),
-            y=list(matrix.index),
-            colorscale=SEQUENTIAL,
-            text=matrix.map(lambda v: "" if pd.isna(v) else f"{v:.2f}").to_numpy(),
-            texttemplate="%{text}",
-            colorbar={"title": unit, "thickness": 12},
-            hovertemplate="%{y} to %{x}: %{z:.4g}<extra></extra>",
-        )
-    )
+def directed_matrix(rows: pd.DataFrame, title: str, *, unit: str = "", across: str = "other_language") -> go.Figure:
+    """Matrix of values from `language` (down) to the field `across`; the two need not be the same set."""
+    matrix = rows.pivot_table(index="language", columns=across, values="value").sort_index()
+    figure = heatmap(matrix, title, unit=unit, hover="%{y} to %{x}", decimals=2)
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category", autorange="reversed")
     return figure

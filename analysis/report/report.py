@@ -87,12 +87,10 @@ def write_report(
 def add_run(page: Page, record: RunRecord) -> None:
     """All chapters of one run."""
     page.chapter("In short")
-    for sentence in verdicts(record):
-        page.verdict(sentence)
+    matters = [overlap.headline(record, name) for name in analyses_of_class(record, "ConceptOverlap")[:1]]
+    page.verdicts(verdicts(record), *matters)
     if record.frame.empty:
         page.paragraph("No analysis was measured yet: `python -m analysis run` does it for the snapshots of a run.")
-    for name in analyses_of_class(record, "ConceptOverlap")[:1]:
-        page.grid([overlap.headline(record, name)])
     with page.fold("Methods"):
         for paragraph in methods(record):
             page.paragraph(paragraph)

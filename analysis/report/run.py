@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from safetensors import safe_open
 from analysis.base import class_name
 from analysis.preregistration import check_plan
 from analysis.results import ResultTable
-from babelscope.yaml_text import read_yaml
+from babelscope.yaml_text import read_config
 
 BROKEN = 1.5
 """Ratio of held-out losses from which a later checkpoint counts as broken."""
@@ -43,6 +43,9 @@ class RunRecord:
     """Weights hashes, duplicates and drift as `analysis.checkpoints.audit` stored them, or {}."""
     registered: str = ""
     """A sentence on the plan that was fixed before the run was measured, if there is one."""
+
+    _bands: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    """What `null_band` has read."""
 
     @property
     def steps(self) -> list[int]:
@@ -81,9 +84,15 @@ class RunRecord:
     def unusable(self) -> list[int]:
         return [step for step in self.steps if step not in self.usable_steps]
 
+    def usable(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Those rows whose step may feed a verdict, by step."""
+        return rows[rows["step"].isin(self.usable_steps)].sort_values("step", kind="stable")
+
     def null_band(self, analysis: str) -> pd.DataFrame:
         """Rows of random networks of the same configuration: columns of `frame` and `network`; empty without any."""
-        return self.table.null_band(analysis)
+        if analysis not in self._bands:
+            self._bands[analysis] = self.table.null_band(analysis)
+        return self._bands[analysis]
 
     @cached_property
     def classes(self) -> dict[str, str]:
@@ -127,7 +136,7 @@ def read_run(folder: str | Path) -> RunRecord:
         table=table,
         frame=frame,
         history=history,
-        config=read_config(folder / "config.yaml"),
+        config=read_config(folder / "config.yaml") or {},
         about=read_json(folder / "run.json"),
         identity=read_json(root / "identity.json"),
         registered=check_plan(folder, table),
@@ -181,18 +190,6 @@ def _read_history(path: Path) -> pd.DataFrame:
         for key, value in row["values"].items()
     ]
     return pd.DataFrame(records, columns=columns)
-
-
-def read_config(path: Path) -> dict:
-    """The configuration of a run, {} without a file.
-
-    Raises:
-        ValueError: the file is not YAML with keys.
-    """
-    content = (read_yaml(path) or {}) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a configuration with keys, got {type(content).__name__}")
-    return content
 
 
 def read_json(path: Path) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,11 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+
+def number(value: float | None) -> str:
+    """Four decimals; empty where there is no number."""
+    return "" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 FILE_WIDTH = 220

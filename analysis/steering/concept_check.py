@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,9 +69,7 @@ def read_concepts(
     *,
     k: int,
     site_set: str | Sequence[str],
-    pool: str,
-    batch_tokens: int,
-    max_bytes: int,
+    extraction: Extraction,
 ) -> Reading:
     """Which of the concepts the texts of each language carry.
 
@@ -85,7 +82,6 @@ def read_concepts(
     Raises:
         ValueError: as `analysis.experts.table.find_experts`.
     """
-    extraction = Extraction(pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes)
     table = find_experts(snapshot, chosen_on, site_set=site_set, k=k, extraction=extraction)
     lists = [[*held_out.pools[language].texts, *texts.get(language, ())] for language in chosen_on.languages]
     scores = _scores(snapshot, table, lists, extraction)
@@ -105,15 +101,16 @@ def judge_by_experts(
     chosen_on: ConceptSet,
     held_out: ConceptSet,
     sources: Sequence[str],
-    k: int,
     *,
+    k: int,
+    site_set: str | Sequence[str],
+    extraction: Extraction,
     seed: int,
-    **options: Any,
 ) -> tuple[list[dict[str, float]], list[Row]]:
     """For every text, which concepts their units find in it; and `check_accuracy` per language and overall.
 
     A text is read in the language it is judged to be in, if it is one of the concept set, else in its source language
-    (without intervention: in all of `sources`). A text without content carries nothing. `options` as `read_concepts`.
+    (without intervention: in all of `sources`). A text without content carries nothing. Options as `read_concepts`.
     """
     concepts = chosen_on.concepts
     places: dict[str, list[int]] = {language: [] for language in chosen_on.languages}
@@ -124,7 +121,7 @@ def judge_by_experts(
         for language in (written_in[index],) if written_in[index] in places else undetermined:
             places[language].append(index)
     lists = {language: [texts[index] for index in indices] for language, indices in places.items()}
-    reading = read_concepts(snapshot, chosen_on, held_out, lists, k=k, **options)
+    reading = read_concepts(snapshot, chosen_on, held_out, lists, k=k, site_set=site_set, extraction=extraction)
     found: dict[int, list[np.ndarray]] = {}
     for language, indices in places.items():
         for column, index in enumerate(indices):

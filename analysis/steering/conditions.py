@@ -40,10 +40,6 @@ Forced = dict[Site, tuple[Tensor, Tensor]]
 """Held units of each site with their values, (M,) float32."""
 
 
-def held_units(forcing: Forced) -> dict[Site, Tensor]:
-    return {site: units for site, (units, _) in forcing.items()}
-
-
 def in_band(forcing: Forced, band: tuple[int, int] | None) -> Forced:
     """Only the units of blocks `band[0]` to `band[1]` (inclusive)."""
     if band is None:
@@ -66,20 +62,11 @@ def random_units(like: Units, key: Sequence[int]) -> dict[Site, Tensor]:
 
 
 def pooled_values(
-    snapshot: Snapshot,
-    units: Units,
-    texts: Sequence[str],
-    *,
-    pool: str,
-    statistic: str,
-    batch_tokens: int,
-    max_bytes: int = 2**30,
+    snapshot: Snapshot, units: Units, texts: Sequence[str], statistic: str, extraction: Extraction
 ) -> Forced:
     """Hold `units` at a statistic (`on_p50`, `on_mean`, `on_p90`) of their pooled responses to `texts`."""
     values = {site: torch.empty(len(chosen)) for site, chosen in units.items()}
-    extraction = Extraction(pool=pool, batch_tokens=batch_tokens, max_bytes=max_bytes)
-    stream = iter_responses(snapshot, texts, list(units), extraction)
-    for responses in stream:
+    for responses in iter_responses(snapshot, texts, list(units), extraction):
         wanted, first = units[responses.site], responses.first_unit
         here = (wanted >= first) & (wanted < first + len(responses.values))
         chosen = responses.values[(wanted[here] - first).to(responses.values.device)].cpu().numpy()  # (M, P)
@@ -91,14 +78,11 @@ def pooled_values(
     return {site: (units[site], values[site]) for site in units}
 
 
-def token_medians(
-    snapshot: Snapshot, units: Units, texts: Sequence[str], *, batch_tokens: int, max_length: int = 512
-) -> Forced:
+def token_medians(snapshot: Snapshot, units: Units, texts: Sequence[str], extraction: Extraction) -> Forced:
     """Hold `units` at the median of their activations over all content tokens of `texts`.
 
     The median of *max-pooled* responses, which the method uses, is higher than what a unit does at a typical token.
     """
-    extraction = Extraction(batch_tokens=batch_tokens, max_length=max_length)
     encoded = extraction.encode(snapshot, texts)
     seen: dict[Site, list[Tensor]] = {site: [] for site in units}
 
@@ -130,15 +114,12 @@ class Conditions:
         pools: Mapping[str, ConceptPool],
         *,
         value: str,
-        pool: str,
         band: tuple[int, int] | None,
         seed: int,
-        batch_tokens: int,
-        max_bytes: int,
+        extraction: Extraction,
     ) -> None:
         self.snapshot, self.table, self.pools = snapshot, table, pools
-        self.value, self.pool, self.band, self.seed = value, pool, band, seed
-        self.batch_tokens, self.max_bytes = batch_tokens, max_bytes
+        self.value, self.band, self.seed, self.extraction = value, band, seed, extraction
 
     def forcing(self, condition: str, concept: str, language: str, k: int) -> Forced:
         """Held units of `experts`, `next` or `random`; `mismatched` is `experts` of `other_concept`.
@@ -155,7 +136,7 @@ class Conditions:
             )
         if condition != "random" and self.value != "token_median":
             return forcing
-        units: Units = held_units(forcing)
+        units: Units = {site: held for site, (held, _) in forcing.items()}
         if condition == "random":
             place = self.table.concepts.index(concept), self.table.languages.index(language)
             units = random_units(units, [self.seed, *place, k])
@@ -184,13 +165,5 @@ class Conditions:
         pool = self.pools[language]
         texts = [pool.texts[index] for index in pool.positives[concept].tolist()]
         if self.value == "token_median":
-            return token_medians(self.snapshot, units, texts, batch_tokens=self.batch_tokens)
-        return pooled_values(
-            self.snapshot,
-            units,
-            texts,
-            pool=self.pool,
-            statistic=self.value,
-            batch_tokens=self.batch_tokens,
-            max_bytes=self.max_bytes,
-        )
+            return token_medians(self.snapshot, units, texts, self.extraction)
+        return pooled_values(self.snapshot, units, texts, self.value, self.extraction)

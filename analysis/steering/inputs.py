@@ -11,6 +11,7 @@ from analysis.concepts.dataset import load_concepts
 from analysis.concepts.lexicon import read_lexicon
 from analysis.steering.concept_check import labelled_only
 from analysis.steering.judging import ConceptLexicon, LanguageDetector
+from babelscope.records import refuse_unknown
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,7 @@ def read_inputs(
     """
     concept_set = load_concepts(concept_file, concepts=concepts, min_positives=min_positives)
     known = concept_set.languages
-    for language in sources:
-        if language not in known:
-            raise ValueError(f"{concept_file} has no language {language!r}; it has {', '.join(known)}")
+    refuse_unknown(concept_file, "language", sources, known)
     sources, outputs = tuple(sources or known), tuple(outputs or known)
     detector.detect(["check"], outputs)
     lexicon = ConceptLexicon(read_lexicon(lexicon_file))

@@ -7,7 +7,7 @@ difference of the experts to one control, paired: every concept and seed was wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -63,51 +63,102 @@ def rows_of(
     measures = dict(IN_ANY_CASE)
     if all(entry.expert_hits is not None for entry in generated):
         measures["concept_hit_experts"] = lambda text, concept, source: (text.expert_hits or {})[concept]
+    experiment = _Experiment(measures, plain, concepts, sources, outputs, seed)
     for (condition, k), group in groups.items():
-        for row in _rows_of_group(group, [] if group is plain else plain, measures, concepts, sources, outputs, seed):
+        for row in experiment.group_rows(group):
             yield replace(row, condition=condition, k=k)
     for (condition, k), group in groups.items():
         if condition == "experts":
             for (control, places), others in groups.items():
                 if control != "experts" and places in (k, None):
-                    for row in _effect_rows(group, others, measures, concepts, sources):
+                    for row in experiment.effect_rows(group, others):
                         yield replace(row, condition=control, k=k)
 
 
-def _effect_rows(
-    experts: Sequence[GeneratedText],
-    control: Sequence[GeneratedText],
-    measures: dict[str, Judged],
-    concepts: Sequence[str],
-    sources: Sequence[str],
-) -> Iterator[Row]:
-    """Experts minus one control, overall and by source language: paired over concepts, over seeds for one concept."""
-    for metric in EFFECTS:
-        if metric not in measures:
-            continue
-        for source in (None, *sources):
-            mine = [entry for entry in experts if source in (None, entry.setting.source)]
-            theirs = [entry for entry in control if source in (None, entry.setting.source) or not entry.setting.source]
-            asked = sources if source is None else [source]
-            pairs = [
-                (_paired(measures[metric], mine, concept, asked), _paired(measures[metric], theirs, concept, asked))
-                for concept in concepts
-            ]
-            if len(concepts) > 1:
-                differences = [_mean([*one.values()]) - _mean([*other.values()]) for one, other in pairs]
-            else:
-                [(one, other)] = pairs
-                differences = [one[seed] - other[seed] for seed in one if seed in other]
-            contrast = paired_contrast(np.array(differences))
-            yield Row(
-                metric=f"{metric}_effect",
-                value=contrast.difference,
-                language=source,
-                chance=0.0,
-                low=contrast.low,
-                high=contrast.high,
-                p=contrast.p,
-            )
+@dataclass(frozen=True)
+class _Experiment:
+    """What is judged, of which concepts and languages."""
+
+    measures: dict[str, Judged]
+    plain: Sequence[GeneratedText]
+    """The texts without intervention."""
+    concepts: Sequence[str]
+    sources: Sequence[str]
+    outputs: Sequence[str]
+    seed: int
+
+    def effect_rows(self, experts: Sequence[GeneratedText], control: Sequence[GeneratedText]) -> Iterator[Row]:
+        """Experts minus one control, overall and by source language: paired over concepts, over seeds for one."""
+        for metric in EFFECTS:
+            if metric not in self.measures:
+                continue
+            for source in (None, *self.sources):
+                mine = [entry for entry in experts if source in (None, entry.setting.source)]
+                theirs = [one for one in control if source in (None, one.setting.source) or not one.setting.source]
+                asked = self.sources if source is None else [source]
+                pairs = [
+                    tuple(_paired(self.measures[metric], texts, concept, asked) for texts in (mine, theirs))
+                    for concept in self.concepts
+                ]
+                if len(self.concepts) > 1:
+                    differences = [_mean([*one.values()]) - _mean([*other.values()]) for one, other in pairs]
+                else:
+                    [(one, other)] = pairs
+                    differences = [one[seed] - other[seed] for seed in one if seed in other]
+                found = paired_contrast(np.array(differences))
+                row = Row(metric=f"{metric}_effect", value=found.difference, language=source, chance=0.0)
+                yield replace(row, low=found.low, high=found.high, p=found.p)
+
+    def group_rows(self, group: Sequence[GeneratedText]) -> Iterator[Row]:
+        """The rows of one condition and K."""
+        held = group[0].setting.concept is not None
+        for metric, judged in self.measures.items():
+            yield self.share_row(metric, judged, group)
+        for metric, measure in SET_MEASURES.items():
+            # the entropy over all source languages would mix the question with the answer
+            if metric not in OF_A_SET or not held:
+                yield from _set_row(metric, measure, group, None, self.seed)
+        if not held:
+            for output in (*self.outputs, UNDETERMINED):
+                row = self.share_row("output_language", partial(_writes, output), group)
+                yield replace(row, other_language=output)
+            return
+        for source in self.sources:
+            yield from self.source_rows([entry for entry in group if entry.setting.source == source], source)
+        for concept in self.concepts:
+            texts = [entry for entry in group if entry.setting.concept == concept]
+            row = self.share_row("concept_hit", self.measures["concept_hit"], texts, concepts=[concept])
+            yield replace(row, concept=concept)
+
+    def source_rows(self, texts: Sequence[GeneratedText], source: str) -> Iterator[Row]:
+        """The rows of the texts of one source language."""
+        judgements: list[tuple[str, Judged, str | None]] = [(*named, None) for named in self.measures.items()]
+        judgements += [("output_language", partial(_writes, code), code) for code in (*self.outputs, UNDETERMINED)]
+        judgements += [("concept_in_language", partial(_writes_and_names, code), code) for code in self.outputs]
+        for metric, judged, output in judgements:
+            row = self.share_row(metric, judged, texts, sources=[source])
+            yield replace(row, language=source, other_language=output)
+        for metric, measure in SET_MEASURES.items():
+            yield from _set_row(metric, measure, texts, source, self.seed)
+
+    def share_row(
+        self,
+        metric: str,
+        judged: Judged,
+        texts: Sequence[GeneratedText],
+        *,
+        concepts: Sequence[str] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> Row:
+        """The mean over concepts, its interval, and as chance the same judgement on the texts of no intervention."""
+        concepts, sources = concepts or self.concepts, sources or self.sources
+        by_concept = _judge(judged, texts, concepts, sources)
+        values = [_mean(values) for values in by_concept.values()] if len(concepts) > 1 else by_concept[concepts[0]]
+        low, high = _share_interval(values, len(texts), self.seed)
+        chance = None
+        if self.plain and texts is not self.plain:
+            chance = _mean([_mean(values) for values in _judge(judged, self.plain, concepts, sources).values()])
+        return Row(metric=metric, value=_mean(values), chance=chance, low=low, high=high)
 
 
 def _paired(judged: Judged, texts: Sequence[GeneratedText], concept: str, sources: Sequence[str]) -> dict[int, float]:
@@ -118,79 +169,6 @@ def _paired(judged: Judged, texts: Sequence[GeneratedText], concept: str, source
             found = _judge(judged, [text], [concept], sources)[concept]
             values.setdefault(text.setting.seed, []).extend(found)
     return {seed: _mean(found) for seed, found in values.items()}
-
-
-def _rows_of_group(
-    group: Sequence[GeneratedText],
-    plain: Sequence[GeneratedText],
-    measures: dict[str, Judged],
-    concepts: Sequence[str],
-    sources: Sequence[str],
-    outputs: Sequence[str],
-    seed: int,
-) -> Iterator[Row]:
-    """The rows of one condition and K; `plain` are the texts without intervention, none where these are they."""
-    held = group[0].setting.concept is not None
-    for metric, judged in measures.items():
-        yield _judged_row(metric, judged, group, plain, concepts, sources, seed)
-    for metric, measure in SET_MEASURES.items():
-        # the entropy over all source languages would mix the question with the answer
-        if metric not in OF_A_SET or not held:
-            yield from _set_row(metric, measure, group, None, seed)
-    if not held:
-        for output in (*outputs, UNDETERMINED):
-            row = _judged_row("output_language", partial(_writes, output), group, [], concepts, sources, seed)
-            yield replace(row, other_language=output)
-        return
-    for source in sources:
-        mine = [entry for entry in group if entry.setting.source == source]
-        yield from _source_rows(mine, plain, measures, source, concepts, outputs, seed)
-    for concept in concepts:
-        texts = [entry for entry in group if entry.setting.concept == concept]
-        row = _judged_row("concept_hit", measures["concept_hit"], texts, plain, [concept], sources, seed)
-        yield replace(row, concept=concept)
-
-
-def _source_rows(
-    texts: Sequence[GeneratedText],
-    plain: Sequence[GeneratedText],
-    measures: dict[str, Judged],
-    source: str,
-    concepts: Sequence[str],
-    outputs: Sequence[str],
-    seed: int,
-) -> Iterator[Row]:
-    for metric, judged in measures.items():
-        row = _judged_row(metric, judged, texts, plain, concepts, [source], seed)
-        yield replace(row, language=source)
-    for output in (*outputs, UNDETERMINED):
-        row = _judged_row("output_language", partial(_writes, output), texts, plain, concepts, [source], seed)
-        yield replace(row, language=source, other_language=output)
-    for output in outputs:
-        named = partial(_writes_and_names, output)
-        row = _judged_row("concept_in_language", named, texts, plain, concepts, [source], seed)
-        yield replace(row, language=source, other_language=output)
-    for metric, measure in SET_MEASURES.items():
-        yield from _set_row(metric, measure, texts, source, seed)
-
-
-def _judged_row(
-    metric: str,
-    judged: Judged,
-    texts: Sequence[GeneratedText],
-    plain: Sequence[GeneratedText],
-    concepts: Sequence[str],
-    sources: Sequence[str],
-    seed: int,
-) -> Row:
-    """The mean over concepts, its interval, and as chance the same judgement on the texts of no intervention."""
-    by_concept = _judge(judged, texts, concepts, sources)
-    values = [_mean(values) for values in by_concept.values()] if len(concepts) > 1 else by_concept[concepts[0]]
-    low, high = _share_interval(values, len(texts), seed)
-    chance = None
-    if plain:
-        chance = _mean([_mean(values) for values in _judge(judged, plain, concepts, sources).values()])
-    return Row(metric=metric, value=_mean(values), chance=chance, low=low, high=high)
 
 
 def _share_interval(values: Sequence[float], num_texts: int, seed: int) -> tuple[float, float]:

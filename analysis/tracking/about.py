@@ -14,8 +14,9 @@ from typing import Any
 
 from analysis.report.headlines import levels
 from analysis.report.report import verdicts
-from analysis.report.run import count_parameters, read_config, read_json, read_run
+from analysis.report.run import count_parameters, read_json, read_run
 from analysis.results import ResultTable
+from babelscope.yaml_text import read_config
 
 PACKAGES = ("babelscope", "torch", "transformers", "pytorch-lightning", "tokenizers", "wandb")
 LOSS = "val/bits_per_byte/mean"
@@ -27,7 +28,7 @@ def configuration(root: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     `model.d_model`, `trainer.callbacks.SnapshotWriter.schedule.every`, `analyses.overlap.k`, `parameters`, `tokens`,
     `data_fingerprint`, `git`, `versions.torch`.
     """
-    config = dict(_flat(read_config(root / "config.yaml")))
+    config = dict(_flat(read_config(root / "config.yaml") or {}))
     steps = config.get("trainer.max_steps")
     if isinstance(steps, int) and {"data.batch_size", "data.block_size"} <= set(config):
         config["tokens"] = steps * config["data.batch_size"] * config["data.block_size"]

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.files import write_text_atomic
 from analysis.report.run import read_metrics
+from babelscope.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class MetricsFile:
         self._write(kept)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        write_text_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _without_clocks(values: Mapping[str, float]) -> dict[str, float]:

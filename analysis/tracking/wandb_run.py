@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
-from analysis.files import write_json
 from analysis.report.run import read_json, read_metrics
 from analysis.tracking.about import configuration, result_folder, summary, tags_of
 from analysis.tracking.metrics import METRICS_FILE
 from analysis.tracking.offline import last_row
+from babelscope.files import write_json
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run

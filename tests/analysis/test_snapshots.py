@@ -18,7 +18,8 @@ from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.overlap import ConceptOverlap
 from analysis.snapshots import CLONES_FILE, Snapshot, SnapshotId, hash_tokenizer, read_clones
-from analysis.texts import Clone, ClonedText, read_texts
+from analysis.texts import ClonedText, read_texts
+from babelscope.records import Clone
 
 WORDS = {"de": ("Wasser", "Feuer", "und ein Satz"), "en": ("water", "fire", "and a sentence")}
 

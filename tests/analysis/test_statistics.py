@@ -12,6 +12,7 @@ from analysis.statistics import (
     bootstrap_interval,
     holm,
     mean_contrast,
+    mean_interval,
     merge_clusters,
     two_way_interval,
     wilson_interval,
@@ -141,3 +142,8 @@ def test_a_mean_over_runs_has_students_interval_and_what_the_runs_do_not_show_wi
     assert mean_contrast(values, unseen=0.01).high > found.high
     with pytest.raises(ValueError, match="needs two"):
         mean_contrast(values[:1])
+
+
+def test_the_interval_of_a_few_values_is_that_of_student() -> None:
+    assert mean_interval(np.array([1.0])) == (None, None)
+    assert mean_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))

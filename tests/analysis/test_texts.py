@@ -70,7 +70,7 @@ def test_unknown_language_and_split_are_named(tmp_path: Path) -> None:
     [
         ('{"lang": "en", "text": "a"}\n{"lang": "en", "text"\n', ":2: not valid JSON"),
         ('{"lang": "en", "text": "a"}\n[1]\n', ":2: a JSON object is needed"),
-        ('{"lang": "en", "text": 5}\n', "line 1: 'text' must be a text, got int"),
+        ('{"lang": "en", "text": 5}\n', "line 1: 'text' holds int, not text"),
         ('{"lang": "en", "text": "  "}\n', "line 1: 'text' is empty"),
         ('{"lang": 3, "text": "a"}\n', "line 1: language is 3"),
         ('{"txt": "a"}\n', "line 1: expected the columns language and text"),

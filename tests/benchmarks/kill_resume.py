@@ -59,6 +59,9 @@ IMPORTED_ONCE = (
 TRACKER = {"mode": "offline", "every_n_steps": 1, "figures": False}
 LIFE_LIMIT = 300.0
 """Seconds after which a life that neither ends nor is killed counts as hanging."""
+LEAST_WATCHDOG = 15.0
+"""Seconds. On a machine that other work keeps busy a start, or a step with snapshot and analysis, may take longer: the
+watchdog waits at least as long as a whole uninterrupted run took here, and those runs have none of their own."""
 
 
 KINDS = ("kill all", "kill one", "stop one", "pause one")
@@ -81,8 +84,10 @@ class Outcome:
     """What happened over all runs."""
 
     faults: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    watchdog: float = 0.0
+    """Seconds without progress after which it acts."""
     alarms: int = 0
-    """Lives that a watchdog ended."""
+    """Lives that it ended."""
     runs: int = 0
     during_save: int = 0
     """Faults that left a half-written temporary file or folder, or a checkpoint without manifest."""
@@ -107,18 +112,20 @@ def run(
     seed: int = 0,
     accumulate: int = 1,
     ranks: int = 1,
-    watchdog: float = 15.0,
+    watchdog: float | None = None,
 ) -> Outcome:
     """Interrupt and go on until there were so many `faults`, in runs below `folder`."""
     for module in IMPORTED_ONCE:
         importlib.import_module(module)
     begun, draw, outcome = time.monotonic(), random.Random(seed), Outcome()
-    config = write_config(folder, max_steps, accumulate, ranks, watchdog)
+    config = write_config(folder, max_steps, accumulate, ranks, LIFE_LIMIT)
     _finish(config, folder / "reference", ranks)
     started = time.monotonic()
     _finish(config, folder / "warm", ranks)
     duration = time.monotonic() - started  # without making the tokenizer and the prepared text
     outcome.differences += compare(folder / "reference", folder / "warm")
+    outcome.watchdog = max(LEAST_WATCHDOG, duration) if watchdog is None else watchdog
+    write_config(folder, max_steps, accumulate, ranks, outcome.watchdog)
     kinds = KINDS[:1] if ranks == 1 else KINDS
     while outcome.num_faults < faults:
         name = folder / f"run{outcome.runs}"
@@ -341,7 +348,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=120, help="optimizer steps of each run")
     parser.add_argument("--accumulate", type=int, default=1, help="micro-batches per step")
     parser.add_argument("--ranks", type=int, default=1, help="processes of a run")
-    parser.add_argument("--watchdog", type=float, default=15.0, help="seconds without progress")
+    parser.add_argument("--watchdog", type=float, help="seconds; at least 15, as a whole run takes")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the faults")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -359,7 +366,7 @@ def main() -> int:
     print(f"faults at random moments            {outcome.num_faults}")
     for kind, count in outcome.faults.items():
         print(f"  {kind:<34}{count}")
-    print(f"lives ended by the watchdog         {outcome.alarms}")
+    print(f"lives ended by the watchdog         {outcome.alarms}, which waits {outcome.watchdog:.0f} s")
     print(f"lives that left a file in writing   {outcome.during_save}")
     print(f"  before the first checkpoint       {outcome.before_first}")
     print(f"finished files that do not verify   {outcome.damaged}")

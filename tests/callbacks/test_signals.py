@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from analysis.files import HashingFile
+from babelscope.files import HashingFile
 from callbacks.checkpoint_io import checkpoint_step, find_checkpoints, find_damage, newest_checkpoint
 from callbacks.resume import ResumeCheckpoint
 from callbacks.signals import StoppedBySignal, StopSignals
@@ -282,7 +282,7 @@ def test_a_full_disk_during_a_checkpoint_leaves_training_and_old_files_intact(
         if place == "write":
             monkeypatch.setattr(HashingFile, "write", refuse)
         elif place == "fsync":
-            monkeypatch.setattr("analysis.files.os.fsync", refuse)
+            monkeypatch.setattr("babelscope.files.os.fsync", refuse)
         else:
             monkeypatch.setattr("callbacks.checkpoint_io.write_json", refuse)
 
@@ -324,7 +324,7 @@ def test_a_real_limit_of_the_filesystem_is_survived(tmp_path, whole):
 def test_a_full_disk_at_a_signal_still_stops_and_names_what_is_left(tmp_path, monkeypatch, caplog):
     def fill_and_tell() -> None:
         monkeypatch.setattr(
-            "analysis.files.os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, ""))
+            "babelscope.files.os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, ""))
         )
         send(signal.SIGTERM)()
 

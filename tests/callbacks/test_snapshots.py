@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analysis.checkpoints.local import RunFolder
-from analysis.texts import Clone
+from babelscope.records import Clone
 from callbacks import snapshots as checkpoint_module
 from callbacks.schedule import Schedule
 from callbacks.snapshots import SnapshotWriter, read_snapshot_info, snapshot_folder, write_snapshot

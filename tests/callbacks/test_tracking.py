@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.loggers import CSVLogger
 
 from analysis.report.run import read_metrics
 from analysis.tracking.wandb_run import WandbRun, run_identity
@@ -293,6 +294,22 @@ def test_a_broken_wandb_does_not_stop_the_record(
     tracker.record("train", {"train/loss": 1.0}, 1, 1)
     assert "service is gone" in caplog.text
     assert [row["step"] for row in read_metrics(tmp_path / "demo" / "metrics.jsonl")] == [1]
+
+
+def test_a_logger_that_raises_is_named_once_and_the_others_get_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, whole = CSVLogger(tmp_path / "broken"), CSVLogger(tmp_path / "whole")
+    monkeypatch.setattr(broken, "log_metrics", lambda *_, **__: tmp_path.read_text())
+    tracker = Tracker(mode="disabled")
+    tracker.start(tmp_path / "demo")
+    tracker.loggers = [broken, whole]
+    with caplog.at_level(logging.WARNING):
+        for step in (1, 2):
+            record(tracker, step)
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["CSVLogger lacks rows, from step 1 on"]
+    assert [row["step"] for row in whole.experiment.metrics] == [1, 2]
+    assert [row["step"] for row in read_metrics(tmp_path / "demo" / "metrics.jsonl")] == [1, 2]
 
 
 def test_numbers_that_are_not_finite_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

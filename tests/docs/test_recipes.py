@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, XGLMConfig, XGLMForCausalLM
 
-from analysis.files import file_sha256
 from analysis.measures.overlap import ConceptOverlap
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
+from babelscope.files import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE | re.DOTALL)

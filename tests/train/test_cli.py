@@ -17,9 +17,10 @@ import pytest
 import torch
 import yaml
 
+from babelscope.yaml_text import read_config
 from train.__main__ import COMMANDS, main
 from train.cli import ParsedRun, default_precision
-from train.config.run_config import Difference, find_differences, load_config, save_config
+from train.config.run_config import Difference, find_differences, save_config
 from train.module import LanguageModelingModule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +114,7 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
 ) -> None:
     assert command("fit", "--config", config)[0] == 0
     folder = tmp_path / "run"
-    stored = load_config(folder)
+    stored = read_config(folder / "config.yaml")
     assert stored is not None
     assert stored["model"]["optimizer"]["betas"] == [0.9, 0.95]  # a default, saved all the same
     assert stored["trainer"]["max_steps"] == 4
@@ -136,7 +137,7 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     code, _, line = command("fit", "--config", config, "--model.optimizer.lr", "0.5")
     assert code == 2
     assert "another configuration (model.optimizer.lr: 0.005 -> 0.5)" in line
-    assert load_config(folder) == stored
+    assert read_config(folder / "config.yaml") == stored
 
     code, _, line = command("fit", "--config", config, "--resume", "never")
     assert (code, "holds a run already" in line) == (2, True)
@@ -145,7 +146,7 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     assert code == 0
     checkpoint = torch.load(folder / "checkpoints" / "step_00000006.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
-    changed = load_config(folder)
+    changed = read_config(folder / "config.yaml")
     assert changed is not None
     assert changed["trainer"]["max_steps"] == 6
 
@@ -179,10 +180,8 @@ def test_both_starts_say_where_run_and_page_are_and_no_line_is_a_warning(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_scalars_reach_the_loggers_of_the_user_on_the_axis_of_optimizer_steps(
-    command: Command, config: Path, tmp_path: Path
-) -> None:
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+def with_loggers(config: Path, tmp_path: Path, loggers: dict[str, dict[str, Any]]) -> None:
+    """Add to a configuration an analysis, the two monitors and these loggers of Lightning."""
     options = yaml.safe_load(config.read_text(encoding="utf-8"))
     text = options["data"]["sources"][0]["init_args"]["path"]
     analyses = tmp_path / "analyses.yaml"
@@ -199,15 +198,22 @@ def test_scalars_reach_the_loggers_of_the_user_on_the_axis_of_optimizer_steps(
         "callbacks": [options["trainer"]["callbacks"][0], *added],
         "log_every_n_steps": 1,
         "accumulate_grad_batches": 2,
-        "logger": [
-            {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path / "csv")}},
-            {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(tmp_path / "tensorboard")}},
-        ],
+        "logger": [{"class_path": name, "init_args": arguments} for name, arguments in loggers.items()],
     }
     config.write_text(yaml.safe_dump(options), encoding="utf-8")
+
+
+def test_scalars_reach_the_loggers_of_the_user_on_the_axis_of_optimizer_steps(
+    command: Command, config: Path, tmp_path: Path
+) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tables, boards = tmp_path / "csv", tmp_path / "tensorboard"
+    with_loggers(
+        config, tmp_path, {"CSVLogger": {"save_dir": str(tables)}, "TensorBoardLogger": {"save_dir": str(boards)}}
+    )
     assert command("fit", "--config", config)[0] == 0
 
-    (table,) = (tmp_path / "csv").rglob("metrics.csv")
+    (table,) = tables.rglob("metrics.csv")
     frame = pd.read_csv(table)
     steps = {key: frame.loc[frame[key].notna(), "step"].tolist() for key in frame}
     assert steps["train/loss"] == [1, 2, 3, 4]
@@ -215,10 +221,33 @@ def test_scalars_reach_the_loggers_of_the_user_on_the_axis_of_optimizer_steps(
     assert steps["val/bits_per_byte/en"] == [2, 4]
     assert any(key.startswith("lr-AdamW") for key in frame), "LearningRateMonitor writes to the same logger"
     assert any("cpu_percent" in key for key in frame), "and so does DeviceStatsMonitor"
-    (folder,) = {path.parent for path in (tmp_path / "tensorboard").rglob("events.*")}
+    (folder,) = {path.parent for path in boards.rglob("events.*")}
     written = events.EventAccumulator(str(folder)).Reload()
     assert [event.step for event in written.Scalars("train/loss")] == [1, 2, 3, 4]
     assert [event.step for event in written.Scalars("held_out/bits_per_byte")] == [0, 1, 2, 4]
+
+
+@pytest.mark.optin
+def test_scalars_reach_mlflow_on_the_axis_of_optimizer_steps(command: Command, config: Path, tmp_path: Path) -> None:
+    """Needs `mlflow-skinny` with `sqlalchemy`, `alembic` and `cryptography`, which are no dependencies."""
+    tracking = pytest.importorskip("mlflow.tracking")
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with_loggers(config, tmp_path, {"MLFlowLogger": {"tracking_uri": store, "experiment_name": "try"}})
+    assert command("fit", "--config", config)[0] == 0
+
+    client = tracking.MlflowClient(store)
+    (run,) = client.search_runs([client.get_experiment_by_name("try").experiment_id])
+    assert run.info.status == "FINISHED"
+
+    def steps(key: str) -> list[int]:
+        return [metric.step for metric in client.get_metric_history(run.info.run_id, key)]
+
+    assert steps("train/loss") == [1, 2, 3, 4]
+    assert steps("held_out/bits_per_byte") == [0, 1, 2, 4]
+    assert steps("val/bits_per_byte/en") == [2, 4]
+    keys = {*run.data.metrics}
+    assert any(key.startswith("lr-AdamW") for key in keys)
+    assert any("cpu_percent" in key for key in keys)
 
 
 def test_a_trial_of_a_sweep_has_a_folder_and_a_page_of_its_own(
@@ -229,7 +258,7 @@ def test_a_trial_of_a_sweep_has_a_folder_and_a_page_of_its_own(
         monkeypatch.setenv("WANDB_RUN_ID", trial)
         assert command("fit", "--config", config, "--trainer.max_steps", 2)[0] == 0
         assert (tmp_path / "run" / trial / "config.yaml").is_file()
-        stored = load_config(tmp_path / "run" / trial)
+        stored = read_config(tmp_path / "run" / trial / "config.yaml")
         assert stored is not None
         assert stored["trainer"]["default_root_dir"] == str(tmp_path / "run" / trial)
     assert not (tmp_path / "run" / "config.yaml").exists()
@@ -407,7 +436,7 @@ def test_a_run_that_broke_off_ends_in_the_same_bits(
 def test_a_broken_configuration_in_the_run_folder_is_named(tmp_path: Path) -> None:
     save_config(tmp_path, "a: [1\n")
     with pytest.raises(ValueError, match=r"config\.yaml: not valid YAML"):
-        load_config(tmp_path)
+        read_config(tmp_path / "config.yaml")
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from train.__main__ import main
 from train.cli import ParsedRun
 from train.config.memory import activation_bytes, estimate_memory, optimizer_bytes
-from train.describe import describe, format_description
+from train.describe import RunDescription, format_description
 from train.flops import muon_flops
 from train.model.xglm import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer
@@ -21,7 +21,7 @@ REAL_RUN = str(ROOT / "configs" / "train" / "xglm_257m.yaml")
 
 
 def test_the_real_run_in_figures() -> None:
-    run = describe(ParsedRun(["fit", "--config", REAL_RUN]).run)
+    run = RunDescription(ParsedRun(["fit", "--config", REAL_RUN]).run)
     with torch.device("meta"):
         model = XGLMForCausalLM(build_config(vocab_size=256_008, d_model=512, num_layers=24, ffn_dim=4096))
     assert run.parameters.total == 257_115_136 == sum(parameter.numel() for parameter in model.parameters())
@@ -39,7 +39,7 @@ def test_the_real_run_in_figures() -> None:
 
 
 def test_snapshots_take_the_disk_that_was_announced(tmp_path: Path) -> None:
-    run = describe(ParsedRun(["fit", "--config", str(ROOT / "configs" / "train" / "smoke.yaml")]).run)
+    run = RunDescription(ParsedRun(["fit", "--config", str(ROOT / "configs" / "train" / "smoke.yaml")]).run)
     XGLMForCausalLM(run.config).save_pretrained(tmp_path)
     written = (tmp_path / "model.safetensors").stat().st_size
     assert written == pytest.approx(run.snapshot_bytes, rel=0.05)
@@ -129,7 +129,7 @@ def test_muon_keeps_one_moment_of_its_matrices_and_costs_arithmetic(capsys: pyte
 
 
 def test_a_run_without_schedule_has_no_snapshots() -> None:
-    run = describe(ParsedRun(["fit", "--config", REAL_RUN, "--trainer.callbacks", "null"]).run)
+    run = RunDescription(ParsedRun(["fit", "--config", REAL_RUN, "--trainer.callbacks", "null"]).run)
     assert run.snapshot_steps == run.measured_steps == ()
     assert "snapshots     0 of" in format_description(run, [1000.0])
 

@@ -127,8 +127,8 @@ def test_the_option_is_taken_out_of_the_arguments(capsys: pytest.CaptureFixture[
     assert take_restarts(["--restarts", "3", "--config", "x"]) == (3, ["--config", "x"])
     assert take_restarts(["--config", "x", "--restarts=4"]) == (4, ["--config", "x"])
     for arguments, message in (
-        (["--restarts", "many"], "--restarts many: use a whole number"),
-        (["--restarts"], "--restarts : use a whole number"),
+        (["--restarts", "many"], "--restarts: invalid int value: 'many'; use a whole number"),
+        (["--restarts"], "--restarts: expected one argument; use a whole number"),
         (["--restarts", "0"], "--restarts 0: use at least 1"),
     ):
         assert main(["fit", *arguments]) == 2

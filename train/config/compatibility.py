@@ -12,7 +12,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from transformers import XGLMConfig
 
-from train.config.errors import one_line
+from babelscope.errors import one_line
 from train.config.options import PRECISIONS, WHY_WHOLE
 from train.model.xglm import XGLMForCausalLM
 

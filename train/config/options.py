@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.strategies import Strategy
 from transformers import XGLMConfig
 
-from train.config.memory import estimate_memory
+from train.config.memory import Memory, estimate_memory
 from train.flops import count_parameters
 from train.model.xglm import build_config
 from train.optim import OptimizerOptions, decay_steps
@@ -88,6 +88,24 @@ def num_devices(trainer: Namespace) -> int | None:
     return int(devices) * trainer.num_nodes if str(devices).isdigit() else None
 
 
+def micro_batch(run: Namespace, devices: int) -> int:
+    """Sequences of one forward pass on one device."""
+    sequences: int = run.data.batch_size // (devices * run.trainer.accumulate_grad_batches)
+    return sequences
+
+
+def step_memory(run: Namespace, devices: int, *, on_gpu: bool) -> Memory:
+    """Rough memory of a training step on one of the devices."""
+    return estimate_memory(
+        model_config(run.model),
+        micro_batch_tokens=micro_batch(run, devices) * run.data.block_size,
+        bf16="bf16" in str(run.trainer.precision),
+        checkpointing=run.model.gradient_checkpointing,
+        on_gpu=on_gpu,
+        optimizer=run.model.optimizer.name,
+    )
+
+
 def check_seed(name: str, seed: Any) -> None:
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= MAX_SEED:
         raise ValueError(f"{name} is {seed}; use a whole number from 0 to {MAX_SEED}")
@@ -121,17 +139,7 @@ def _check_memory(run: Namespace, devices: int) -> None:
     )
     if on_gpu and not torch.cuda.is_available():
         return  # `describe` on a machine without the device
-    config = model_config(run.model)
-    sequences = run.data.batch_size // (devices * run.trainer.accumulate_grad_batches)
-    bf16 = "bf16" in str(run.trainer.precision)
-    memory = estimate_memory(
-        config,
-        micro_batch_tokens=sequences * run.data.block_size,
-        bf16=bf16,
-        checkpointing=run.model.gradient_checkpointing,
-        on_gpu=on_gpu,
-        optimizer=run.model.optimizer.name,
-    )
+    config, memory = model_config(run.model), step_memory(run, devices, on_gpu=on_gpu)
     if on_gpu:
         device, there = "the GPU", torch.cuda.get_device_properties(0).total_memory
     else:
@@ -147,6 +155,6 @@ def _check_memory(run: Namespace, devices: int) -> None:
     if memory.total > 2 * there:  # the estimate of activations is rough
         needed = (memory.total - fixed) / 1e9
         raise ValueError(
-            f"a micro-batch of {sequences:,} sequences needs about {needed:,.0f} GB, but {device} has "
+            f"a micro-batch of {micro_batch(run, devices):,} sequences needs about {needed:,.0f} GB, but {device} has "
             f"{there / 1e9:,.0f} GB; raise trainer.accumulate_grad_batches or lower data.batch_size"
         )

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from babelscope.yaml_text import read_yaml
-from train.files import write_text
+from babelscope.files import write_text
 
 CONFIG_FILE = "config.yaml"
 
@@ -68,21 +67,6 @@ def find_differences(
     before = {key: value for key, value in _flat(defaults) if key in after} | dict(_flat(stored))
     keys = [*after, *(key for key in before if key not in after)]
     return [Difference(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-
-
-def load_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration saved in a run folder, or None if there is none.
-
-    Raises:
-        ValueError: the file is not YAML with keys.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return None
-    config = read_yaml(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected a configuration with keys; remove the file or choose another run folder")
-    return config
 
 
 def save_config(folder: Path, text: str) -> None:

@@ -6,6 +6,7 @@ yields every `num_workers`-th batch, which the loader puts back in order.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +24,28 @@ IGNORED = -100
 """Label of a position that is not predicted."""
 
 
-class TrainBatches(IterableDataset):
+class Batches(IterableDataset):
+    """Whole batches by number, which worker processes take in turns."""
+
+    first = 0
+    """Number of the batch at which iteration begins."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        mine, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for number in range(self.first + mine, len(self), stride):
+            yield self.batch(number)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches of this rank."""
+
+    @abstractmethod
+    def batch(self, number: int) -> Batch:
+        """Tensors by name."""
+
+
+class TrainBatches(Batches):
     """Micro-batches of one rank, numbered from 0 over the whole run: number = step * accumulate + micro-batch.
 
     Sample i of the run is row i % G of the global batch of step i // G (G = batch_size). Its rows are dealt to
@@ -74,17 +96,9 @@ class TrainBatches(IterableDataset):
         self.rank = rank
         self.accumulate = accumulate
         self.document_masks = document_masks
-        self.start_step = 0
-        """Step at which iteration begins; set before each iteration by the loader."""
 
     def __len__(self) -> int:
         return self.num_steps * self.accumulate
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for number in range(self.start_step * self.accumulate + first, len(self), stride):
-            yield self.batch(number)
 
     def batch(self, number: int) -> Batch:
         """Micro-batch `number` of this rank: `input_ids` and `labels` (B, T); the model shifts the labels itself."""
@@ -102,7 +116,7 @@ class TrainBatches(IterableDataset):
         return batch
 
 
-class ValidationBatches(IterableDataset):
+class ValidationBatches(Batches):
     """Held-out text of one language in batches that say how many bytes of raw text their predictions cover.
 
     Blocks overlap by one token: the last token of a block is the first, unpredicted one of the next, so each token of
@@ -148,15 +162,10 @@ class ValidationBatches(IterableDataset):
     def __len__(self) -> int:
         return -(-len(self.blocks) // (self.batch_size * self.world_size))
 
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for number in range(first, len(self), stride):
-            start = (number * self.world_size + self.rank) * self.batch_size
-            yield self._batch(self.blocks[start : start + self.batch_size])
-
-    def _batch(self, blocks: np.ndarray) -> Batch:
+    def batch(self, number: int) -> Batch:
         """`input_ids`, `labels` (B, T), `num_bytes` (B,): bytes of raw text under the predicted tokens of each row."""
+        start = (number * self.world_size + self.rank) * self.batch_size
+        blocks = self.blocks[start : start + self.batch_size]
         size = max(1, len(blocks))
         ids = np.full((size, self.block_size), self.pad_id, dtype=np.int64)
         labels = np.full_like(ids, IGNORED)
@@ -189,7 +198,7 @@ class StepLoader(DataLoader):
         self._current_step = current_step
 
     def __iter__(self) -> Any:
-        self._batches.start_step = self._current_step()
+        self._batches.first = self._current_step() * self._batches.accumulate
         return super().__iter__()
 
     def state_dict(self) -> dict:

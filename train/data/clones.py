@@ -11,20 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
+from babelscope.records import Clone
 from train.data.decontamination import text_digest
 from train.data.documents import Document
 
 CLONE_NAME = re.compile(r"[a-z]{2,3}[A-Za-z0-9_-]*")
-
-
-@dataclass(frozen=True)
-class Clone:
-    """A language that is another one in shifted token ids."""
-
-    of: str
-    shift: int
 
 
 def make_clones(named: Mapping[str, str], languages: Sequence[str], vocab_size: int) -> dict[str, Clone]:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from babelscope.records import LANGUAGE_COLUMNS, Record, expand, read_records, segment_key, wide_languages
-from train.data.documents import UNSPACED, Document, check_text
+from babelscope.records import LANGUAGE_COLUMNS, Record, check_text, expand, read_records, segment_key, wide_languages
+from train.data.documents import UNSPACED, Document
 
 # Shapes: S units of one text   G n-grams
 

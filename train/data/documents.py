@@ -71,22 +71,6 @@ def assign_split(key: str, valid_share: float, test_share: float) -> str:
     return "test" if place < valid_share + test_share else "train"
 
 
-def check_text(text: object, place: str) -> str:
-    """The text itself, if it is one that can be tokenised and written.
-
-    Raises:
-        ValueError: another type, or a text with half of a surrogate pair (as truncated JSON escapes leave it).
-    """
-    if not isinstance(text, str):
-        raise ValueError(f"{place} holds {type(text).__name__}, not text")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{place}: character {error.start} is half a surrogate pair, which is no text") from None
-    return text
-
-
 def check_shares(valid_share: float, test_share: float) -> None:
     if not (valid_share >= 0 and test_share >= 0 and valid_share + test_share < 1):  # also refuses nan
         raise ValueError(

@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from tqdm import tqdm
 
-from train.data.clones import Clone, as_json, make_clones
+from babelscope.files import file_sha256, remove_leftovers, write_text
+from babelscope.records import Clone
+from train.data.clones import as_json, make_clones
 from train.data.decontamination import NGRAM, RULES, excluded_files, read_exclusion
 from train.data.documents import SPLITS, TextSource
 from train.data.packing import Packer, tokenizer_hash
 from train.data.shards import COUNTS, Task, write_shard
 from train.data.streams import FORMAT, MANIFEST, PreparedText
-from train.files import file_sha256, remove_leftovers, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # heavy, and processes that only tokenise do without it

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from train.data.clones import Clone, dealt_to
+from babelscope.files import file_sha256, new_folder, write_text
+from babelscope.records import Clone
+from train.data.clones import dealt_to
 from train.data.decontamination import RULES, Exclusion
 from train.data.documents import Document, Shard, TextSource
 from train.data.packing import Packer
 from train.data.streams import file_name
-from train.files import file_sha256, new_folder, write_text
 
 BATCH_DOCUMENTS = 2048
 """Documents encoded together: enough to keep the threads of `tokenizers` busy."""

@@ -14,6 +14,7 @@ from babelscope.records import (
     SEGMENT_COLUMNS,
     SPLIT_NAMES,
     Record,
+    check_text,
     check_text_column,
     columns_of,
     distinct_values,
@@ -24,7 +25,7 @@ from babelscope.records import (
     segment_key,
     wide_languages,
 )
-from train.data.documents import Document, Shard, TextSource, assign_split, check_shares, check_text
+from train.data.documents import Document, Shard, TextSource, assign_split, check_shares
 
 logger = logging.getLogger(__name__)
 

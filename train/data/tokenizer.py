@@ -20,10 +20,10 @@ from filelock import FileLock
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from train.config.errors import one_line
+from babelscope.errors import one_line
+from babelscope.files import is_leftover, new_folder, remove_leftovers
 from train.data.documents import UNSPACED
 from train.data.mixing import temperature_shares
-from train.files import is_leftover, new_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
 

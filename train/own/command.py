@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from train.files import new_folder, write_text
+from babelscope.files import new_folder, write_text
 
 if TYPE_CHECKING:
     from train.own.text import OwnText

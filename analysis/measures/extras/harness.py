@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from analysis.base import Analysis, Row
-from analysis.files import file_sha256
 from analysis.snapshots import Snapshot
+from babelscope.files import file_sha256
 
 
 @dataclass(kw_only=True)

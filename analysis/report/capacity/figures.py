@@ -5,44 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
-from scipy import stats
 
 from analysis.report.capacity.runs import CapacityRun, by_size
-from analysis.report.style import CHANCE, PALETTE, base_figure
-
-
-def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean over seeds (Student's t); None for one seed."""
-    if len(values) < 2:
-        return None
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return mean - half, mean + half
+from analysis.report.style import CHANCE, PALETTE, base_figure, error_bars
+from analysis.statistics import mean_interval
 
 
 def against_capacity(runs: Sequence[CapacityRun]) -> go.Figure:
     """One point a run, and the mean over the seeds of every width with its interval."""
     figure = base_figure("Rise of sharing above the untrained network, by width", "rise")
-    widths, means, above, below = [], [], [], []
+    rows = []
     for _, members in by_size(runs):
-        rises = [run.rise for run in members if run.rise is not None]
-        interval = seed_interval(rises)
-        widths.append(members[0].width)
-        means.append(float(np.mean(rises)))
-        above.append(interval[1] - means[-1] if interval else 0.0)
-        below.append(means[-1] - interval[0] if interval else 0.0)
-    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+        rises = np.array([run.rise for run in members if run.rise is not None])
+        rows.append((members[0].width, rises.mean(), *mean_interval(rises)))
+    means = pd.DataFrame(rows, columns=["width", "value", "low", "high"]).astype(float)
     figure.add_trace(
-        go.Scatter(x=widths, y=means, error_y=bars, mode="lines+markers", name="mean over seeds, 95 %",
-                   line={"color": PALETTE[0]}, marker={"size": 9})
+        go.Scatter(x=means["width"], y=means["value"], error_y=error_bars(means), mode="lines+markers",
+                   name="mean over seeds, 95 %", line={"color": PALETTE[0]}, marker={"size": 9})
     )  # fmt: skip
     figure.add_trace(
         go.Scatter(x=[run.width for run in runs], y=[run.rise for run in runs], mode="markers", name="one run",
                    text=[run.record.name for run in runs], marker={"color": PALETTE[1], "symbol": "x", "size": 8})
     )  # fmt: skip
     figure.add_hline(y=0.0, line={"color": CHANCE, "dash": "dash"}, annotation_text="untrained network")
-    figure.update_xaxes(title="width (d_model)", type="log", tickvals=widths, ticktext=[str(w) for w in widths])
+    figure.update_xaxes(
+        title="width (d_model)",
+        type="log",
+        tickvals=means["width"],
+        ticktext=[f"{width:g}" for width in means["width"]],
+    )
     return figure
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
-from analysis.report.capacity.figures import against_capacity, against_loss, paths, seed_interval
+from analysis.report.capacity.figures import against_capacity, against_loss, paths
 from analysis.report.capacity.runs import CapacityRun, by_size, common_loss, read_family
 from analysis.report.capacity.trend import Trend, trend_test
 from analysis.report.changes import POWER, smallest_visible
 from analysis.report.page import Page
-from analysis.report.tables import Table
+from analysis.report.tables import Table, number
+from analysis.statistics import mean_interval
 
 ALPHA = 0.05
 ABOUT = (
@@ -52,7 +53,7 @@ def write_capacity_report(folders: Sequence[str | Path], out: str | Path) -> tup
     page = Page(f"Capacity: {Path(out).stem}")
     page.chapter("Sharing against capacity", ABOUT)
     said, sizes, tests = verdict(trends["rise"][1], measured), _size_table(runs), _trend_table(trends)
-    page.verdict(said)
+    page.verdicts([said])
     page.grid([sizes])
     page.grid([tests])
     page.grid([against_capacity(measured), against_loss(measured)])
@@ -70,48 +71,31 @@ def write_capacity_report(folders: Sequence[str | Path], out: str | Path) -> tup
 
 def find_trends(runs: Sequence[CapacityRun]) -> dict[str, tuple[str, Trend]]:
     """The tests by name, each with what it asks; `rise` is the one that the verdict follows."""
-    trends: dict[str, tuple[str, Trend]] = {}
-
-    def add(
-        name: str,
-        question: str,
-        x: Callable[[CapacityRun], float | None],
-        y: Callable[[CapacityRun], float | None],
-        block: Callable[[CapacityRun], Hashable],
-        *,
-        centred: bool = False,
-    ) -> None:
-        found = [(x(run), y(run), block(run)) for run in runs]
-        points = [point for point in found if point[0] is not None and point[1] is not None]
-        if len(points) < 2:
-            return
-        first, second, blocks = (list(column) for column in zip(*points, strict=True))
-        if centred:  # differences between blocks are another question's
-            first, second = _without_means(first, blocks), _without_means(second, blocks)
-        trends[name] = question, trend_test(first, second, blocks)
-
-    def width(run: CapacityRun) -> float:
-        return run.width
-
-    def seed(run: CapacityRun) -> int:
-        return run.seed
-
-    add("rise", "rise of sharing with width", width, lambda run: run.rise, seed)
     loss = common_loss(runs)
-    if loss is not None:
-        question = f"rise with width, where the loss first reaches {loss:.3f} bits per byte"
-        add("rise_at_loss", question, width, lambda run: run.rise_at_loss(loss), seed)
-    add("loss", "held-out loss with width", width, lambda run: run.bits_per_byte, seed)
-    question = "rise with held-out loss, among seeds of one width"
-    add(
-        "rise_by_loss",
-        question,
-        lambda run: run.bits_per_byte,
-        lambda run: run.rise,
-        lambda run: run.size,
-        centred=True,
-    )
-    return trends
+    asked = {
+        "rise": ("rise of sharing with width", _trend([(run.width, run.rise, run.seed) for run in runs])),
+        "rise_at_loss": (
+            f"rise with width, where the loss first reaches {loss or 0:.3f} bits per byte",
+            _trend([(run.width, run.rise_at_loss(loss), run.seed) for run in runs if loss is not None]),
+        ),
+        "loss": ("held-out loss with width", _trend([(run.width, run.bits_per_byte, run.seed) for run in runs])),
+        "rise_by_loss": (
+            "rise with held-out loss, among seeds of one width",
+            _trend([(run.bits_per_byte, run.rise, run.size) for run in runs], centred=True),
+        ),
+    }
+    return {name: (question, trend) for name, (question, trend) in asked.items() if trend is not None}
+
+
+def _trend(found: Sequence[tuple[float | None, float | None, Hashable]], *, centred: bool = False) -> Trend | None:
+    """The test of (x, y, block) of the runs that have both; None for fewer than two."""
+    points = [point for point in found if point[0] is not None and point[1] is not None]
+    if len(points) < 2:
+        return None
+    first, second, blocks = (list(column) for column in zip(*points, strict=True))
+    if centred:  # differences between blocks are another question's
+        first, second = _without_means(first, blocks), _without_means(second, blocks)
+    return trend_test(first, second, blocks)
 
 
 def verdict(trend: Trend, runs: Sequence[CapacityRun]) -> str:
@@ -218,20 +202,8 @@ def _trend_table(trends: dict[str, tuple[str, Trend]]) -> Table:
 def _run_table(runs: Sequence[CapacityRun]) -> Table:
     rows = []
     for run in runs:
-        change = run.change
-        rows.append(
-            (
-                run.record.name,
-                str(run.width),
-                str(run.seed),
-                str(run.last_step),
-                _number(run.bits_per_byte),
-                "" if change is None else _number(change.first),
-                "" if change is None else _number(change.last),
-                "" if change is None else change.interval,
-                "" if change is None else change.verdict,
-            )
-        )
+        own = (run.record.name, str(run.width), str(run.seed), str(run.last_step), number(run.bits_per_byte))
+        rows.append((*own, *((*run.change.cells, run.change.verdict) if run.change else [""] * 4)))
     return Table(
         title=f"Concept neurons across languages in every run ({runs[0].metric})",
         header=("run", "width", "seed", "step", "bits per byte", "random networks", "last",
@@ -241,17 +213,13 @@ def _run_table(runs: Sequence[CapacityRun]) -> Table:
 
 
 def _with_interval(values: Sequence[float]) -> str:
-    interval = seed_interval(values)
     if not values:
         return ""
-    spread = f" [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else " (one seed)"
+    low, high = mean_interval(np.array(values))
+    spread = " (one seed)" if low is None else f" [{low:+.4f}, {high:+.4f}]"
     return f"{float(np.mean(values)):+.4f}{spread}"
 
 
 def _mean(values: Sequence[float | None]) -> str:
     kept = [value for value in values if value is not None]
-    return _number(float(np.mean(kept))) if kept else ""
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return number(float(np.mean(kept))) if kept else ""

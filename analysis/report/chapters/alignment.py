@@ -16,8 +16,7 @@ MEASURES = {
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """The overall similarity of translations at the last usable snapshot, at step 0, and of permuted sentences."""
     for metric, what in MEASURES.items():
-        rows = select(record.frame, name, metric)
-        rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+        rows = record.usable(select(record.frame, name, metric))
         if rows.empty:
             continue
         first, last = rows.iloc[0], rows.iloc[-1]

@@ -5,30 +5,71 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.base import class_name, find_class
 from analysis.report import figures as draw
-from analysis.report.explanations import explain, trap
+from analysis.report.explanations import explain, heading_of, in_words, trap, unit_of
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
-from analysis.report.pair_figures import is_directed, pair_matrix
-from analysis.report.run import RunRecord
+from analysis.report.pair_figures import directed_matrix, is_directed, pair_matrix
+from analysis.report.run import RunRecord, analyses_of_class
 from analysis.report.tables import Table
 from analysis.statistics import benjamini_hochberg
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(name.replace("_", " ").capitalize(), _about(record, name))
+    title = heading_of(record.classes.get(name, "")) or in_words(name)
+    open_chapter(page, record, name, title, _about(record, name))
     add_figures(page, record, name)
+
+
+def open_chapter(page: Page, record: RunRecord, name: str, title: str, introduction: str) -> None:
+    """Begin a chapter: its question, then how its numbers mislead; named where a class was measured in several ways."""
+    class_of = record.classes.get(name, "")
+    several = len(analyses_of_class(record, class_of)) > 1
+    page.chapter(f"{title} ({name})" if several else title, introduction)
+    if warning := trap(class_of):
+        page.paragraph(f"How it can mislead: {warning}.")
 
 
 def beside_own(record: RunRecord, name: str, metric: str, own: str) -> tuple[pd.DataFrame, float | None]:
     """Overall rows of usable steps by step, and what `own` is at the last of them, where there is such a row."""
-    rows = select(record.frame, name, metric)
-    rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+    rows = record.usable(select(record.frame, name, metric))
     within = select(record.frame, name, own)
     within = within[within["step"] == rows["step"].max()]["value"]
     return rows, float(within.iloc[0]) if len(within) else None
+
+
+def captioned(record: RunRecord, name: str, metric: str, figure: go.Figure, more: str = "") -> Captioned:
+    """A figure above what docs/measures.md says of its metric."""
+    said = explain(record.classes.get(name, ""), metric)
+    return Captioned(figure, " ".join(part for part in (said, more) if part))
+
+
+def over_training(record: RunRecord, name: str, metric: str, title: str, *, group: str | None = None) -> Card | None:
+    """Overall numbers over the snapshots, or a line for each value of the field `group`; None for a single snapshot."""
+    rows = select(record.frame, name, metric, by=() if group is None else (group,))
+    if rows["step"].nunique() < 2:
+        return None
+    return captioned(record, name, metric, draw.over_steps(rows, title, unit=_unit(record, name, metric), group=group))
+
+
+def newest_matrix(
+    record: RunRecord, name: str, metric: str, title: str, *, across: str = "other_language"
+) -> Card | None:
+    """Languages (down) by the field `across` at the newest snapshot; None without such rows."""
+    rows = select(record.frame, name, metric, by=("language", across))
+    if rows.empty:
+        return None
+    step = int(rows["step"].max())
+    unit = _unit(record, name, metric)
+    figure = directed_matrix(rows[rows["step"] == step], f"{title}, step {step}", unit=unit, across=across)
+    return captioned(record, name, metric, figure)
+
+
+def _unit(record: RunRecord, name: str, metric: str) -> str:
+    return unit_of(record.classes.get(name, ""), metric)
 
 
 def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[str] = ()) -> None:
@@ -37,14 +78,12 @@ def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[st
     overall = overall_table(record, name)
     if overall is not None:
         page.grid([overall])
-    if warning := trap(record.classes.get(name, "")):
-        page.paragraph(f"How it can mislead: {warning}.")
     items: list[Card | None] = []
     for metric in frame["metric"].drop_duplicates():
         if metric not in leave_out:
-            said = explain(record.classes.get(name, ""), metric)
-            for item in _figures_of(frame[frame["metric"] == metric], name, metric):
-                items.append(Captioned(item.figure, " ".join(part for part in (said, item.caption) if part)))
+            rows = frame[frame["metric"] == metric]
+            for figure, more in _figures_of(rows, name, metric, _unit(record, name, metric)):
+                items.append(captioned(record, name, metric, figure, more))
     if len(items) <= 8:
         page.grid(items)
         return
@@ -53,11 +92,12 @@ def add_figures(page: Page, record: RunRecord, name: str, leave_out: Sequence[st
         page.grid(items[8:])
 
 
-def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Captioned]:
-    title = metric.replace("_", " ")
+def _figures_of(rows: pd.DataFrame, name: str, metric: str, unit: str) -> Iterable[tuple[go.Figure, str]]:
+    """Figures of one metric, and what is to be said of each beside its meaning."""
+    title = in_words(metric)
     overall = select(rows, name, metric)
     if overall["step"].nunique() > 1:
-        yield Captioned(draw.over_steps(overall, title), "")
+        yield draw.over_steps(overall, title, unit=unit), ""
     layers = select(rows, name, metric, by=("layer",))
     averaged = ""
     if layers.empty:
@@ -71,17 +111,17 @@ def _figures_of(rows: pd.DataFrame, name: str, metric: str) -> Iterable[Captione
             )
     if not layers.empty:
         if layers["step"].nunique() > 1:
-            yield Captioned(draw.layers_by_steps(layers, f"{title}, layer by training step"), averaged)
-        yield Captioned(draw.layer_curves(layers, f"{title} by layer"), averaged)
+            yield draw.layers_by_steps(layers, f"{title}, layer by training step", unit=unit), averaged
+        yield draw.layer_curves(layers, f"{title} by layer", unit=unit), averaged
     languages = select(rows, name, metric, by=("language",))
     if not languages.empty:
-        yield Captioned(draw.over_steps(languages, f"{title} per language", group="language"), "")
+        yield draw.over_steps(languages, f"{title} per language", unit=unit, group="language"), ""
     pairs = select(rows, name, metric, by=("language", "other_language"))
     if not pairs.empty:
         step = int(pairs["step"].max())
         newest = pairs[pairs["step"] == step]
-        matrix = pair_matrix(newest, f"{title}, step {step}", directed=is_directed(newest))
-        yield Captioned(matrix, _significance(rows))
+        matrix = pair_matrix(newest, f"{title}, step {step}", unit=unit, directed=is_directed(newest))
+        yield matrix, _significance(rows)
 
 
 def _significance(rows: pd.DataFrame) -> str:
@@ -106,14 +146,12 @@ def overall_table(record: RunRecord, name: str) -> Table | None:
         interval = "" if pd.isna(last["low"]) else f"[{last['low']:.4g}, {last['high']:.4g}]"
         chance = "" if pd.isna(last["chance"]) else f"{last['chance']:.4g}"
         probability = "" if pd.isna(last["p"]) else f"{last['p']:.2g}"
-        rows.append(
-            (metric.replace("_", " "), f"{first['value']:.4g}", f"{last['value']:.4g}", interval, chance, probability)
-        )
+        rows.append((in_words(metric), f"{first['value']:.4g}", f"{last['value']:.4g}", interval, chance, probability))
     if not rows:
         return None
     steps = sorted(frame["step"].unique())
     return Table(
-        title=f"Overall numbers of {name}",
+        title="Overall numbers",
         header=("", f"step {steps[0]}", f"step {steps[-1]}", "95 % interval", "chance", "p"),
         rows=tuple(rows),
     )

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures, beside_own
-from analysis.report.explanations import explain
-from analysis.report.figures import select
-from analysis.report.page import Captioned, Card, Page
-from analysis.report.pair_figures import directed_matrix
+from analysis.report.chapters.any_measure import add_figures, beside_own, newest_matrix, open_chapter, over_training
+from analysis.report.page import Page
 from analysis.report.run import RunRecord
 
 
@@ -27,21 +23,20 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Ablating experts across languages",
         "The experts of a concept in one language are set to zero and the loss of its words is read in another, minus "
         "what experts of other concepts do. Nats per token; chance 0.",
     )
-    pairs = select(record.frame, name, "causal_transfer", by=("language", "other_language"))
-    cards: list[Card] = []
-    if not pairs.empty:
-        step = int(pairs["step"].max())
-        title = f"From the ablated language (down) to the one that is read, step {step}"
-        matrix = directed_matrix(pairs[pairs["step"] == step], title, unit="nats")
-        cards.append(Captioned(matrix, explain("CausalTransfer", "causal_transfer")))
-    overall = select(record.frame, name, "causal_transfer")
-    if overall["step"].nunique() > 1:
-        cards.append(Captioned(draw.over_steps(overall, "Causal transfer over training", unit="nats"), ""))
-    page.grid(cards)
+    title = "From the ablated language (down) to the one that is read"
+    page.grid(
+        [
+            newest_matrix(record, name, "causal_transfer", title),
+            over_training(record, name, "causal_transfer", "Causal transfer over training"),
+        ]
+    )
     page.heading("Controls and further measures")
     add_figures(page, record, name, leave_out=("causal_transfer",))

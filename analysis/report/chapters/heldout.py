@@ -11,8 +11,7 @@ from analysis.statistics import paired_contrast
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """The loss of the last usable snapshot against a model that knows token frequencies only, paired over languages."""
-    rows = select(record.frame, name, "bits_per_byte", by=("language",))
-    rows = rows[rows["step"].isin(record.usable_steps)]
+    rows = record.usable(select(record.frame, name, "bits_per_byte", by=("language",)))
     if rows.empty:
         return []
     last = rows[rows["step"] == rows["step"].max()]

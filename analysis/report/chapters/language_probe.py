@@ -5,19 +5,16 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures
+from analysis.report.chapters.any_measure import add_figures, captioned, open_chapter
 from analysis.report.comparison.steps import dip_between
-from analysis.report.explanations import explain
 from analysis.report.figures import select
-from analysis.report.headlines import layer_label
-from analysis.report.page import Captioned, Page
+from analysis.report.page import Page
 from analysis.report.run import RunRecord
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """Does the middle of the network lose the language of a token while an end keeps it?"""
-    rows = select(record.frame, name, "accuracy", by=("layer",))
-    rows = rows[rows["step"].isin(record.usable_steps)]
+    rows = record.usable(select(record.frame, name, "accuracy", by=("layer",)))
     if rows.empty:
         return []
     step = int(rows["step"].max())
@@ -25,8 +22,7 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
     best, worst = rows.loc[rows["value"].idxmax()], rows.loc[rows["value"].idxmin()]
     said = (
         f"Language identity: a linear probe reads the language of a token at step {step} with accuracy "
-        f"{_with_interval(best)} at best ({layer_label(int(best['layer']))}), {_with_interval(worst)} at worst "
-        f"({layer_label(int(worst['layer']))})"
+        f"{_with_interval(best)} at best ({_place(best)}), {_with_interval(worst)} at worst ({_place(worst)})"
     )
     dip = select(record.frame, name, "middle_dip")
     dip = dip[dip["step"] == step]
@@ -53,12 +49,19 @@ def _change_of_dip(record: RunRecord, name: str, step: int) -> str:
     return f"; since step {first} {value:+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}"
 
 
+def _place(row: pd.Series) -> str:
+    return f"block {int(row['layer'])}" if row["layer"] >= 0 else "the embeddings"
+
+
 def _with_interval(row: pd.Series) -> str:
     return f"{row['value']:.3f}" + ("" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]")
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Language identity by layer",
         "Accuracy of a linear probe that reads the language off hidden states of single tokens, sentences never shared "
         "between training and test. The embedding layer sees the token alone: what lies above its accuracy is context.",
@@ -74,6 +77,6 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
                 baselines[metric.removeprefix("accuracy_").replace("_", " ")] = rows
         over = draw.layers_by_steps(accuracy, "Probe accuracy, layer by training step", unit="accuracy")
         curves = draw.layer_curves(accuracy, "Probe accuracy by layer", unit="accuracy", baselines=baselines)
-        page.grid(Captioned(figure, explain("LanguageProbe", "accuracy")) for figure in (over, curves))
+        page.grid(captioned(record, name, "accuracy", figure) for figure in (over, curves))
     page.heading("Further measures of the probe")
     add_figures(page, record, name, leave_out=("accuracy", "accuracy_shuffled", "accuracy_majority"))

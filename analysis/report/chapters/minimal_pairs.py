@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
-from analysis.report import figures as draw
-from analysis.report.chapters.any_measure import add_figures
-from analysis.report.explanations import explain
+from analysis.report.chapters.any_measure import add_figures, newest_matrix, open_chapter, over_training
 from analysis.report.figures import select
-from analysis.report.page import Captioned, Card, Page
-from analysis.report.pair_figures import directed_matrix
+from analysis.report.page import Page
 from analysis.report.run import RunRecord
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """Does the model prefer the grammatical sentence?"""
-    rows = select(record.frame, name, "pair_accuracy")
-    rows = rows[rows["step"].isin(record.usable_steps)].sort_values("step")
+    rows = record.usable(select(record.frame, name, "pair_accuracy"))
     if rows.empty:
         return []
     last = rows.iloc[-1]
@@ -32,23 +26,19 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Minimal pairs",
         "How often the grammatical sentence is more probable than one that differs in what makes it wrong.",
     )
-    said = explain("MinimalPairs", "pair_accuracy")
-    cards: list[Card] = []
-    languages = select(record.frame, name, "pair_accuracy", by=("language",))
-    if languages["step"].nunique() > 1:
-        cards.append(
-            Captioned(draw.over_steps(languages, "Accuracy by language", unit="accuracy", group="language"), said)
-        )
-    phenomena = select(record.frame, name, "pair_accuracy", by=("language", "concept"))
-    if not phenomena.empty:
-        step = int(phenomena["step"].max())
-        last: pd.DataFrame = phenomena[phenomena["step"] == step].assign(other_language=lambda rows: rows["concept"])
-        title = f"Accuracy by language (down) and phenomenon, step {step}"
-        cards.append(Captioned(directed_matrix(last, title, unit="accuracy"), said))
-    page.grid(cards)
+    across = "Accuracy by language (down) and phenomenon"
+    page.grid(
+        [
+            over_training(record, name, "pair_accuracy", "Accuracy by language", group="language"),
+            newest_matrix(record, name, "pair_accuracy", across, across="concept"),
+        ]
+    )
     page.heading("Further measures")
     add_figures(page, record, name)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import plotly.graph_objects as go
+
 from analysis.report import figures as draw
 from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum, find_change
-from analysis.report.chapters.any_measure import add_figures
+from analysis.report.chapters.any_measure import add_figures, captioned, open_chapter
 from analysis.report.chapters.units import add_units
-from analysis.report.explanations import explain
+from analysis.report.explanations import unit_of
 from analysis.report.figures import select
-from analysis.report.page import Captioned, Card, Page
+from analysis.report.page import Card, Page
 from analysis.report.pair_figures import dendrogram, pair_matrix
 from analysis.report.run import RunRecord
+from analysis.report.style import PALETTE, add_level
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
@@ -19,8 +22,9 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
     if found:
         change = found[0]
         said = (
-            f"Sharing ({name}): what a unit's AP for a concept in one language says of its AP in another, on other "
-            f"sentences (rank correlation, minus that of different concepts): {change.last:.4f} at step {change.step}, "
+            f"Sharing ({name}): what a unit's average precision (AP) for a concept in one language says of its AP in "
+            "another, on other sentences (rank correlation, minus that of different concepts): "
+            f"{change.last:.4f} at step {change.step}, "
             f"{change.first:.4f} in {change.reference}; difference {change.interval} over {change.num_concepts} "
             f"concepts, p {change.contrast.p:.2g}: {change.verdict}."
         )
@@ -29,7 +33,7 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
             for part in found
             if part.condition is not None
         ]
-        return [said, "By pairs of languages: " + "; ".join(strata) + "."] if strata else [said]
+        return [said, f"Sharing by pairs of languages ({name}): " + "; ".join(strata) + "."] if strata else [said]
     paper = find_change(record, name, PAPER)
     if paper is None:
         return [
@@ -44,22 +48,29 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
     ]
 
 
-def headline(record: RunRecord, name: str) -> Card | None:
-    """The one figure that matters: the statistic that decides over training, against random networks."""
+def headline(record: RunRecord, name: str, *, ceiling: bool = False) -> Card | None:
+    """The one figure that matters: the statistic that decides over training, against random networks.
+
+    With its `ceiling`, the same of a language with itself, it is seen from further away.
+    """
     for metric in (DECISIVE, PAPER):
-        rows = select(record.frame, name, metric)
-        rows = rows[rows["step"].isin(record.usable_steps)]
+        rows = record.usable(select(record.frame, name, metric))
         if not rows.empty:
             band = select(record.null_band(name), name, metric)
-            figure = draw.against_random(
-                rows, band, f"Sharing of concept neurons ({metric}) over training", unit=metric
-            )
-            return Captioned(figure, explain("ConceptOverlap", metric))
+            title, unit = f"Sharing of concept neurons ({metric.replace('_', ' ')})", unit_of("ConceptOverlap", metric)
+            figure = draw.against_random(rows, band, title, unit=unit)
+            most = record.usable(select(record.frame, name, "rank_ceiling"))
+            if ceiling and metric == DECISIVE and not most.empty:
+                add_level(figure, most["step"].tolist(), most["value"], "within a language", PALETTE[2], "longdash")
+            return captioned(record, name, metric, figure)
     return None
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Concept neurons shared between languages",
         "The top K units by average precision for a concept in one language, and the share of them that are also top "
         "units for the same concept in another. Dashed: expected by chance. Dotted: the untrained network on the same "
@@ -68,10 +79,10 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     frame = record.frame
     shared = select(frame, name, "shared")
     pairs = select(frame, name, "shared", by=("language", "other_language"))
-    items: list[Card | None] = [headline(record, name)]
+    items: list[Card | None] = [headline(record, name, ceiling=True)]
 
-    def show(figure: Card | None, metric: str) -> None:
-        items.append(None if figure is None else Captioned(figure, explain("ConceptOverlap", metric)))
+    def show(figure: go.Figure | None, metric: str) -> None:
+        items.append(None if figure is None else captioned(record, name, metric, figure))
 
     if not shared.empty and not select(frame, name, DECISIVE).empty:
         show(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from analysis.report.chapters.any_measure import open_chapter
 from analysis.report.chapters.steering_figures import (
     choose_texts,
     concept_hit_by_k,
@@ -14,8 +15,9 @@ from analysis.report.chapters.steering_figures import (
     output_language_bars,
     source_by_output,
 )
+from analysis.report.explanations import explain, in_words
 from analysis.report.figures import FIELDS
-from analysis.report.page import Page, Texts, marked_pieces
+from analysis.report.page import Captioned, Page, Texts, marked_pieces
 from analysis.report.run import RunRecord
 from analysis.report.tables import Table
 
@@ -35,7 +37,7 @@ COLUMNS = (
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """What holding the experts does beyond the strongest control, paired over concepts."""
     rows = record.frame[(record.frame["analysis"] == name) & (record.frame["metric"] == "concept_hit_effect")]
-    rows = rows[rows["step"].isin(record.usable_steps)]
+    rows = record.usable(rows)
     rows = rows[rows[[field for field in FIELDS if field not in ("condition", "k")]].isna().all(axis=1)]
     if rows.empty:
         return []
@@ -54,7 +56,10 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     """Figures and texts of one steering analysis."""
     frame = record.frame[record.frame["analysis"] == name]
-    page.chapter(
+    open_chapter(
+        page,
+        record,
+        name,
         "Steering: concept neurons held while the model writes",
         "The top K units of a concept in a source language are held at their response to its positives; the model "
         "writes from its start token. Controls: nothing held, as many random units of the same sites, the next K "
@@ -63,14 +68,12 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     )
     steps = sorted(frame["step"].unique())
     page.grid(effects(frame[frame["step"] == steps[-1]], name))
-    figures = [output_language_bars(frame, k) for k in held_counts(frame)]
-    figures += [concept_hit_by_k(frame, steps[-1]), hit_over_steps(frame)]
+    drawn = [("output_language", output_language_bars(frame, k)) for k in held_counts(frame)]
+    drawn += [("concept_hit", concept_hit_by_k(frame, steps[-1])), ("concept_hit", hit_over_steps(frame))]
     for k in held_counts(frame):
-        figures += [
-            source_by_output(frame, "output_language", k, steps[-1]),
-            source_by_output(frame, "concept_in_language", k, steps[-1]),
-        ]
-    page.grid(figures)
+        for metric in ("output_language", "concept_in_language"):
+            drawn.append((metric, source_by_output(frame, metric, k, steps[-1])))
+    page.grid(Captioned(figure, explain("Steering", metric)) for metric, figure in drawn if figure is not None)
     _texts(page, record, name, steps)
 
 
@@ -115,7 +118,7 @@ def _differences(overall: pd.DataFrame, what: str) -> Table:
         (
             str(row["condition"]),
             str(int(row["k"])),
-            row["metric"].removesuffix("_effect").replace("_", " "),
+            in_words(row["metric"].removesuffix("_effect")),
             f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
             f"{row['p']:.2g}",
         )

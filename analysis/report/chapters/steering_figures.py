@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report.pair_figures import directed_matrix
-from analysis.report.style import CHANCE, PALETTE, base_figure, line_style, over_training
+from analysis.report.style import CHANCE, PALETTE, base_figure, error_bars, line_style, over_training
 from analysis.results import ResultTable
 from analysis.steering.judging import UNDETERMINED
 
@@ -117,12 +117,7 @@ def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
             go.Scatter(
                 x=[str(int(k)) for k in part["k"]],
                 y=part["value"],
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": part["high"] - part["value"],
-                    "arrayminus": part["value"] - part["low"],
-                },
+                error_y=error_bars(part),
                 name=str(condition),
                 **line_style(index),
             )

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from analysis.report import figures as draw
 from analysis.report.changes import DECISIVE, PAPER, find_change
+from analysis.report.explanations import in_words
 from analysis.report.figures import select
 from analysis.report.page import Page
 from analysis.report.run import RunRecord
@@ -65,9 +66,9 @@ def _add_analysis(page: Page, records: Sequence[RunRecord], frame: pd.DataFrame,
         if not (part := select(record.frame, analysis, "shared")).empty and part["chance"].notna().any()
     }
     sizes_differ = len({round(chance, 9) for chance in chances.values()}) > 1
-    page.chapter(analysis.replace("_", " ").capitalize())
+    page.chapter(in_words(analysis))
     if sizes_differ:
-        page.verdict(
+        page.paragraph(
             "The runs differ in the number of units (chance "
             + ", ".join(f"{name}: {chance:.4g}" for name, chance in chances.items())
             + "), so measures whose null depends on the size are left out here."
@@ -82,7 +83,7 @@ def _add_analysis(page: Page, records: Sequence[RunRecord], frame: pd.DataFrame,
             layered = {record.name: _layer_mean(record, analysis, metric) for record in records}
             overall = {f"{name} (mean of layers)": part for name, part in layered.items() if not part.empty}
         if overall:
-            items.append(draw.compare_runs(overall, metric.replace("_", " "), axis=axis))
+            items.append(draw.compare_runs(overall, in_words(metric), axis=axis))
     page.grid(items)
 
 
@@ -111,16 +112,7 @@ def _changes(records: Sequence[RunRecord]) -> Table | None:
         for analysis in sorted(record.frame["analysis"].unique()):
             change = find_change(record, analysis, DECISIVE) or find_change(record, analysis, PAPER)
             if change is not None:
-                rows.append(
-                    (
-                        record.name,
-                        change.metric,
-                        f"{change.first:.4f}",
-                        f"{change.last:.4f}",
-                        change.interval,
-                        change.verdict,
-                    )
-                )
+                rows.append((record.name, change.metric, *change.cells, change.verdict))
     if not rows:
         return None
     return Table(

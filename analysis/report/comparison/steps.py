@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from analysis.probes.dip import DipCounts, dip_change
 from analysis.report import figures as draw
-from analysis.report.explanations import explain
+from analysis.report.explanations import explain, in_words
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
 from analysis.report.pair_figures import is_directed, pair_matrix
@@ -41,7 +41,7 @@ def add_steps(page: Page, record: RunRecord, before: int, after: int) -> None:
     for name in record.frame["analysis"].drop_duplicates():
         rows = record.frame[record.frame["analysis"] == name]
         if {before, after} <= {*rows["step"]}:
-            page.chapter(name.replace("_", " ").capitalize())
+            page.chapter(in_words(name))
             page.grid([_overall(record, rows, name, before, after)])
             page.grid(_cards(record, rows[rows["step"].isin([before, after])], name, before, after))
 
@@ -92,7 +92,7 @@ def _overall(record: RunRecord, rows: pd.DataFrame, name: str, before: int, afte
 
 def _cards(record: RunRecord, rows: pd.DataFrame, name: str, before: int, after: int) -> Iterator[Card]:
     for metric in rows["metric"].drop_duplicates():
-        said, title = explain(record.classes.get(name, ""), metric), metric.replace("_", " ")
+        said, title = explain(record.classes.get(name, ""), metric), in_words(metric)
         layers = select(rows, name, metric, by=("layer",))
         if layers["step"].nunique() == 2:
             yield Captioned(draw.layer_curves(layers, f"{title} by layer"), said)
@@ -104,7 +104,7 @@ def _cards(record: RunRecord, rows: pd.DataFrame, name: str, before: int, after:
             keys = ["language", "other_language"]
             one, other = (pairs[pairs["step"] == step].set_index(keys) for step in (before, after))
             change = other.assign(value=other["value"] - one["value"]).reset_index().dropna(subset=["value"])
-            figure = pair_matrix(change, f"Change of {title}", directed=is_directed(change), diverging=True)
+            figure = pair_matrix(change, f"{title}, change", directed=is_directed(change), diverging=True)
             yield Captioned(figure, said)
 
 

@@ -15,10 +15,10 @@ from analysis.__main__ import main
 from analysis.base import Row
 from analysis.checkpoints.hub import HubRevisions
 from analysis.checkpoints.options import Loading
-from analysis.files import file_sha256
 from analysis.measures.heldout import HeldOutLoss
 from analysis.results import ResultTable
 from analysis.snapshots import SnapshotId
+from babelscope.files import file_sha256
 
 REPO = "lab/study"
 STEPS = (0, 8, 64)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from analysis.base import Analysis, Attachment, Row
 from analysis.checkpoints.random_networks import measure_null, random_network
-from analysis.report.changes import concept_clusters, decisive_change, find_change
+from analysis.report.changes import DECISIVE, concept_clusters, find_change
 from analysis.report.run import read_run
 from analysis.results import ResultTable, null_folder
 from analysis.snapshots import Snapshot, SnapshotId
@@ -115,10 +115,10 @@ def test_the_band_has_the_networks_of_the_same_settings(trained: Snapshot, tmp_p
 def test_the_verdict_is_against_the_band(rise: float, trained: Snapshot, tmp_path: Path) -> None:
     analysis, table = Shared(rise=rise), ResultTable(tmp_path)
     table.write(trained.id, analysis, analysis.measure(trained), 0.1)
-    assert decisive_change(read_run(tmp_path), "shared") is None, "neither random networks nor step 0"
+    assert find_change(read_run(tmp_path), "shared", DECISIVE) is None, "neither random networks nor step 0"
     measure_null(trained, [analysis], tmp_path, 5)
     record = read_run(tmp_path)
-    found = decisive_change(record, "shared")
+    found = find_change(record, "shared", DECISIVE)
     apart = find_change(record, "shared", "rank_transfer", "disjoint_scripts")
     assert found is not None
     assert apart is not None

@@ -165,7 +165,7 @@ def test_the_model_is_left_as_it_was_and_rows_are_reproducible(
         ({"k": 0}, "k=0"),
         ({"share": 1.5}, "share=1.5"),
         ({"mismatched": 0}, "mismatched=0"),
-        ({"languages": ["aa"]}, "two languages"),
+        ({"languages": ["aa"]}, "compares with nothing"),
         ({"only_concepts": ["water"]}, "two concepts"),
         ({"lexicon": "nowhere.json"}, "nowhere.json: no such lexicon"),
     ],

@@ -207,7 +207,7 @@ def test_all_units_as_experts_is_defined(
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"languages": ["de"]}, "at least two languages"),
+        ({"languages": ["de"]}, "compares with nothing"),
         ({"languages": ["de", "de"]}, "listed twice"),
         ({"k": 0}, "k=0 must be at least 1"),
         ({"share": 2.0}, "share=2.0 must be above 0 and at most 1"),
@@ -232,7 +232,7 @@ def test_bad_input_is_named(tmp_path: Path, tiny_xglm: PreTrainedModel, tiny_sna
         measure(snapshot, path, k=500)
     with pytest.raises(ValueError, match="unknown site kind"):
         measure(snapshot, path, site_set="mlp")
-    with pytest.raises(ValueError, match="only the language 'de'"):
+    with pytest.raises(ValueError, match="only 'de'; two languages"):
         measure(snapshot, write_concepts(tmp_path / "one.jsonl", languages=("de",)))
     with pytest.raises(ValueError, match="'fire' has 4 positives"):
         measure(snapshot, write_concepts(tmp_path / "few.jsonl", positives=4))

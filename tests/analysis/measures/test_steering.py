@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from analysis.__main__ import main
 from analysis.base import Attachment, Row
 from analysis.concepts.dataset import load_concepts
 from analysis.extraction.hooks import force_units
+from analysis.extraction.options import Extraction
 from analysis.extraction.sites import Site, find_sites
 from analysis.measures import build_analyses
 from analysis.measures.steering import Steering
@@ -265,12 +267,13 @@ def test_units_look_for_the_concept_in_sentences_they_have_not_seen(snapshot: Sn
         assert mine
         assert not mine & other
     texts = {"es": ["cinco q seis", "cinco x seis", "cinco seis"]}
-    options = {"k": 1, "site_set": "mlp.in", "pool": "max", "batch_tokens": 256, "max_bytes": 2**20}
-    reading = read_concepts(snapshot, *halves, texts, **options)  # type: ignore[arg-type]
+    extraction = Extraction(batch_tokens=256, max_bytes=2**20)
+    reading = read_concepts(snapshot, *halves, texts, k=1, site_set="mlp.in", extraction=extraction)
     assert reading.hits["es"].tolist() == [[True, False, False], [False, True, False]]
     assert reading.accuracy["es"].min() == 1.0
     assert reading.hits["ru"].shape == (2, 0)
-    in_parts = read_concepts(snapshot, *halves, texts, **{**options, "max_bytes": 4000})  # type: ignore[arg-type]
+    less = replace(extraction, max_bytes=4000)
+    in_parts = read_concepts(snapshot, *halves, texts, k=1, site_set="mlp.in", extraction=less)
     assert np.array_equal(in_parts.hits["es"], reading.hits["es"])
 
 
@@ -285,8 +288,8 @@ def test_labels_that_mean_nothing_give_a_check_at_chance(
     path.write_text("\n".join(map(json.dumps, lines)))
     concept_set = load_concepts(path)
     halves = [labelled_only(concept_set.half(which)) for which in (1, 0)]
-    options = {"k": 10, "site_set": "mlp.in", "pool": "max", "batch_tokens": 512, "max_bytes": 2**20}
-    reading = read_concepts(snapshot, *halves, {}, **options)  # type: ignore[arg-type]
+    extraction = Extraction(batch_tokens=512, max_bytes=2**20)
+    reading = read_concepts(snapshot, *halves, {}, k=10, site_set="mlp.in", extraction=extraction)
     assert abs(reading.accuracy["es"][0] - 0.5) < 0.2  # 60 held-out sentences: three standard errors
 
 

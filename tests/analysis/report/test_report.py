@@ -89,12 +89,12 @@ def test_the_file_stands_alone_and_shows_every_analysis(tmp_path: Path) -> None:
     for expected in (
         "Probe accuracy, layer by training step",
         "Probe accuracy by layer",
-        "Sharing of concept neurons (shared) over training",
+        "Sharing of concept neurons (shared)",
         "Where the shared neurons are",
         "Shared / K by language pair, step 16",
         "Change against the untrained network, step 16",
         "Languages by shared concept neurons, step 16",
-        "cka, layer by training step",
+        "CKA, layer by training step",
     ):
         assert expected in titles
     assert not list(run.glob(".report*")), "no temporary file is left"
@@ -106,16 +106,33 @@ def test_the_overlap_is_drawn_beside_chance_and_the_untrained_network(tmp_path: 
     assert {trace["name"] for trace in figure["data"]} == {"95 % interval", "measured", "chance", "untrained (step 0)"}
 
 
+def test_a_page_that_is_watched_is_renewed_when_there_are_new_results_and_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write(tmp_path / "run", {0: 0.05})
+    waits = iter([lambda: None, lambda: write(run, {16: 0.09}), lambda: None])
+
+    def wait(_: float) -> None:
+        if (happens := next(waits, None)) is None:
+            raise KeyboardInterrupt
+        happens()
+
+    monkeypatch.setattr("analysis.commands.report.time.sleep", wait)
+    assert main(["report", str(run), "--watch"]) == 130
+    assert capsys.readouterr().out.count("renewed:") == 1
+    assert "step 16" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_runs_of_different_size_are_compared_on_corrected_measures_only(tmp_path: Path) -> None:
     small = write(tmp_path / "small", {0: 0.05, 16: 0.09}, name="small", chance=0.01)
     large = write(tmp_path / "large", {0: 0.05, 16: 0.09}, name="large", chance=0.001)
     path = write_report([small, large], tmp_path / "both.html")
     assert "differ in the number of units" in path.read_text(encoding="utf-8")
     titles = [figure["layout"]["title"]["text"] for figure in figures_in(path)]
-    assert "shared" not in titles
-    assert "accuracy" in titles
+    assert "Shared" not in titles
+    assert "Accuracy" in titles
     same = write_report([small, write(tmp_path / "twin", {0: 0.1, 16: 0.2}, name="twin")], tmp_path / "same.html")
-    assert "shared" in [figure["layout"]["title"]["text"] for figure in figures_in(same)]
+    assert "Shared" in [figure["layout"]["title"]["text"] for figure in figures_in(same)]
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:

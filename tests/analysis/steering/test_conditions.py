@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.experts.table import ExpertTable, find_experts
 from analysis.extraction.encoding import encode_texts
 from analysis.extraction.hooks import read_sites
+from analysis.extraction.options import Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import Site, find_sites
 from analysis.snapshots import Snapshot
 from analysis.steering.conditions import Conditions, in_band, pooled_values, random_units, token_medians
 
+EXTRACTION = Extraction(batch_tokens=512, max_bytes=2**24)
 TEXTS = tuple(f"{'sea' if i < 6 else 'dry'} text number {i} {'of waves' if i % 3 else 'here'}" for i in range(14))
 
 
@@ -40,7 +43,7 @@ def table(snapshot: Snapshot, concept_set: ConceptSet) -> ExpertTable:
 
 
 def make(snapshot: Snapshot, table: ExpertTable, concept_set: ConceptSet, **changes: object) -> Conditions:
-    options = {"value": "on_p50", "pool": "max", "band": None, "seed": 0, "batch_tokens": 512, "max_bytes": 2**24}
+    options = {"value": "on_p50", "band": None, "seed": 0, "extraction": EXTRACTION}
     return Conditions(snapshot, table, concept_set.pools, **{**options, **changes})  # type: ignore[arg-type]
 
 
@@ -101,9 +104,8 @@ def test_pooled_values_equal_those_of_the_expert_table(
 ) -> None:
     forcing = make(snapshot, table, concept_set, value=statistic).forcing("experts", "sea", "en", 30)
     units = {site: chosen for site, (chosen, _) in forcing.items()}
-    options = {"pool": "max", "statistic": statistic, "batch_tokens": 512}
-    measured = pooled_values(snapshot, units, TEXTS[:6], **options)  # type: ignore[arg-type]
-    in_parts = pooled_values(snapshot, units, TEXTS[:6], max_bytes=6 * 4 * 10, **options)  # type: ignore[arg-type]
+    measured = pooled_values(snapshot, units, TEXTS[:6], statistic, EXTRACTION)
+    in_parts = pooled_values(snapshot, units, TEXTS[:6], statistic, replace(EXTRACTION, max_bytes=6 * 4 * 10))
     for site, (chosen, values) in forcing.items():
         assert torch.equal(measured[site][0], chosen)
         torch.testing.assert_close(measured[site][1], values, atol=1e-5, rtol=1e-4)
@@ -113,14 +115,14 @@ def test_pooled_values_equal_those_of_the_expert_table(
 def test_token_medians_are_over_content_tokens_only(snapshot: Snapshot) -> None:
     site = find_sites(snapshot.model)[4]
     units = {site: torch.tensor([0, 5, 9])}
-    values = token_medians(snapshot, units, TEXTS[:5], batch_tokens=64)[site][1]
+    values = token_medians(snapshot, units, TEXTS[:5], Extraction(batch_tokens=64))[site][1]
     seen: list[np.ndarray] = []
     for ids in encode_texts(snapshot.tokenizer, TEXTS[:5]).ids:
         with torch.no_grad(), read_sites(snapshot.model, [site], lambda _, x: seen.append(x[0, 1:].numpy().copy())):
             snapshot.model.base_model(input_ids=torch.tensor([ids]))
     expected = np.median(np.concatenate(seen)[:, [0, 5, 9]], axis=0)
     np.testing.assert_allclose(values.numpy(), expected, atol=1e-5)
-    pooled = pooled_values(snapshot, units, TEXTS[:5], pool="max", statistic="on_p50", batch_tokens=64)[site][1]
+    pooled = pooled_values(snapshot, units, TEXTS[:5], "on_p50", Extraction(batch_tokens=64))[site][1]
     assert (pooled > values).all(), "a median of maxima lies above the typical token"
 
 
@@ -131,7 +133,7 @@ def test_token_median_is_a_value_of_every_condition(
     for name in ("experts", "next", "random"):
         forcing = conditions.forcing(name, "sea", "en", 10)
         units = {site: chosen for site, (chosen, _) in forcing.items()}
-        for site, (_, values) in token_medians(snapshot, units, TEXTS[:6], batch_tokens=512).items():
+        for site, (_, values) in token_medians(snapshot, units, TEXTS[:6], EXTRACTION).items():
             torch.testing.assert_close(forcing[site][1], values)
 
 

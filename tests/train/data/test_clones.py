@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from babelscope.records import Clone
 from train.config.compatibility import check_data
-from train.data.clones import Clone, dealt_to, make_clones
+from train.data.clones import dealt_to, make_clones
 from train.data.documents import Document
 from train.data.sources import LocalText
 from train.data.streams import PreparedText
@@ -99,7 +100,7 @@ def test_batches_go_on_exactly_and_prepared_text_names_its_clones(make_data) -> 
     data = make_data()
     rows = [batch["input_ids"].tolist() for batch in data.train_batches(num_steps=30)]
     again = make_data().train_batches(num_steps=40)
-    again.start_step = 17
+    again.first = 17
     assert [batch["input_ids"].tolist() for batch in again][:13] == rows[17:]
     folder = str(data.prepared_text.folder)
     assert make_data(prepared=folder).languages == ("de", "en", "en2")

@@ -12,7 +12,6 @@ import yaml
 
 from analysis.base import Row
 from analysis.measures import build_analyses
-from analysis.report.capacity.figures import seed_interval
 from analysis.report.capacity.page import find_trends, verdict, write_capacity_report
 from analysis.report.capacity.runs import common_loss, read_family
 from analysis.results import ResultTable
@@ -138,8 +137,3 @@ def test_runs_that_have_not_ended_are_named_and_left_out(
     assert "never: not finished, left out" in caplog.text
     with pytest.raises(ValueError, match="no finished run"):
         write_capacity_report([tmp_path / "halfway"], tmp_path / "x.html")
-
-
-def test_seed_intervals_are_those_of_student() -> None:
-    assert seed_interval([1.0]) is None
-    assert seed_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))

@@ -63,7 +63,7 @@ CASES = {
     "directions": (ConceptDirections(concepts="c"), directions, (0.5, 0.7), "AUROC 0.700", "Transfer by layer"),
     "grammar": (MinimalPairs(pairs="p"), grammar, (0.5, 0.8), "de 70.0% to en 90.0%): above a guess", "phenomenon"),
     "grammar, nothing there": (MinimalPairs(pairs="p"), grammar, (0.5, 0.5), "no better than a guess", "phenomenon"),
-    "frozen": (Trajectories(concepts="c", results="r", frozen_step=8), frozen, (0.2, 0.4), "0.400 (mean", "Frozen ap"),
+    "frozen": (Trajectories(concepts="c", results="r", frozen_step=8), frozen, (0.2, 0.4), "0.400 (mean", "Frozen AP"),
 }  # fmt: skip
 
 

@@ -125,8 +125,8 @@ def test_the_table_of_effects_orders_conditions_by_k(frame: pd.DataFrame) -> Non
     ]
     assert last.rows[1][2:4] == ("1.000", "0.68-1.00")
     assert [row[:3] for row in differences.rows[:2]] == [
-        ("none", "10", "concept hit"),
-        ("none", "10", "concept hit other"),
+        ("none", "10", "Concept hit"),
+        ("none", "10", "Concept hit other"),
     ]
     assert differences.rows[0][3].startswith("+1.000 [")
     assert len({len(row) for row in last.rows} | {len(last.header)}) == 1

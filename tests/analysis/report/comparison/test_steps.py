@@ -77,7 +77,7 @@ def test_the_page_shows_both_steps(tmp_path: Path, capsys: pytest.CaptureFixture
     text = (run / "steps_8_64.html").read_text(encoding="utf-8")
     figures = [json.loads(part) for part in re.findall(r'id="figure-\d+">(.*?)</script>', text, flags=re.DOTALL)]
     titles = {figure["layout"]["title"]["text"] for figure in figures}
-    assert {"shared units by layer", "recall by language", "Change of shared"} <= titles
+    assert {"Shared units by layer", "Recall by language", "Shared, change"} <= titles
     assert "+0.0200 [" in text
     assert not (run / "report.html").exists()
 

@@ -1,22 +1,36 @@
-"""Refusals of the parser, cut to the line that helps: the key, the value, and what would do."""
+"""Errors as one line that a person can act upon; of refusals of the parser the key, the value, and what would do."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
+BRANCHES = ("Expected a", "Not a valid", "Not of type", "Unable to", "Problem with given class_path")
+"""How jsonargparse begins to say that one branch of a union does not fit; what else it says was meant."""
+LONGEST = 600
+"""Characters of a line on the terminal: some libraries answer with a page."""
 UNION = (
     r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: (.*) "
     r"Given value type: .*? Given value: "
 )
 
 
-def reword(message: str) -> str:
-    """What jsonargparse says of one wrong word, in one short line.
+def one_line(error: BaseException, width: int = 200) -> str:
+    """The message of an error in one line of at most `width` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def reword(error: BaseException, classes_of: Callable[[str], list[str]] = lambda key: []) -> str:
+    """What jsonargparse says of one wrong word, in one short line; of other errors the whole message in one line.
 
     Keys are joined (`source.loading.dtype`), a union is cut to the types that it takes, and a class that does not exist
     is answered with those that do.
+
+    Args:
+        classes_of: names of the classes that an option takes.
     """
-    text = " ".join(message.split())
+    text = " ".join(str(error).split()) or type(error).__name__
     where = re.match(r"(\S+\.ya?ml: |analyses: )?(?=Parser key)", text)
     text = text[where.end() :] if where else text
     keys = []
@@ -29,39 +43,21 @@ def reword(message: str) -> str:
     if match := re.fullmatch(
         r"Expected a dot import path string: (.*)|Problem with given class_path '?([\w.]+).*", text
     ):
-        names = _classes(keys[0] if keys else "")
+        names = classes_of(keys[0] if keys else "")
         if names and (match[1] or match[2].rpartition(".")[2] not in names):
             text = f"there is no class {match[1] or match[2]!r}; choose {', '.join(names)}"
     text = re.sub(r"Problem with given class_path '?(?:\w+\.)*(\w+)'?: ", r"\1: ", text)
     file = where[1] if where and where[1] and where[1] != "analyses: " else ""
-    return f"{file}{key}: {text}" if key else text
+    return one_line(ValueError(f"{file}{key}: {text}" if key else text), LONGEST)
 
 
 def _union(errors: str) -> str:
     """The types that a union takes, from the errors of its branches; a branch with more to say is kept whole."""
     branches = [branch.strip() for branch in re.split(r"(?:^|\s)- ", errors) if branch.strip()]
-    types = [match[1] for branch in branches if (match := re.fullmatch(r"Expected an? <class '(\w+)'>.*", branch))]
-    longer = [branch for branch in branches if not branch.startswith("Expected a")]
-    if longer:
-        return longer[0]
+    if meant := [branch for branch in branches if not branch.startswith(BRANCHES)]:
+        return meant[0]
+    kinds = re.findall(r"Expected an? <class '(?:\w+\.)*(\w+)'>", errors)
+    # Sorted: `int | float` and `float | int` are one object to `typing`, in the order that came first in the process.
     return "expected " + (
-        " or ".join(sorted({"null" if name == "NoneType" else name for name in types})) or branches[0]
+        " or ".join(sorted({"null" if kind == "NoneType" else kind for kind in kinds})) or branches[0]
     )
-
-
-def _classes(key: str) -> list[str]:
-    """Names of the classes that an option takes."""
-    if key == "source":
-        from analysis.checkpoints import CheckpointSource as Base
-    elif key == "executor":
-        from analysis.checkpoints.executors import Executor as Base  # type: ignore[assignment]
-    elif key == "analyses":
-        from analysis.base import Analysis as Base  # type: ignore[assignment]
-    else:
-        return []
-    waiting, found = [Base], []
-    while waiting:
-        subclasses = waiting.pop().__subclasses__()
-        waiting += subclasses
-        found += [cls.__name__ for cls in subclasses if not getattr(cls, "__abstractmethods__", None)]
-    return sorted(found)

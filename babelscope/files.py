@@ -27,6 +27,11 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether this is the temporary name of a writer, living or killed."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable. Filesystems that cannot sync a folder are left to their own promises."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -64,12 +69,12 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> tuple[int, s
     return file.size, file.sha256
 
 
-def write_text_atomic(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     write_file(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
@@ -103,9 +108,12 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Clear what a killed writer left in `folder`. Only for a process that holds the run's lock."""
-    for path in folder.glob(".*.tmp"):
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Clear what killed writers (of `name`, or of anything) left in `folder`; the caller holds a lock against living
+    ones."""
+    for path in filter(is_leftover, folder.glob(".*")):
+        if name and not path.name.startswith(f".{name}."):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
