@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,6 +70,18 @@ class Attachment:
 
     name: str
     table: pa.Table
+
+
+class Kept:
+    """What an analysis made for one snapshot and needs for the next, made anew when what it depends on changes."""
+
+    def __init__(self) -> None:
+        self._held: tuple[object, Any] | None = None
+
+    def get(self, depends_on: object, make: Callable[[], Any]) -> Any:
+        if self._held is None or self._held[0] != depends_on:
+            self._held = depends_on, make()
+        return self._held[1]
 
 
 @dataclass(kw_only=True)

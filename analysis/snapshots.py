@@ -6,10 +6,12 @@ knows which. The sources that open one are in `analysis.checkpoints`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +61,25 @@ class Snapshot:
     def models(self) -> tuple[PreTrainedModel, ...]:
         """The model and its copies."""
         return self.model, *self.replicas
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        return hash_tokenizer(self.tokenizer)
+
+    @property
+    def reading(self) -> tuple[Hashable, ...]:
+        """What the tokens of a text depend on: what is made of tokens alone holds as long as this stays."""
+        return self.tokenizer_hash, tuple(self.clones.items())
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of the fast tokenizer's own serialisation (vocabulary, merges, rules).
+
+    Truncation and padding are left out: they are traces of the last call, not properties of the tokenizer.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 CLONES_FILE = "clones.json"

@@ -234,16 +234,16 @@ def test_losses_wait_for_what_is_scored_and_for_the_result(waits: dict[str, Any]
 
 def test_ranking_waits_by_update_not_by_unit_or_concept(waits: dict[str, Any]) -> None:
     """For each language and update of a site's units: are they finite, are some massive (and which), and the scores,
-    which the host ranks. `keep` waits for the responses of units that enter the ranking, few after the first updates.
+    which the host ranks. `_rows` waits for the responses of units that enter the ranking, few after the first updates.
     """
     found = waits["ranking"]
     for updates, name in ((2, "two"), (3, "three")):
-        assert {place: count for place, count in reads(found[name]).items() if not place.endswith(":keep")} == {
+        assert {place: count for place, count in reads(found[name]).items() if not place.endswith(":_rows")} == {
             "analysis/experts/average_precision.py:settle_ties": 3 * 2 * updates,
             "analysis/experts/average_precision.py:average_precision": 2 * updates,
             "analysis/experts/search.py:<listcomp>": 2 * updates,
         }
-    assert found["three"]["analysis/experts/search.py:keep"] == found["two"]["analysis/experts/search.py:keep"]
+    assert found["three"]["analysis/experts/search.py:_rows"] == found["two"]["analysis/experts/search.py:_rows"]
 
 
 def test_probes_wait_for_decisions_of_the_solver_only(waits: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from babelscope.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 VOLATILE = (
     *("_name_or_path", "_model_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
@@ -73,16 +73,6 @@ def describe_config(model: PreTrainedModel) -> dict[str, object]:
     """The entries of the model's config that make the network, as JSON values."""
     content = json.loads(model.config.to_json_string(use_diff=False))
     return {key: value for key, value in content.items() if key not in VOLATILE}
-
-
-def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of the fast tokenizer's own serialisation (vocabulary, merges, rules).
-
-    Truncation and padding are left out: they are traces of the last call, not properties of the tokenizer.
-    """
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    rules = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 def record_path(results: Path, step: int) -> Path:

@@ -22,7 +22,6 @@ from analysis.checkpoints.audit import (
     CheckpointRecord,
     describe_config,
     hash_tensors,
-    hash_tokenizer,
     read_record,
     write_record,
 )
@@ -157,7 +156,7 @@ class Task:
             name=self.checkpoint.name,
             marks=self.source.marks(self.checkpoint),
             weights_sha256=weights,
-            tokenizer_sha256=hash_tokenizer(snapshot.tokenizer),
+            tokenizer_sha256=snapshot.tokenizer_hash,
             config=describe_config(snapshot.model),
             origin=self.source.origin,
         )

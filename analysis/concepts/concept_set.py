@@ -51,9 +51,9 @@ class ConceptPool:
         return count / (count + len(self.negatives[concept]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConceptSet:
-    """The same concepts in several languages."""
+    """The same concepts in several languages; equal to itself only, so that what is made of it can be kept."""
 
     languages: tuple[str, ...]
     concepts: tuple[str, ...]

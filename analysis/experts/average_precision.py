@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.experts.kernels import NEGATIVE, POSITIVE, LabelBlock, scan
+from analysis.experts.kernels import OwnTexts, SharedTexts, scan
 
 TIE_BITS = 13
 """Bits below a unit's large responses within which responses count as equal, see `settle_ties`."""
@@ -145,25 +145,27 @@ def torch_sums(values: Tensor, labels: Labels) -> Tensor:
     return sums
 
 
-def _blocks(members: Sequence[tuple[np.ndarray, np.ndarray]], num_texts: int) -> list[LabelBlock]:
+def _blocks(members: Sequence[tuple[np.ndarray, np.ndarray]], num_texts: int) -> list[SharedTexts | OwnTexts]:
     """Concepts with the same labelled texts together, if they fill the lanes of a vector unit; the others as one."""
-    codes = np.zeros((num_texts, len(members)), dtype=np.uint8)
+    labelled, positive = np.zeros((2, num_texts, len(members)), dtype=bool)
     alike: dict[bytes, list[int]] = {}
     for concept, (yes, no) in enumerate(members):
-        codes[no, concept] = NEGATIVE
-        codes[yes, concept] = POSITIVE
-        alike.setdefault(np.packbits(codes[:, concept] > 0).tobytes(), []).append(concept)
-    blocks = []
+        positive[yes, concept] = True
+        labelled[[*yes, *no], concept] = True
+        alike.setdefault(np.packbits(labelled[:, concept]).tobytes(), []).append(concept)
+    blocks: list[SharedTexts | OwnTexts] = []
+    rest = []
     for concepts in alike.values():
-        labelled = codes[:, concepts[0]] > 0
-        if labelled.all() or len(concepts) >= LANES:
-            places = None if labelled.all() else np.where(labelled, np.cumsum(labelled) - 1, -1)
-            own = np.ascontiguousarray(codes[labelled][:, concepts])
-            blocks.append(LabelBlock(np.array(concepts), places, own, fully_labelled=True))
-    rest = np.setdiff1d(np.arange(len(members)), [concept for block in blocks for concept in block.concepts])
-    if len(rest):
-        own = np.ascontiguousarray(codes[:, rest])
-        blocks.append(LabelBlock(rest, None, own, fully_labelled=False))
+        used = labelled[:, concepts[0]]
+        if used.all() or len(concepts) >= LANES:
+            places = None if used.all() else np.where(used, np.cumsum(used) - 1, -1)
+            own = np.ascontiguousarray(positive[used][:, concepts]).view(np.uint8)
+            blocks.append(SharedTexts(np.array(concepts), places, own))
+        else:
+            rest.append(concepts)
+    if rest:
+        every, set_of = np.concatenate(rest), np.repeat(np.arange(len(rest)), [len(one) for one in rest])
+        blocks.append(OwnTexts(every, set_of, labelled[:, [one[0] for one in rest]], positive[:, every]))
     return blocks
 
 

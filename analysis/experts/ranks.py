@@ -97,30 +97,29 @@ def average_ranks(scores: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def auroc(values: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
-    """Probability (U,) float32 that a response (U, N) to a positive text exceeds one to a negative, ties half."""
-    area = np.empty(values.shape[0], dtype=np.float32)
-    pairs = np.float64(yes.shape[0] * no.shape[0])
-    for unit in range(values.shape[0]):
-        negatives = np.sort(values[unit][no])
-        doubled = 0
-        for value in values[unit][yes]:
-            doubled += np.searchsorted(negatives, value) + np.searchsorted(negatives, value, side="right")
+def auroc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """Probability (U,) float32 that a response to a positive text exceeds one to a negative, ties half, from the
+    responses to each, (U, P) and (U, M), ascending in every row."""
+    area = np.empty(positives.shape[0], dtype=np.float32)
+    pairs = np.float64(positives.shape[1] * negatives.shape[1])
+    for unit in range(positives.shape[0]):
+        below, up_to, doubled = 0, 0, 0
+        for value in positives[unit]:
+            while below < negatives.shape[1] and negatives[unit, below] < value:
+                below += 1
+            up_to = max(below, up_to)
+            while up_to < negatives.shape[1] and negatives[unit, up_to] <= value:
+                up_to += 1
+            doubled += below + up_to
         area[unit] = 1.0 - (pairs - doubled / 2) / pairs
     return area
 
 
-@compiled
-def percentiles(values: np.ndarray, texts: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Percentiles (len(shares), U) float32 of the responses (U, N) to some texts, between neighbours as NumPy does."""
-    found = np.empty((shares.shape[0], values.shape[0]), dtype=np.float32)
-    last = texts.shape[0] - 1
-    for unit in range(values.shape[0]):
-        ordered = np.sort(values[unit][texts])
-        for number in range(shares.shape[0]):
-            at = shares[number] * last
-            below = int(at)
-            low, high, part = ordered[below], ordered[min(below + 1, last)], at - below
-            rise = np.float64(high - low)
-            found[number, unit] = low + rise * part if part < 0.5 else high - rise * (1.0 - part)
-    return found
+def percentile(ordered: np.ndarray, share: float) -> np.ndarray:
+    """A percentile (U,) float32 of responses (U, P), ascending in every row; between neighbours as NumPy does it."""
+    at = share * (ordered.shape[1] - 1)
+    below = int(at)
+    low, high, part = ordered[:, below], ordered[:, min(below + 1, ordered.shape[1] - 1)], at - below
+    rise = (high - low).astype(np.float64)
+    found: np.ndarray = low + rise * part if part < 0.5 else high - rise * (1.0 - part)
+    return found.astype(np.float32)

@@ -8,8 +8,9 @@ Shapes:  U units of one update   C concepts   L languages   K experts   G = L x 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,13 +19,11 @@ from torch import Tensor
 from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.experts.average_precision import Labels, average_precision, settle_ties
 from analysis.experts.correlation import RankCorrelation
-from analysis.experts.ranks import auroc, percentiles
-from analysis.experts.topk import DeepTop, TopUnits
+from analysis.experts.ranks import auroc, percentile
+from analysis.experts.topk import Details, TopUnits
 
-FORCING_SHARES = np.array([0.5, 0.9])
-"""Of the positives' responses, see `on_p50` and `on_p90`."""
-Details = Callable[[int, np.ndarray], Mapping[str, np.ndarray]]
-"""What to keep of the units of one update that enter the ranking of a group."""
+DESCRIBED = ("auroc", "on_p50", "on_mean", "on_p90", "off_mean")
+"""Kept of every expert, see the fields of `analysis.experts.table.ExpertTable`."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Found:
 
     experts: Experts
     described: Mapping[str, np.ndarray]
-    """(L, C, K) by name: AUROC, and statistics of the responses."""
+    """(L, C, K) float32 by name, those of `DESCRIBED`."""
     halves: Halves | None
     shuffled: tuple[np.ndarray, ...]
     shuffled_ap: np.ndarray
@@ -82,37 +81,34 @@ def top_units(
         halves, shuffles, seed: see `analysis.experts.table.find_experts`.
     """
     languages, concepts = concept_set.languages, concept_set.concepts
-    labellings = [concept_set]
-    if halves:
-        labellings += [concept_set.half(0), concept_set.half(1)]
-    labellings += [concept_set.shuffled(seed + number) for number in range(shuffles)]
     pools = [concept_set.pools[language] for language in languages]
-    labels = [_index([labelling.pools[language] for labelling in labellings], concepts) for language in languages]
+    labels = _label(concept_set, halves, shuffles, seed)
+    num_labellings = 1 + 2 * halves + shuffles
     num_groups = len(languages) * len(concepts)
-    tops = [TopUnits(num_groups, k) for _ in labellings]
-    deep = [DeepTop(num_groups, max(deepest, k)) for _ in range(2 if halves else 0)]
+    tops = [TopUnits(num_groups, k) for _ in range(num_labellings)]
+    deep = [TopUnits(num_groups, max(deepest, k)) for _ in range(2 * halves)]
     correlation = RankCorrelation(num_groups)
     for first, values in stream:
         settled = [settle_ties(part) for part in values]
         scores = [average_precision(part, one).cpu().numpy() for part, one in zip(settled, labels, strict=True)]
-        ap = np.split(np.stack(scores), len(labellings), axis=1)  # (L, C, U) of every labelling
-        details = [_both(_keep_ap(ap[0]), _describe(values, settled, pools, concepts))]
+        ap = np.split(np.stack(scores), num_labellings, axis=1)  # (L, C, U) of every labelling
+        details: list[Details | None] = [_both(_keep_ap(ap[0]), _describe(values, settled, pools, concepts))]
         if halves:  # held out: each half's experts with their AP on the other half
             details += [_keep_ap(ap[2]), _keep_ap(ap[1])]
             correlation.update(ap[1], ap[2])
-        details += [_nothing] * shuffles
+        details += [None] * shuffles
         for top, scores_of, keep in zip(tops, ap, details, strict=True):
             top.update(scores_of.reshape(num_groups, -1), first, keep)
         for below, scores_of in zip(deep, ap[1:3], strict=False):
             below.update(scores_of.reshape(num_groups, -1), first)
 
     shape = (len(languages), len(concepts))
-    found = [_experts(top, shape) for top in tops[: 3 if halves else 1]]
-    payload = {name: kept for name, kept in tops[0].payload.items() if name not in ("ap", "ap_of_others")}
+    kept = tops[0].payload
+    found = [_experts(top, shape) for top in tops[: 1 + 2 * halves]]
     by_chance = tops[len(found) :]
     return Found(
         experts=found[0],
-        described={name: kept.reshape(*shape, k) for name, kept in payload.items()},
+        described={name: kept[name].reshape(*shape, k) for name in DESCRIBED},
         halves=Halves(
             experts=(found[1], found[2]),
             deep=(deep[0].units.reshape(*shape, -1), deep[1].units.reshape(*shape, -1)),
@@ -125,11 +121,20 @@ def top_units(
     )
 
 
-def _index(pools: Sequence[ConceptPool], concepts: Sequence[str]) -> Labels:
-    """One language's texts, labelled for every labelling's concepts one after the other."""
-    yes = [pool.positives[concept] for pool in pools for concept in concepts]
-    no = [pool.negatives[concept] for pool in pools for concept in concepts]
-    return Labels(len(pools[0].texts), yes, no)
+@lru_cache(maxsize=2)
+def _label(concept_set: ConceptSet, halves: bool, shuffles: int, seed: int) -> list[Labels]:
+    """Each language's texts, labelled for every labelling's concepts one after the other; once for all snapshots."""
+    labellings = [concept_set]
+    if halves:
+        labellings += [concept_set.half(0), concept_set.half(1)]
+    labellings += [concept_set.shuffled(seed + number) for number in range(shuffles)]
+    found = []
+    for language in concept_set.languages:
+        pools = [labelling.pools[language] for labelling in labellings]
+        yes = [pool.positives[concept] for pool in pools for concept in concept_set.concepts]
+        no = [pool.negatives[concept] for pool in pools for concept in concept_set.concepts]
+        found.append(Labels(len(pools[0].texts), yes, no))
+    return found
 
 
 def _keep_ap(ap: np.ndarray) -> Details:
@@ -137,8 +142,8 @@ def _keep_ap(ap: np.ndarray) -> Details:
     num_concepts = ap.shape[1]
     totals = ap.sum(axis=1)
 
-    def keep(group: int, units: np.ndarray) -> Mapping[str, np.ndarray]:
-        own = ap[:, group % num_concepts, units].T
+    def keep(groups: np.ndarray, units: np.ndarray) -> Mapping[str, np.ndarray]:
+        own = ap[:, groups % num_concepts, units].T
         rest = num_concepts - 1
         return {"ap": own, "ap_of_others": (totals[:, units].T - own) / rest if rest else own}
 
@@ -154,31 +159,47 @@ def _describe(
         [(pool.positives[concept].numpy(), pool.negatives[concept].numpy()) for concept in concepts] for pool in pools
     ]
 
-    def keep(group: int, units: np.ndarray) -> Mapping[str, np.ndarray]:
-        language, place = divmod(group, len(concepts))
-        yes, no = sides[language][place]
-        rows = torch.from_numpy(units).to(values[language].device)
-        chosen = values[language][rows].cpu().numpy()
-        p50, p90 = percentiles(chosen, yes, FORCING_SHARES)
-        return {
-            "auroc": auroc(settled[language][rows].cpu().numpy(), yes, no),
-            "on_p50": p50,
-            "on_mean": chosen.take(yes, axis=1).mean(1),
-            "on_p90": p90,
-            "off_mean": chosen.take(no, axis=1).mean(1),
-        }
+    def keep(groups: np.ndarray, units: np.ndarray) -> Mapping[str, np.ndarray]:
+        found = {name: np.empty(len(units), dtype=np.float32) for name in DESCRIBED}
+        starts = np.searchsorted(groups, np.arange(len(pools) * len(concepts) + 1))
+        for language in range(len(pools)):
+            first, last = starts[[language * len(concepts), (language + 1) * len(concepts)]]
+            if first == last:
+                continue
+            chosen, row = np.unique(units[first:last], return_inverse=True)
+            raw, ranked = (_rows(part[language], chosen) for part in (values, settled))
+            for place, texts in enumerate(sides[language]):
+                here = slice(*starts[language * len(concepts) + place :][:2])
+                own = row[here.start - first : here.stop - first]
+                (on, off), both = ([_of(table, own, side) for side in texts] for table in (raw, ranked))
+                ordered = np.sort(on)
+                found["auroc"][here] = auroc(*map(np.sort, both))
+                found["on_p50"][here] = percentile(ordered, 0.5)
+                found["on_mean"][here] = on.mean(1)
+                found["on_p90"][here] = percentile(ordered, 0.9)
+                found["off_mean"][here] = off.mean(1)
+        return found
 
     return keep
 
 
+def _rows(values: Tensor, chosen: np.ndarray) -> np.ndarray:
+    """Rows of (U, N), wherever it lives, on the host."""
+    rows: np.ndarray = values[torch.from_numpy(chosen).to(values.device)].cpu().numpy()
+    return rows
+
+
+def _of(table: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """`table[rows][:, columns]` without a copy of whole rows."""
+    taken: np.ndarray = table.take(rows[:, None] * table.shape[1] + columns)
+    return taken
+
+
 def _both(one: Details, other: Details) -> Details:
-    return lambda group, units: {**one(group, units), **other(group, units)}
-
-
-def _nothing(group: int, units: np.ndarray) -> Mapping[str, np.ndarray]:
-    return {}
+    return lambda groups, units: {**one(groups, units), **other(groups, units)}
 
 
 def _experts(top: TopUnits, shape: tuple[int, int]) -> Experts:
-    ap, others = (top.payload[name].reshape(*shape, top.k, shape[0]) for name in ("ap", "ap_of_others"))
-    return Experts(top.units.reshape(*shape, top.k), ap, others)
+    units, kept = top.units, top.payload
+    ap, others = (kept[name].reshape(*shape, -1, shape[0]) for name in ("ap", "ap_of_others"))
+    return Experts(units.reshape(*shape, -1), ap, others)

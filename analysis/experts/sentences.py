@@ -1,8 +1,10 @@
 """The sentences that move a unit most, as people look at neurons: for the experts that most languages have in common.
 
-The best units of a concept are chosen from the table of experts, and one more pass over their sites keeps, for every
-unit and language, the texts with the largest response, of some positives of every concept (reading all text would cost
-half as much as finding the experts). Called by `analysis.measures.overlap`, for the report.
+While the experts are searched, the largest responses of every unit in every language are kept, among some positives of
+every concept; the units that are shown are chosen afterwards from the table of experts. Called by
+`analysis.measures.overlap`, for the report.
+
+Shapes:  U units of one site   A all units   N texts   m responses that are kept
 """
 
 from __future__ import annotations
@@ -12,12 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from analysis.concepts.concept_set import ConceptSet
 from analysis.experts.table import ExpertTable
-from analysis.extraction.options import Extraction
-from analysis.extraction.responses import iter_responses
-from analysis.snapshots import Snapshot
 
 UNITS = 5
 """Units of a concept."""
@@ -44,57 +44,62 @@ def common_units(table: ExpertTable, concept: int, count: int = UNITS) -> np.nda
     return best
 
 
-def moving_sentences(
-    snapshot: Snapshot, concept_set: ConceptSet, table: ExpertTable, extraction: Extraction, count: int
-) -> pa.Table:
-    """Per concept, unit and language the `count` texts with the largest response, largest first.
+class LargestResponses:
+    """The `count` largest responses of every unit in every language, filled site by site.
 
-    Read are up to `POSITIVES` positives of every concept, spread over the keys.
+    Looked at are up to `POSITIVES` positives of every concept, spread over the keys.
+    """
+
+    def __init__(self, concept_set: ConceptSet, count: int) -> None:
+        pools = [concept_set.pools[language] for language in concept_set.languages]
+        self._looked_at = [
+            torch.tensor(sorted({index for found in pool.positives.values() for index in _spread(found)}))
+            for pool in pools
+        ]
+        self._count = count
+        self._found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in pools]
+
+    def add(self, values: Sequence[Tensor]) -> None:
+        """Responses (U, N) of the next units to the texts of each language."""
+        for part, places, found in zip(values, self._looked_at, self._found, strict=True):
+            top = part[:, places.to(part.device)].topk(min(self._count, len(places)))
+            found.append((top.values.cpu(), places[top.indices.cpu()]))
+
+    def of(self, language: int) -> tuple[Tensor, Tensor]:
+        """Responses (A, m), largest first, and the texts (A, m) in the pool of the language."""
+        values, places = zip(*self._found[language], strict=True)
+        return torch.cat(values), torch.cat(places)
+
+
+def moving_sentences(concept_set: ConceptSet, table: ExpertTable, largest: LargestResponses) -> pa.Table:
+    """Per concept, common unit and language the texts with the largest response, largest first.
 
     Returns:
         concept, unit (flat id, as in the table of experts), language, response, positive (whether the text is labelled
         with the concept), text.
-
-    Raises:
-        ValueError: see `iter_responses`.
     """
-    wanted: dict[int, list[int]] = {}
-    for place in range(len(table.concepts)):
-        for unit in common_units(table, place).tolist():
-            wanted.setdefault(unit, []).append(place)
-    ids = np.array(sorted(wanted))
-    of_site = table.space.site_indices(ids)
-    sites = [table.space.sites[index] for index in np.unique(of_site)]
-    offset = dict(zip(table.space.sites, table.space.offsets.tolist(), strict=False))
     pools = [concept_set.pools[language] for language in table.languages]
-    read = [sorted({index for found in pool.positives.values() for index in _spread(found)}) for pool in pools]
-    texts = [pool.texts[place] for pool, places in zip(pools, read, strict=True) for place in places]
-    sizes = [len(places) for places in read]
-    rows: dict[tuple[int, int], list[dict[str, object]]] = {}
-    for responses in iter_responses(snapshot, texts, sites, extraction):
-        first = offset[responses.site] + responses.first_unit
-        for unit in ids[(ids >= first) & (ids < first + len(responses.values))].tolist():
-            parts: Sequence[torch.Tensor] = torch.split(responses.values[unit - first], sizes)
-            for pool, places, values in zip(pools, read, parts, strict=True):
-                top = values.topk(min(count, len(values)))
-                best = [places[index] for index in top.indices.tolist()]
-                for concept in wanted[unit]:
-                    positives = set(pool.positives[table.concepts[concept]].tolist())
-                    rows.setdefault((concept, unit), []).extend(
-                        {
-                            "concept": table.concepts[concept],
-                            "unit": unit,
-                            "language": pool.language,
-                            "response": value,
-                            "positive": place in positives,
-                            "text": str(pool.texts[place]),
-                        }
-                        for value, place in zip(top.values.tolist(), best, strict=True)
-                    )
-    return pa.Table.from_pylist([row for key in sorted(rows) for row in rows[key]], SCHEMA)
+    found = [largest.of(language) for language in range(len(pools))]
+    rows = []
+    for number, concept in enumerate(table.concepts):
+        positives = [set(pool.positives[concept].tolist()) for pool in pools]
+        for unit in sorted(common_units(table, number).tolist()):
+            for pool, (values, places), members in zip(pools, found, positives, strict=True):
+                rows += [
+                    {
+                        "concept": concept,
+                        "unit": unit,
+                        "language": pool.language,
+                        "response": value,
+                        "positive": place in members,
+                        "text": str(pool.texts[place]),
+                    }
+                    for value, place in zip(values[unit].tolist(), places[unit].tolist(), strict=True)
+                ]
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
-def _spread(places: torch.Tensor) -> list[int]:
+def _spread(places: Tensor) -> list[int]:
     """At most `POSITIVES` of the places, evenly."""
     chosen = np.unique(np.linspace(0, len(places) - 1, min(POSITIVES, len(places))).round().astype(int))
     found: list[int] = places[chosen].tolist()

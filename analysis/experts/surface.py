@@ -49,5 +49,5 @@ def token_experts(
             inside = (rows >= first) & (rows < first + BLOCK)
             values = torch.zeros(min(BLOCK, len(tokens) - first), len(texts))
             values[rows[inside] - first, columns[inside]] = 1.0
-            top.update(average_precision(values, labels).numpy(), first, lambda group, units: {})
+            top.update(average_precision(values, labels).numpy(), first)
     return np.stack([order[top.units] for order, top in zip(orders, tops, strict=True)]), len(tokens)

@@ -11,7 +11,7 @@ Shapes:  U units of one site (or of a part of it)   N texts   C concepts   L lan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,7 @@ def find_experts(
     shuffles: int = 0,
     seed: int = 0,
     extraction: Extraction = DEFAULTS,
+    listener: Callable[[Sequence[Tensor]], None] | None = None,
 ) -> ExpertTable:
     """Find the `k` best units of every concept in every language.
 
@@ -128,6 +129,7 @@ def find_experts(
         shuffles: also by labels shuffled among a concept's sentences, this many times. A sentence and its translations
             keep one label, so what survives is not the concept.
         seed: of the shuffles.
+        listener: called with the responses (U, N) of consecutive units to the texts of each language, as they pass by.
 
     Raises:
         ValueError: more experts asked for than units; and what `iter_responses` and `find_sites` raise.
@@ -139,11 +141,15 @@ def find_experts(
     sizes = [len(pool.texts) for pool in pools]
     offsets = dict(zip(sites, space.offsets[:-1].tolist(), strict=True))
     texts = [text for pool in pools for text in pool.texts]
-    stream = (
-        (offsets[responses.site] + responses.first_unit, torch.split(responses.values, sizes, dim=1))
-        for responses in iter_responses(snapshot, texts, sites, extraction)
-    )
-    found = top_units(stream, concept_set, count, deepest=deepest, halves=halves, shuffles=shuffles, seed=seed)
+
+    def stream() -> Iterator[tuple[int, Sequence[Tensor]]]:
+        for responses in iter_responses(snapshot, texts, sites, extraction):
+            values = torch.split(responses.values, sizes, dim=1)
+            if listener is not None:
+                listener(values)
+            yield offsets[responses.site] + responses.first_unit, values
+
+    found = top_units(stream(), concept_set, count, deepest=deepest, halves=halves, shuffles=shuffles, seed=seed)
     return ExpertTable(
         space=space,
         languages=concept_set.languages,

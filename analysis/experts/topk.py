@@ -3,7 +3,7 @@
 A candidate is one 64-bit key: the bits of its score above, the complement of its flat id below. Scores are not
 negative, so the order of keys is exactly (score descending, flat id ascending), and no tie needs a rule of its own.
 
-Shapes:  G groups (one ranking each)   U units of one update   K kept
+Shapes:  G groups (one ranking each)   U units of one update   K kept   n units that enter
 """
 
 from __future__ import annotations
@@ -14,85 +14,65 @@ import numpy as np
 
 LAST_ID = np.uint64(0xFFFFFFFF)
 
+Details = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
+"""What to keep of units that enter a ranking: from their groups (n,), ascending, and their places (n,) in the update,
+arrays (n, ...) by name."""
+
 
 class TopUnits:
-    """The `k` best units of each of `num_groups` rankings seen so far."""
+    """The `k` best units of each of `num_groups` rankings seen so far; read it after at least `k` units."""
 
     def __init__(self, num_groups: int, k: int) -> None:
-        self.k = k
-        self._keys = np.zeros((num_groups, k), dtype=np.uint64)
-        self.payload: dict[str, np.ndarray] = {}
-        """What was kept of each unit, (G, K, ...) by name."""
-
-    @property
-    def units(self) -> np.ndarray:
-        """Flat ids (G, K) int64, best first; call after at least K units were seen."""
-        return (LAST_ID - (self._keys & LAST_ID)).astype(np.int64)
-
-    @property
-    def scores(self) -> np.ndarray:
-        """Scores (G, K) float32, descending."""
-        return (self._keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
-
-    def update(
-        self, scores: np.ndarray, first: int, describe: Callable[[int, np.ndarray], Mapping[str, np.ndarray]]
-    ) -> None:
-        """Let units with flat ids `first`, `first + 1` ... compete.
-
-        Args:
-            scores: (G, U) float32, not negative.
-            describe: called with a group and the places (n,) in this update of units that enter its ranking; returns
-                what to keep of them, arrays (n, ...) by name.
-        """
-        keys = _make_keys(scores, first)
-        entering = keys > self._keys[:, -1:]
-        for group in np.flatnonzero(entering.any(axis=1)).tolist():
-            places = np.flatnonzero(entering[group])
-            if places.size > self.k:
-                places = places[np.argpartition(keys[group, places], -self.k)[-self.k :]]
-            merged = np.concatenate([self._keys[group], keys[group, places]])
-            order = np.argsort(merged)[: -self.k - 1 : -1]
-            self._keys[group] = merged[order]
-            self._keep(group, order, places, describe)
-
-    def _keep(
-        self,
-        group: int,
-        order: np.ndarray,
-        places: np.ndarray,
-        describe: Callable[[int, np.ndarray], Mapping[str, np.ndarray]],
-    ) -> None:
-        new = order >= self.k
-        for name, values in describe(group, places[order[new] - self.k]).items():
-            if name not in self.payload:
-                self.payload[name] = np.zeros((len(self._keys), self.k, *values.shape[1:]), dtype=values.dtype)
-            kept = self.payload[name][group]
-            reordered = np.empty_like(kept)
-            reordered[~new] = kept[order[~new]]
-            reordered[new] = values
-            self.payload[name][group] = reordered
-
-
-class DeepTop:
-    """The `k` best units of each ranking where `k` is large and nothing is kept of them but the order."""
-
-    def __init__(self, num_groups: int, k: int) -> None:
-        self.k = k
-        self._keys = np.zeros((num_groups, k), dtype=np.uint64)
-
-    def update(self, scores: np.ndarray, first: int) -> None:
-        """Let units with flat ids `first`, `first + 1` ... compete by `scores` (G, U)."""
-        keys = _make_keys(scores, first)
-        for group, row in enumerate(keys):
-            entering = row[row > self._keys[group].min()]
-            if entering.size:
-                merged = np.concatenate([self._keys[group], entering])
-                self._keys[group] = np.partition(merged, entering.size)[entering.size :]
+        # Places not yet taken: keys that differ, all below that of any unit.
+        self._keys = np.tile(np.arange(k, dtype=np.uint64), (num_groups, 1))
+        self._least = self._keys[:, :1].copy()
+        self._kept: dict[str, np.ndarray] = {}
 
     @property
     def units(self) -> np.ndarray:
         """Flat ids (G, K) int64, best first."""
-        return (LAST_ID - (np.sort(self._keys, axis=1)[:, ::-1] & LAST_ID)).astype(np.int64)
+        return (LAST_ID - (self._ordered & LAST_ID)).astype(np.int64)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Scores (G, K) float32, descending."""
+        return (self._ordered >> np.uint64(32)).astype(np.uint32).view(np.float32)
+
+    @property
+    def payload(self) -> dict[str, np.ndarray]:
+        """What was kept of each unit, (G, K, ...) by name, best first."""
+        order = np.argsort(self._keys, axis=1)[:, ::-1]
+        return {name: values[np.arange(len(order))[:, None], order] for name, values in self._kept.items()}
+
+    @property
+    def _ordered(self) -> np.ndarray:
+        return np.sort(self._keys, axis=1)[:, ::-1]
+
+    def update(self, scores: np.ndarray, first: int, describe: Details | None = None) -> None:
+        """Let units with flat ids `first`, `first + 1` ... compete by `scores` (G, U) float32, not negative.
+
+        Raises:
+            ValueError: more units than there are ids.
+        """
+        num_groups, k = self._keys.shape
+        keys = _make_keys(scores, first)
+        group, place = np.nonzero(keys > self._least)
+        if not len(group):
+            return
+        column = np.arange(len(group)) - np.searchsorted(group, group)
+        width = int(column.max()) + 1
+        rivals = np.zeros((num_groups, k + width), dtype=np.uint64)
+        rivals[:, :k] = self._keys
+        rivals[group, k + column] = keys[group, place]
+        self._least = np.partition(rivals, width, axis=1)[:, width, None]
+        enters = keys[group, place] >= self._least[group, 0]
+        group, place = group[enters], place[enters]
+        leaves = self._keys < self._least  # as many in each group as enter it
+        self._keys[leaves] = keys[group, place]
+        for name, values in ({} if describe is None else describe(group, place)).items():
+            if name not in self._kept:
+                self._kept[name] = np.zeros((num_groups, k, *values.shape[1:]), dtype=values.dtype)
+            self._kept[name][leaves] = values
 
 
 def _make_keys(scores: np.ndarray, first: int) -> np.ndarray:

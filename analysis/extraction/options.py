@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.extraction.encoding import Batch, Encoded, encode_texts, iter_batches, padding_id
 from analysis.snapshots import Snapshot
@@ -56,6 +57,33 @@ class Extraction:
         """The forward passes over `encoded`."""
         size = choose_batch_tokens(snapshot.model) if self.batch_tokens is None else self.batch_tokens
         return iter_batches(encoded, size, padding_id(snapshot.tokenizer))
+
+    def read(self, snapshot: Snapshot, texts: Sequence[str]) -> Sequence[Batch]:
+        """The forward passes over texts, the same for every snapshot with this tokenizer; raises as `encode_texts`."""
+        return _read(
+            _Reading(
+                tuple(texts),
+                snapshot.tokenizer_hash,
+                context_length(snapshot.model, self.max_length),
+                choose_batch_tokens(snapshot.model) if self.batch_tokens is None else self.batch_tokens,
+                snapshot.tokenizer,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    texts: tuple[str, ...]
+    tokenizer_hash: str
+    max_length: int
+    batch_tokens: int
+    tokenizer: PreTrainedTokenizerBase = field(compare=False)
+
+
+@lru_cache(maxsize=2)
+def _read(reading: _Reading) -> tuple[Batch, ...]:
+    encoded = encode_texts(reading.tokenizer, reading.texts, reading.max_length)
+    return tuple(iter_batches(encoded, reading.batch_tokens, padding_id(reading.tokenizer)))
 
 
 DEFAULTS = Extraction()

@@ -46,10 +46,9 @@ def iter_responses(
         ValueError: unknown pooling; no texts or one without content; no sites; a unit alone exceeds `max_bytes`; a
             response that is not finite or overflows float16 (naming site and text); a model in training mode.
     """
-    encoded = extraction.encode(snapshot, texts)
+    batches = extraction.read(snapshot, texts)
     for pack in make_packs(sites, len(texts) * extraction.dtype.itemsize, extraction.max_bytes, split=True):
-        shapes = {part.site: (part.count, len(encoded)) for part in pack}
-        batches = extraction.batches(snapshot, encoded)
+        shapes = {part.site: (part.count, len(texts)) for part in pack}
         held = collect(snapshot.models, batches, shapes, partial(_take, pack, extraction))
         for part in pack:
             values = held.pop(part.site)

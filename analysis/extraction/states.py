@@ -173,7 +173,8 @@ def iter_token_states(
         column = position[rows]
         return (rows,), lambda _, states: states[row.to(states.device), column.to(states.device)].float()
 
-    yield from _iter_states(snapshot, sample.encoded, len(sample), sites, take, extraction)
+    batches = tuple(extraction.batches(snapshot, sample.encoded))
+    yield from _iter_states(snapshot, batches, len(sample), sites, take, extraction)
 
 
 def iter_sentence_states(
@@ -190,13 +191,12 @@ def iter_sentence_states(
     pool = extraction.pool
     if pool not in SENTENCE_POOLINGS:
         raise ValueError(f"pool={pool!r}: choose one of {', '.join(SENTENCE_POOLINGS)}")
-    encoded = extraction.encode(snapshot, texts)
 
     def take(batch: Batch) -> tuple[Place, Callable[[Site, Tensor], Tensor]]:
         weights = _sentence_weights(batch.content, pool)
         return (batch.indices,), lambda _, states: torch.einsum("bt,btd->bd", weights.to(states.device), states.float())
 
-    yield from _iter_states(snapshot, encoded, len(encoded), sites, take, extraction)
+    yield from _iter_states(snapshot, extraction.read(snapshot, texts), len(texts), sites, take, extraction)
 
 
 def _sentence_weights(content: Tensor, pool: str) -> Tensor:
@@ -210,7 +210,7 @@ def _sentence_weights(content: Tensor, pool: str) -> Tensor:
 
 def _iter_states(
     snapshot: Snapshot,
-    encoded: Encoded,
+    batches: Sequence[Batch],
     num_rows: int,
     sites: Sequence[Site],
     take: Callable[[Batch], tuple[Place, Callable[[Site, Tensor], Tensor]]],
@@ -220,7 +220,7 @@ def _iter_states(
     unit_bytes = num_rows * torch.float32.itemsize
     for pack in make_packs(sites, unit_bytes, extraction.max_bytes, split=False):
         shapes = {part.site: (num_rows, part.count) for part in pack}
-        held = collect(snapshot.models, extraction.batches(snapshot, encoded), shapes, take)
+        held = collect(snapshot.models, batches, shapes, take)
         for part in pack:
             site, states = part.site, held.pop(part.site)
             if not bool(torch.isfinite(states).all()):

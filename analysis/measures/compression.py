@@ -22,7 +22,7 @@ from torch import Tensor
 from analysis.base import Row
 from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
-from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens, unit_hash
+from analysis.extraction.states import TokenSample, iter_token_states, unit_hash
 from analysis.geometry.dimensions import squared_distances, two_nn
 from analysis.geometry.sharing import share_covariance
 from analysis.measures.text_analysis import StateAnalysis
@@ -67,15 +67,7 @@ class Compression(StateAnalysis):
             raise ValueError(f"{self.name}: buckets={self.buckets} must be even and at least 4")
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        texts = dict(sorted(self.read(snapshot).items()))
-        sample = sample_tokens(
-            snapshot,
-            texts,
-            self.tokens_per_language,
-            self.extraction,
-            tokens_per_text=self.tokens_per_text,
-            seed=self.seed,
-        )
+        sample = self.sample(snapshot, self.tokens_per_language, self.tokens_per_text, self.seed)
         sites = find_sites(snapshot.model, "hidden")
         bucket = self._buckets(sample)
         for number, name in enumerate(sample.languages):
@@ -97,7 +89,7 @@ class Compression(StateAnalysis):
             dimensions.append(self._dimensions(values, bucket))
         layers = [site.layer for site in sites]
         yield from _rows("sharing", np.stack(overall), layers, 0.0)
-        for i, j in combinations(range(len(texts)), 2):
+        for i, j in combinations(range(len(sample.languages)), 2):
             one, other = sample.languages[i], sample.languages[j]
             values = np.stack(pairs)[:, :, i, j].mean(axis=0)
             yield from _row("sharing", values, 0.0, language=one, other_language=other)

@@ -17,14 +17,12 @@ from typing import ClassVar
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from analysis.base import Attachment, Row
-from analysis.checkpoints.audit import hash_tokenizer
+from analysis.base import Attachment, Kept, Row
 from analysis.cost import Shape
 from analysis.extraction.losses import BITS, content_tokens, text_losses
-from analysis.measures.text_analysis import TextAnalysis, vocabulary
+from analysis.measures.text_analysis import TextAnalysis, shared_texts, vocabulary
 from analysis.snapshots import Snapshot
 from analysis.steering.samples import sample_table
-from analysis.texts import read_texts
 
 
 @dataclass(kw_only=True)
@@ -68,10 +66,10 @@ class HeldOutLoss(TextAnalysis):
         super().__post_init__()
         if self.max_length < 2:
             raise ValueError(f"{self.name}: max_length is {self.max_length}; at least 2 tokens are needed")
-        self._kept: tuple[object, dict[str, _HeldOut]] | None = None
+        self._kept = Kept()
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
-        prepared = self._prepare(snapshot)
+        prepared = self._kept.get(snapshot.reading, lambda: self._prepare(snapshot))
         generator = np.random.default_rng(self.seed)
         values: list[float] = []
         resampled_means = np.zeros(self.num_bootstrap)
@@ -103,19 +101,15 @@ class HeldOutLoss(TextAnalysis):
         return self.num_tokens(shape, self.max_texts)[1] * (shape.read + shape.head)
 
     def _prepare(self, snapshot: Snapshot) -> dict[str, _HeldOut]:
-        """Tokens and baselines of every language: the same for all steps of a run, so kept for the last tokenizer."""
-        tokenizer, clones = snapshot.tokenizer, snapshot.clones
-        key = hash_tokenizer(tokenizer), tuple(clones.items())
-        if self._kept is None or self._kept[0] != key:
-            held_out = self.read(snapshot)
-            training = read_texts(self.texts, languages=list(held_out), splits=[self.train_split], clones=clones)
-            prepared = {}
-            for language, items in held_out.items():
-                texts = [item.text for item in items[: self.max_texts]]
-                fitted = content_tokens(tokenizer, [item.text for item in training[language][: self.max_train_texts]])
-                prepared[language] = _held_out(tokenizer, texts, fitted, vocabulary(snapshot))
-            self._kept = (key, prepared)
-        return self._kept[1]
+        """Tokens and baselines of every language: the same for all steps of a run."""
+        tokenizer, held_out = snapshot.tokenizer, self.read(snapshot)
+        training = shared_texts(self.texts, list(held_out), [self.train_split], snapshot.clones)
+        prepared = {}
+        for language, items in held_out.items():
+            texts = [item.text for item in items[: self.max_texts]]
+            fitted = content_tokens(tokenizer, [item.text for item in training[language][: self.max_train_texts]])
+            prepared[language] = _held_out(tokenizer, texts, fitted, vocabulary(snapshot))
+        return prepared
 
 
 @dataclass(frozen=True)

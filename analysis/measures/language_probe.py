@@ -28,19 +28,17 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from analysis.base import Attachment, Row
-from analysis.checkpoints.audit import hash_tokenizer
+from analysis.base import Attachment, Kept, Row
 from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
-from analysis.measures.text_analysis import TokenProbe, vocabulary
+from analysis.measures.text_analysis import TokenProbe, shared_texts, vocabulary
 from analysis.probes.dip import MINIMUM_BLOCKS, count_dip, measure_dip
 from analysis.probes.folds import Fold, count_tokens, shared_tokens, token_identity_accuracy
 from analysis.probes.logistic import fit_logistic
 from analysis.probes.scores import score_rows, spread_row
 from analysis.snapshots import Snapshot
 from analysis.statistics import mean_interval
-from analysis.texts import read_texts
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +80,7 @@ class LanguageProbe(TokenProbe):
         super().__post_init__()
         if self.regularisation <= 0:
             raise ValueError(f"{self.name}: regularisation={self.regularisation} must be positive")
-        self._counts: tuple[object, np.ndarray | None] | None = None
+        self._counts = Kept()
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row | Attachment]:
         sample, folds = self.draw(snapshot)
@@ -155,25 +153,19 @@ class LanguageProbe(TokenProbe):
     def _baselines(self, snapshot: Snapshot, sample: TokenSample, folds: Sequence[Fold]) -> Iterator[Row]:
         chance = 1 / len(sample.languages)
         yield Row(metric="accuracy_majority", value=chance, chance=chance)
-        counts = self._token_counts(snapshot)
+        counts = self._counts.get(snapshot.reading, lambda: self._count_tokens(snapshot))
         if counts is not None:
             identity = float(np.mean([token_identity_accuracy(counts, sample, fold) for fold in folds]))
             yield Row(metric="accuracy_token_identity", value=identity, chance=chance)
 
-    def _token_counts(self, snapshot: Snapshot) -> np.ndarray | None:
-        """Tokens of the training split by language, kept for the last tokenizer; None if the file has no such split."""
-        clones = snapshot.clones
-        key = hash_tokenizer(snapshot.tokenizer), tuple(clones.items())
-        if self._counts is None or self._counts[0] != key:
-            try:
-                languages = list(self.read(snapshot))
-                texts = read_texts(self.texts, languages=languages, splits=[self.train_split], clones=clones)
-            except ValueError as error:
-                logger.warning("%s: no accuracy_token_identity: %s", self.name, error)
-                self._counts = key, None
-            else:
-                self._counts = key, count_tokens(snapshot.tokenizer, texts, vocabulary(snapshot))
-        return self._counts[1]
+    def _count_tokens(self, snapshot: Snapshot) -> np.ndarray | None:
+        """Tokens of the training split by language; None if the file has no such split."""
+        try:
+            texts = shared_texts(self.texts, list(self.read(snapshot)), [self.train_split], snapshot.clones)
+        except ValueError as error:
+            logger.warning("%s: no accuracy_token_identity: %s", self.name, error)
+            return None
+        return count_tokens(snapshot.tokenizer, texts, vocabulary(snapshot))
 
     def _control_rows(
         self,

@@ -26,7 +26,7 @@ from analysis.extraction.encoding import Batch
 from analysis.extraction.options import Extraction
 from analysis.extraction.passes import listen
 from analysis.extraction.sites import Site, UnitSpace, find_sites
-from analysis.extraction.states import TokenSample, sample_tokens
+from analysis.extraction.states import TokenSample
 from analysis.measures.text_analysis import TextAnalysis
 from analysis.snapshots import Snapshot
 
@@ -110,26 +110,19 @@ class Lape(TextAnalysis):
             raise ValueError(f"{self.name}: percentile={self.percentile} must lie between 0 and 100")
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        texts = dict(sorted(self.read(snapshot).items()))
-        sample = sample_tokens(
-            snapshot,
-            texts,
-            self.tokens_per_language,
-            self.extraction,
-            tokens_per_text=self.max_length,
-            seed=self.seed,
-        )
+        sample = self.sample(snapshot, self.tokens_per_language, self.max_length, self.seed)
+        languages = len(sample.languages)
         space = UnitSpace(find_activations(snapshot.model))
         counts, lengths, owner = count_active_tokens(snapshot, sample, space, self.extraction)
         generator = np.random.default_rng(self.seed)
         owners = [owner, *(generator.permutation(owner) for _ in range(self.shuffles))]
         found, *shuffled = (
-            find_language_neurons(_firing(counts, lengths, one, len(texts)), self.percentile, self.share)
+            find_language_neurons(_firing(counts, lengths, one, languages), self.percentile, self.share)
             for one in owners
         )
         spans = [(site.layer, slice(*space.offsets[i : i + 2])) for i, site in enumerate(space.sites)]
         for layer, span in [*spans, (None, slice(None))]:
-            yield from _entropy_row(layer, span, found, shuffled, len(texts))
+            yield from _entropy_row(layer, span, found, shuffled, languages)
             if layer is not None and found.any_language.any():
                 null = [_share_within(one, span) for one in shuffled]
                 value = _share_within(found, span)

@@ -15,17 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase
-
-from analysis.base import Analysis, Attachment, Row
-from analysis.checkpoints.audit import hash_tokenizer
+from analysis.base import Analysis, Attachment, Kept, Row
 from analysis.concepts.concept_set import ConceptSet
 from analysis.concepts.families import main_scripts, stratum_of
 from analysis.cost import RANKED, Shape
 from analysis.experts import heldout, sharing
 from analysis.experts.nulls import intersections, matched
-from analysis.experts.sentences import moving_sentences
+from analysis.experts.sentences import LargestResponses, moving_sentences
 from analysis.experts.sharing import Sharing
 from analysis.experts.surface import token_experts
 from analysis.experts.table import find_experts, resolve_k
@@ -118,41 +114,42 @@ class ConceptOverlap(ConceptAnalysis):
     bootstrap: int = 1000
     """Resamples of the concepts for intervals."""
     sentences: int = 2
-    """Sentences kept of each language for the units on the page of a concept; 0 saves a pass over the positives."""
+    """Sentences kept of each language for the units on the page of a concept; 0: none."""
     storage: Literal["float32", "float16"] = "float32"
     """How responses are held; float16 takes half the memory and moves AP by 1e-4 in the mean."""
-    max_bytes: int = 2**31
+    max_bytes: int = 2**32
+    """Bytes of responses held at once; fewer mean more forward passes (9,216 units and 87,000 sentences take 3.2e9)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sentences < 0:
             raise ValueError(f"{self.name}: sentences={self.sentences} must be 0 or more")
-        self._loaded: tuple[tuple[object, ...], ConceptSet] | None = None
-        self._surface: tuple[ConceptSet, tuple[str, float], tuple[np.ndarray, int]] | None = None
+        self._loaded, self._surface = Kept(), Kept()
 
     def concept_set(self, clones: Mapping[str, Clone] = MappingProxyType({})) -> ConceptSet:
         """The labelled sentences, read once and again only if the file or the snapshot's clones change."""
         path = Path(self.concepts)
         stamp = (*((path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()), tuple(clones.items()))
-        if self._loaded is None or self._loaded[0] != stamp:
-            loaded = self.load(
-                clones,
-                concepts=self.names,
-                splits=self.splits,
-                negatives=self.negatives,
-                max_positives=self.max_positives,
-                max_negatives=self.max_negatives,
-                strict=self.strict,
-                drop_scarce=self.drop_scarce,
-            )
-            self._loaded = stamp, loaded
-        return self._loaded[1]
+        options = {
+            "concepts": self.names,
+            "splits": self.splits,
+            "negatives": self.negatives,
+            "max_positives": self.max_positives,
+            "max_negatives": self.max_negatives,
+            "strict": self.strict,
+            "drop_scarce": self.drop_scarce,
+        }
+        loaded: ConceptSet = self._loaded.get(stamp, lambda: self.load(clones, **options))
+        return loaded
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """See the class; draws from its own generators only."""
         concept_set = self.concept_set(snapshot.clones)
         num_units = UnitSpace(find_sites(snapshot.model, self.site_set)).num_units
         depths = [resolve_k(self.k, share, num_units) for share in self.shares]
+        largest = None
+        if self.sentences and snapshot.id.step:  # what moves an untrained unit is not worth a look
+            largest = LargestResponses(concept_set, self.sentences)
         table = find_experts(
             snapshot,
             concept_set,
@@ -164,6 +161,7 @@ class ConceptOverlap(ConceptAnalysis):
             shuffles=self.shuffles,
             seed=self.seed,
             extraction=self.extraction,
+            listener=None if largest is None else largest.add,
         )
         found = Sharing(table, strata_of(concept_set, snapshot.clones), self.bootstrap, self.seed)
         yield from heldout.rank_rows(found)
@@ -174,13 +172,15 @@ class ConceptOverlap(ConceptAnalysis):
         yield from sharing.quality_rows(found)
         yield from heldout.transfer_rows(found)
         if self.surface:
-            units, num_tokens = self._token_experts(snapshot.tokenizer, concept_set, found.chance)
+            units, num_tokens = self._surface.get(  # no weight enters: found once for all checkpoints of a tokenizer
+                (concept_set, snapshot.tokenizer_hash, found.chance),
+                lambda: token_experts(snapshot.tokenizer, concept_set, found.chance, self.max_length),
+            )
             shared = matched(intersections(units, units, num_tokens), found.pairs) / units.shape[-1]
             yield from found.per_pair("shared_surface", shared, units.shape[-1] / num_tokens)
         yield Attachment("experts", table.to_arrow())
-        if self.sentences and snapshot.id.step:  # what moves an untrained unit is not worth a look
-            read = moving_sentences(snapshot, concept_set, table, self.extraction, self.sentences)
-            yield Attachment("sentences", read)
+        if largest is not None:
+            yield Attachment("sentences", moving_sentences(concept_set, table, largest))
 
     @property
     def extraction(self) -> Extraction:
@@ -194,15 +194,6 @@ class ConceptOverlap(ConceptAnalysis):
         labellings = 1 + 2 * self.halves + self.shuffles
         ranked = shape.linear_units * sum(len(pool.texts) for pool in pools)
         return tokens * shape.read + RANKED * ranked * (1 + len(concept_set.concepts) * labellings)
-
-    def _token_experts(
-        self, tokenizer: PreTrainedTokenizerBase, concept_set: ConceptSet, share: float
-    ) -> tuple[np.ndarray, int]:
-        """Experts of the bag of tokens, which no weight enters: found once for all checkpoints of a tokenizer."""
-        key = (hash_tokenizer(tokenizer), share)
-        if self._surface is None or self._surface[0] is not concept_set or self._surface[1] != key:
-            self._surface = concept_set, key, token_experts(tokenizer, concept_set, share, self.max_length)
-        return self._surface[2]
 
 
 def strata_of(concept_set: ConceptSet, clones: Mapping[str, Clone]) -> dict[tuple[str, str], str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.base import Analysis, Row
-from analysis.checkpoints.audit import hash_tokenizer
+from analysis.base import Analysis, Kept, Row
 from analysis.concepts.concept_set import ConceptSet
 from analysis.concepts.dataset import load_concepts
 from analysis.concepts.file import lexicon_path
@@ -61,6 +61,26 @@ def mean_row(metric: str, values: np.ndarray, **where: Any) -> Row:
     return replace(Row(metric=metric, value=values.mean(), chance=0.0, low=low, high=high), **where)
 
 
+def shared_texts(
+    path: str, languages: Sequence[str], splits: Sequence[str], clones: Mapping[str, Clone]
+) -> dict[str, list[Text]]:
+    """`read_texts`, once for all analyses of a list and all snapshots, until the file changes."""
+    file = Path(path)
+    stamp = (file.stat().st_mtime_ns, file.stat().st_size) if file.exists() else None
+    return _texts(path, stamp, tuple(languages), tuple(splits), tuple(clones.items()))
+
+
+@lru_cache(maxsize=4)
+def _texts(
+    path: str,
+    stamp: tuple[int, int] | None,
+    languages: tuple[str, ...],
+    splits: tuple[str, ...],
+    clones: tuple[tuple[str, Clone], ...],
+) -> dict[str, list[Text]]:
+    return read_texts(path, languages=languages, splits=splits, clones=dict(clones))
+
+
 @dataclass(kw_only=True)
 class TextAnalysis(Analysis):
     """Base of the measures on texts of several languages."""
@@ -80,22 +100,34 @@ class TextAnalysis(Analysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._read: tuple[Mapping[str, Clone], dict[str, list[Text]]] | None = None
+        self._drawn = Kept()
 
     def read(self, snapshot: Snapshot) -> dict[str, list[Text]]:
-        """Texts of every language, clones of the snapshot among them; read once.
+        """Texts of every language, clones of the snapshot among them; not to be changed.
 
         Raises:
             FileNotFoundError, ValueError: see `read_texts`; or a file with too few languages.
         """
-        clones = snapshot.clones
-        if self._read is None or self._read[0] != clones:
-            found = read_texts(self.texts, languages=self.languages, splits=self.splits, clones=clones)
-            self._read = clones, found
-        found = self._read[1]
+        found = shared_texts(self.texts, self.languages, self.splits, snapshot.clones)
         if len(found) < self.min_languages:
             raise ValueError(f"{self.name}: {self.texts} has only {', '.join(found)}; two languages are needed")
         return found
+
+    def sample(self, snapshot: Snapshot, tokens_per_language: int, tokens_per_text: int, seed: int) -> TokenSample:
+        """`sample_tokens` from all languages in alphabetical order, once for all snapshots with this tokenizer."""
+
+        def draw() -> TokenSample:
+            texts = dict(sorted(self.read(snapshot).items()))
+            return sample_tokens(
+                snapshot, texts, tokens_per_language, self.extraction, tokens_per_text=tokens_per_text, seed=seed
+            )
+
+        found: TokenSample = self._drawn.get(self._depends_on(snapshot), draw)
+        return found
+
+    def _depends_on(self, snapshot: Snapshot) -> tuple[Hashable, ...]:
+        """What drawn tokens depend on beside the options."""
+        return *snapshot.reading, context_length(snapshot.model, self.max_length)
 
     def num_tokens(self, shape: Shape, count: int | None = None) -> tuple[int, float]:
         """Languages, and tokens of the first `count` texts of each (None: of all), about."""
@@ -216,7 +248,6 @@ class TokenProbe(StateAnalysis):
         super().__post_init__()
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"{self.name}: seeds={self.seeds} must be different numbers, at least one")
-        self._drawn: tuple[tuple[object, ...], tuple[TokenSample, list[Fold]]] | None = None
 
     def draw(self, snapshot: Snapshot) -> tuple[TokenSample, list[Fold]]:
         """Sample tokens for every seed, a tenth more than needed so that folds can be balanced, and divide them.
@@ -228,11 +259,7 @@ class TokenProbe(StateAnalysis):
         """
         key = self._sample_key()
         if key not in snapshot.shared:
-            context = context_length(snapshot.model, self.max_length)
-            stamp = hash_tokenizer(snapshot.tokenizer), context, tuple(snapshot.clones.items())
-            if self._drawn is None or self._drawn[0] != stamp:
-                self._drawn = stamp, self._draw(snapshot)
-            snapshot.shared[key] = self._drawn[1]
+            snapshot.shared[key] = self._drawn.get(self._depends_on(snapshot), lambda: self._draw(snapshot))
         sample, folds = snapshot.shared[key]
         return sample, folds
 

@@ -150,8 +150,8 @@ def layer_curves(
     return figure
 
 
-def profile(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
-    """Bars per layer at the first and the last snapshot beside the chance profile."""
+def profile(rows: pd.DataFrame, band: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
+    """Bars per layer at the first and the last snapshot beside the chance profile and the range of random networks."""
     figure = base_figure(title, unit)
     steps = sorted(rows["step"].unique())
     for colour, step in zip((START, PALETTE[0]), dict.fromkeys([steps[0], steps[-1]]), strict=False):
@@ -160,6 +160,10 @@ def profile(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
     last = rows[rows["step"] == steps[-1]].sort_values("layer")
     if last["chance"].notna().any():
         add_level(figure, _labels(last), last["chance"], "chance")
+    if not band.empty:
+        span = band.groupby("layer", as_index=False)["value"].agg(low="min", high="max")
+        named = f"{band['network'].nunique()} random networks"
+        figure.add_traces(interval_band(_labels(span), span, START, named))
     figure.update_layout(barmode="group")
     figure.update_xaxes(title="layer", type="category")
     return figure

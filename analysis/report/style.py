@@ -96,7 +96,9 @@ def heatmap(
     return figure
 
 
-def interval_band(x: Sequence[str] | Sequence[int], rows: pd.DataFrame, colour: str) -> list[go.Scatter]:
+def interval_band(
+    x: Sequence[str] | Sequence[int], rows: pd.DataFrame, colour: str, name: str = "95 % interval"
+) -> list[go.Scatter]:
     """The area between `low` and `high` of the rows over `x`; nothing if any of them has no interval."""
     if rows["low"].isna().any() or rows["high"].isna().any():
         return []
@@ -109,6 +111,6 @@ def interval_band(x: Sequence[str] | Sequence[int], rows: pd.DataFrame, colour: 
         fillcolor=f"rgba({red},{green},{blue},0.18)",
         line={"width": 0},
         hoverinfo="skip",
-        name="95 % interval",
+        name=name,
     )
     return [band]

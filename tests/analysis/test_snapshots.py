@@ -17,7 +17,7 @@ from analysis.extraction.encoding import encode_texts, shifted
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.overlap import ConceptOverlap
-from analysis.snapshots import CLONES_FILE, Snapshot, SnapshotId, read_clones
+from analysis.snapshots import CLONES_FILE, Snapshot, SnapshotId, hash_tokenizer, read_clones
 from analysis.texts import ClonedText, read_texts
 from babelscope.records import Clone
 
@@ -142,3 +142,12 @@ def test_a_folder_says_which_languages_are_cloned(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="not a file of cloned languages") as caught:
             read_clones(tmp_path, 600)
         assert "\n" not in str(caught.value)
+
+
+def test_use_does_not_change_a_tokenizers_hash_but_rules_do(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer = deepcopy(byte_tokenizer)
+    before = hash_tokenizer(tokenizer)
+    tokenizer(["a", "long text"], truncation=True, max_length=3, padding=True)
+    assert hash_tokenizer(tokenizer) == before
+    tokenizer.add_tokens(["<new>"])
+    assert hash_tokenizer(tokenizer) != before

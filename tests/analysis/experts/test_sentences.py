@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from analysis.concepts.concept_set import ConceptPool, ConceptSet
-from analysis.experts.sentences import UNITS, common_units, moving_sentences
+from analysis.experts.sentences import UNITS, LargestResponses, common_units, moving_sentences
 from analysis.experts.table import find_experts
 from analysis.extraction.options import Extraction
 from analysis.extraction.responses import iter_responses
@@ -35,8 +35,9 @@ def test_they_are_the_largest_responses_of_units_that_most_languages_have(
     tiny_snapshot: Callable[..., Snapshot], tiny_xglm: PreTrainedModel
 ) -> None:
     snapshot, concepts = tiny_snapshot(tiny_xglm), concept_set()
-    table = find_experts(snapshot, concepts, k=20, extraction=EXTRACTION)
-    found = moving_sentences(snapshot, concepts, table, EXTRACTION, count=3).to_pandas()
+    largest = LargestResponses(concepts, count=3)
+    table = find_experts(snapshot, concepts, k=20, extraction=EXTRACTION, listener=largest.add)
+    found = moving_sentences(concepts, table, largest).to_pandas()
     assert len(found) == 2 * UNITS * 2 * 3
     experts = table.to_arrow().to_pandas()
     for place, concept in enumerate(("fire", "water")):
@@ -62,6 +63,7 @@ def test_a_unit_that_knows_the_concept_is_moved_by_it(
     """The mark is the last token, so some units of the random network read it without fail."""
     snapshot, concepts = tiny_snapshot(tiny_xglm), concept_set()
     extraction = Extraction(pool="last")
-    table = find_experts(snapshot, concepts, k=20, extraction=extraction)
-    found = moving_sentences(snapshot, concepts, table, extraction, count=2)
+    largest = LargestResponses(concepts, count=2)
+    table = find_experts(snapshot, concepts, k=20, extraction=extraction, listener=largest.add)
+    found = moving_sentences(concepts, table, largest)
     assert all(found["positive"].to_pylist())
