@@ -54,11 +54,14 @@ class Row:
     def __post_init__(self) -> None:
         for name in ("value", "chance", "low", "high", "p"):
             number = getattr(self, name)
-            if number is not None and not math.isfinite(number):
+            if number is None:
+                continue
+            if not math.isfinite(number):
                 raise ValueError(
                     f"{self.metric}: {name} is {number} (layer {self.layer}, concept {self.concept}, "
                     f"language {self.language}); a row never holds NaN or infinity"
                 )
+            object.__setattr__(self, name, float(number))  # numbers of NumPy and torch among them
 
 
 @dataclass(frozen=True)

@@ -98,12 +98,10 @@ def read_texts(
             seen_splits.add(split)
         elif splits:
             raise ValueError(f"{path}, {line}: no split given, but only {', '.join(splits)} is asked for")
-        if not splits or split in splits:
-            for language, text in _languages_of(path, line, record):
-                found.setdefault(language, []).append(text)
-        else:
-            for language, _ in _languages_of(path, line, record):
-                found.setdefault(language, [])
+        for language, text in _languages_of(path, line, record):
+            of_language = found.setdefault(language, [])
+            if not splits or split in splits:
+                of_language.append(text)
     refuse_unknown(path, "split", splits, seen_splits)
     for name, clone in cloned(languages, clones).items():
         if clone.of in found:

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 60
 MAX_VALUES = 200_000
@@ -45,7 +46,7 @@ def read_yaml(path: str | Path) -> Any:
         raise ValueError(f"{path}: not a text file, so no configuration") from None
     try:
         check_yaml(text)
-        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml.load(text, Loader=LOADER)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     try:
@@ -113,11 +114,8 @@ def check_strings(value: Any) -> None:
     Raises:
         ValueError: one of them must not be built.
     """
-    if isinstance(value, dict):
-        for entry in value.values():
-            check_strings(entry)
-    elif isinstance(value, list):
-        for entry in value:
+    if isinstance(value, dict | list):
+        for entry in value.values() if isinstance(value, dict) else value:
             check_strings(entry)
     elif isinstance(value, str) and "&" in value and "*" in value:
         try:
@@ -135,16 +133,15 @@ def check_yaml(text: str) -> None:
         RefusedYAML: a key given twice, nested too deep, or too many values.
         yaml.YAMLError: malformed.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     depth = 0
-    for event in yaml.parse(text, Loader=loader):
+    for event in yaml.parse(text, Loader=LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
                 raise RefusedYAML(f"nested deeper than {MAX_DEPTH} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-    root = yaml.compose(text, Loader=loader)
+    root = yaml.compose(text, Loader=LOADER)
     if root is not None:
         _count(root, {}, set())
 

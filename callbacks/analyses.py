@@ -168,7 +168,8 @@ class AnalysisCallback(StepCallback):
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         if not self.schedule.due(step, trainer.max_steps):
             return
-        if self._over_budget() and step not in (0, trainer.max_steps):
+        over = self.max_share is not None and self.share > self.max_share
+        if over and step not in (0, trainer.max_steps):
             log.warning(
                 "step %d: analyses took %.0f %% of the time so far, over max_share; measure it later with "
                 "`python -m analysis run`",
@@ -190,9 +191,6 @@ class AnalysisCallback(StepCallback):
         """Expected wall time of the measurements after `step`, each as long as the newest one."""
         left = sum(later > step for later in self.schedule.up_to(max_steps))
         return left * self._last_seconds
-
-    def _over_budget(self) -> bool:
-        return self.max_share is not None and self.share > self.max_share
 
     def measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Run what is missing for this step, on every rank its own analyses; then rank 0 records the headlines."""

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_FILE = "snapshot.json"
 WEIGHTS_FILE = "model.safetensors"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def snapshot_folder(run_folder: Path, step: int) -> Path:
@@ -136,12 +137,10 @@ class SnapshotWriter(StepCallback):
 
     Args:
         schedule: optimizer steps at which to write; step 0 is written before the first step.
-        dtype: type of the stored weights: float32, bfloat16 or float16.
+        dtype: type of the stored weights.
     """
 
-    def __init__(self, schedule: Schedule | None = None, dtype: str = "float32") -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype!r}; snapshots are stored as one of {', '.join(DTYPES)}")
+    def __init__(self, schedule: Schedule | None = None, dtype: Dtype = "float32") -> None:
         self.schedule, self.dtype = required(schedule, "SnapshotWriter"), dtype
         self.failures = 0
         """Snapshots lost to a full disk or the like since the fit began."""

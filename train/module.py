@@ -147,7 +147,8 @@ class LanguageModelingModule(pl.LightningModule):
         self.validation_loss = LanguageLoss(len(self._languages), _wide(self.trainer.strategy.root_device))
         self._tokens_per_step = data.tokens_per_step
         self._flops_per_token = flops_per_token(self.model.config, data.block_size)
-        peak = peak_flops(self.trainer.strategy.root_device, _matmul_dtype(self.trainer.precision))
+        products = torch.bfloat16 if "bf16" in self.trainer.precision else torch.float32
+        peak = peak_flops(self.trainer.strategy.root_device, products)
         self._peak_flops = None if peak is None else peak * self.trainer.world_size
 
     def configure_optimizers(self) -> Any:
@@ -291,7 +292,3 @@ def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:
 def _wide(device: torch.device) -> torch.dtype:
     """The widest float of the device, for exact sums over many batches (Apple's GPUs have no float64)."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _matmul_dtype(precision: str) -> torch.dtype:
-    return torch.bfloat16 if "bf16" in precision else torch.float32

@@ -153,15 +153,15 @@ class Submitit(Executor):
             raise ValueError(f"executor: cluster {self.cluster!r}: {one_line(error)}") from None
         executor.update_parameters(timeout_min=self.timeout_min, name="babelscope", cpus_per_task=self.cpus_per_task)
         if self.cluster == "slurm":
-            options: dict = {"slurm_array_parallelism": self.max_parallel, "slurm_setup": self.setup or None}
-            if self.partition is not None:
-                options["slurm_partition"] = self.partition
-            if self.gpus_per_node is not None:
-                options["gpus_per_node"] = self.gpus_per_node
-            if self.mem_gb is not None:
-                options["mem_gb"] = self.mem_gb
-            options["slurm_additional_parameters"] = dict(self.slurm_options)
-            executor.update_parameters(**options)
+            options = {
+                "slurm_array_parallelism": self.max_parallel,
+                "slurm_setup": self.setup or None,
+                "slurm_partition": self.partition,
+                "gpus_per_node": self.gpus_per_node,
+                "mem_gb": self.mem_gb,
+                "slurm_additional_parameters": dict(self.slurm_options),
+            }
+            executor.update_parameters(**{name: option for name, option in options.items() if option is not None})
         return executor
 
 

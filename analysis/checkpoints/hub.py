@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.checkpoints.hub_cache import Hub, RepoFile, looks_like_hub_id, weights_digest
-from analysis.checkpoints.source import TOKENIZER_FILES, TOKENIZER_MODELS, Checkpoint, CheckpointSource
+from analysis.checkpoints.source import TOKENIZER_FILES, Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import choose_weight_files, find_weight_files
 from analysis.snapshots import SnapshotId
 
@@ -134,7 +134,7 @@ class HubSource(CheckpointSource):
 
     def fetch_config(self, checkpoint: Checkpoint) -> Path:
         repo, revision, prefix = self.where(checkpoint)
-        names = [prefix + name for name in (*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_MODELS)]
+        names = [prefix + name for name in (*CONFIG_FILES, *TOKENIZER_FILES)]
         return self.hub.download(repo, revision, names) / prefix
 
     def fits(self, checkpoint: Checkpoint) -> bool:
@@ -186,7 +186,7 @@ class HubSource(CheckpointSource):
     def _wanted(self, files: Sequence[RepoFile], prefix: str) -> list[str]:
         present = [file.path.removeprefix(prefix) for file in files if file.path.startswith(prefix)]
         weights = choose_weight_files(present)
-        extra = [name for name in (*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_MODELS) if name in present]
+        extra = [name for name in (*CONFIG_FILES, *TOKENIZER_FILES) if name in present]
         return [prefix + name for name in (*weights, *extra)]
 
     def _check_budget(self, checkpoint: Checkpoint) -> None:
@@ -256,10 +256,8 @@ class HubSubfolders(HubSource):
 
     def tokenizer_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
         """Suites of subfolders often keep one tokenizer at the top."""
-        if self.tokenizer is None and not any(
-            (path / name).is_file() for name in (*TOKENIZER_FILES, *TOKENIZER_MODELS)
-        ):
-            return self.hub.download(self.repo, self.at, ["config.json", *TOKENIZER_FILES, *TOKENIZER_MODELS])
+        if self.tokenizer is None and not any((path / name).is_file() for name in TOKENIZER_FILES):
+            return self.hub.download(self.repo, self.at, ["config.json", *TOKENIZER_FILES])
         return super().tokenizer_folder(checkpoint, path)
 
 

@@ -108,11 +108,8 @@ def load_model(folder: Path, name: str, loading: Loading, *, gguf_file: str | No
         FileNotFoundError: config or weights are missing.
         ValueError: weights damaged, refused, incomplete or of another shape than the config says.
     """
-    options: dict = {"device_map": loading.device_map} if loading.device_map is not None else {}
-    if loading.max_memory is not None:
-        options["max_memory"] = loading.max_memory
-    if loading.offload_folder is not None:
-        options["offload_folder"] = str(loading.offload_folder)
+    options = {name: getattr(loading, name) for name in ("device_map", "max_memory", "offload_folder")}
+    options = {name: option for name, option in options.items() if option is not None}
     if gguf_file is not None:
         options["gguf_file"] = gguf_file
         cls: Any = AutoModelForCausalLM if loading.architecture is None else model_class(loading.architecture)

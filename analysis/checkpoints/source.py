@@ -26,14 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-TOKENIZER_MODELS = (
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "spiece.model",
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model"),
 )
 
 
@@ -216,7 +211,7 @@ class CheckpointSource(ABC):
         """
         if self.tokenizer is None:
             folder = path if path.is_dir() else path.parent
-            if not any((folder / file).is_file() for file in (*TOKENIZER_FILES, *TOKENIZER_MODELS)):
+            if not any((folder / file).is_file() for file in TOKENIZER_FILES):
                 raise FileNotFoundError(
                     f"{self.label(checkpoint)}: no tokenizer beside the weights; set 'tokenizer' to a folder or hub id"
                 )
@@ -226,7 +221,7 @@ class CheckpointSource(ABC):
         if not looks_like_hub_id(self.tokenizer):
             raise FileNotFoundError(f"tokenizer {self.tokenizer}: no such folder, and not a hub id (owner/name)")
         repo, _, revision = self.tokenizer.partition("@")
-        return self.hub.download(repo, revision or "main", ["config.json", *TOKENIZER_FILES, *TOKENIZER_MODELS])
+        return self.hub.download(repo, revision or "main", ["config.json", *TOKENIZER_FILES])
 
     def tokenizer_options(self) -> dict[str, str]:
         """Further arguments for the tokenizer's loader."""

@@ -1,7 +1,6 @@
 """Segments in all their translations, side by side: the view of parallel text that labelling needs.
 
-Reads the same files as analysis/texts.py (long or wide) and keeps the source and split of each segment. Called by
-analysis/concepts/labelling.py.
+Reads the same files as analysis/texts.py (long or wide) and keeps the source and split of each segment.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 A concept is a set of surface forms of the pivot language (English in the list that ships), matched as whole tokens
 outside excluded phrases, after the sentence sets of Suau et al. 2022 (Self-conditioning pre-trained language models),
-which take OneSec senses of one language; word forms plus translation keep the labels identical across languages. Called
-by analysis/concepts/labelling.py.
+which take OneSec senses of one language; word forms plus translation keep the labels identical across languages.
 """
 
 from __future__ import annotations

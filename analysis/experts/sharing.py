@@ -90,13 +90,13 @@ class Sharing:
             language, other = self.codes(pair)
             yield Row(
                 metric=metric,
-                value=float(mean),
+                value=mean,
                 language=language,
                 other_language=other,
-                chance=None if expected is None else float(expected[pair]),
-                low=float(low[pair]),
-                high=float(high[pair]),
-                p=None if p is None else float(p[pair]),
+                chance=None if expected is None else expected[pair],
+                low=low[pair],
+                high=high[pair],
+                p=None if p is None else p[pair],
                 **columns,
             )
         yield from self.summaries(metric, values, chance, **columns)
@@ -123,7 +123,7 @@ class Sharing:
     def by_concept(self, metric: str, values: np.ndarray, chance: float | None = None, **columns: Any) -> Iterator[Row]:
         """One row for each concept: the mean of its `values` (C, ...)."""
         for concept, value in zip(self.table.concepts, values.reshape(len(values), -1).mean(1), strict=True):
-            yield Row(metric=metric, value=float(value), concept=concept, chance=chance, **columns)
+            yield Row(metric=metric, value=value, concept=concept, chance=chance, **columns)
 
 
 def overlap_rows(sharing: Sharing) -> Iterator[Row]:
@@ -155,27 +155,22 @@ def profile_rows(sharing: Sharing) -> Iterator[Row]:
     for layer in np.unique(layers).tolist():
         yield Row(
             metric="shared_units",
-            value=float(by_layer[:, layer + 1].mean()),
+            value=by_layer[:, layer + 1].mean(),
             layer=layer,
-            chance=float(expected[layers == layer].sum()),
-            low=float(low[layer + 1]),
-            high=float(high[layer + 1]),
+            chance=expected[layers == layer].sum(),
+            low=low[layer + 1],
+            high=high[layer + 1],
         )
         yield Row(
             metric="expert_units",
-            value=float(experts[layer + 1] / experts.sum()),
+            value=experts[layer + 1] / experts.sum(),
             layer=layer,
-            chance=float(sizes[layer + 1] / sizes.sum()),
+            chance=sizes[layer + 1] / sizes.sum(),
         )
     kinds, size_of_kind = np.unique(table.unit_kind, return_counts=True)
     chosen = table.unit_kind[table.experts.units.reshape(-1)]
     for kind, size in zip(kinds.tolist(), size_of_kind.tolist(), strict=True):
-        yield Row(
-            metric="expert_units",
-            value=float((chosen == kind).mean()),
-            kind=kind,
-            chance=size / table.space.num_units,
-        )
+        yield Row(metric="expert_units", value=(chosen == kind).mean(), kind=kind, chance=size / table.space.num_units)
 
 
 def _shared_per_layer(table: ExpertTable, pair: Sequence[int], unit_layer: np.ndarray) -> np.ndarray:
@@ -220,10 +215,10 @@ def quality_rows(sharing: Sharing) -> Iterator[Row]:
         for place, language in enumerate(table.languages):
             yield Row(
                 metric=metric,
-                value=float(values[place].mean()),
+                value=values[place].mean(),
                 language=language,
-                chance=float(chance[place].mean()),
-                low=float(low[place]),
-                high=float(high[place]),
+                chance=chance[place].mean(),
+                low=low[place],
+                high=high[place],
             )
         yield sharing.over_all(metric, values.T, float(chance.mean()))

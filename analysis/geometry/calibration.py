@@ -46,12 +46,11 @@ def draw_signs(num_sentences: int, count: int, seed: int) -> Tensor:
     return torch.from_numpy(generator.choice(np.array([-1.0, 1.0], dtype=np.float32), size=(count, num_sentences)))
 
 
-def calibrate(observed: Tensor, null: Tensor, *, alpha: float = 0.05, maximum: float = 1.0) -> Calibrated:
-    """Calibrate similarities (...) by their nulls (K, ...).
+def calibrate(observed: Tensor, null: Tensor, *, alpha: float = 0.05) -> Calibrated:
+    """Calibrate similarities (...), which are 1 at most, by their nulls (K, ...).
 
     Args:
         alpha: level of the threshold; under the null the score is 0 with a probability of at least 1 - alpha.
-        maximum: largest value that the similarity can take.
 
     Raises:
         ValueError: no nulls, shapes that do not match, or `alpha` outside (0, 1).
@@ -65,7 +64,7 @@ def calibrate(observed: Tensor, null: Tensor, *, alpha: float = 0.05, maximum: f
     threshold = torch.cat([observed[None], null]).sort(dim=0).values[place - 1]
     p = (1 + (null >= observed - RESOLUTION).sum(dim=0)) / (count + 1)
     excess = torch.where(observed > threshold + RESOLUTION, observed - threshold, 0.0)
-    score = (excess / (maximum - threshold).clamp(min=1e-12)).clamp(0.0, 1.0)
+    score = (excess / (1.0 - threshold).clamp(min=1e-12)).clamp(0.0, 1.0)
     return Calibrated(score, p, threshold)
 
 

@@ -155,7 +155,7 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
         yield from _mean_row(metric, values, condition=condition)
         for concept, value in zip(table.concepts, values, strict=True):
             if np.isfinite(value):
-                yield Row(metric=metric, value=float(value), concept=concept, condition=condition, chance=0.0)
+                yield Row(metric=metric, value=value, concept=concept, condition=condition, chance=0.0)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def _rows(
     for concept, value, null in zip(
         concept_set.concepts, auroc[:, ~own].mean(axis=(0, 1)), chance[:, ~own].mean(axis=(0, 1)), strict=True
     ):
-        yield Row(metric="direction_transfer", value=float(value), concept=concept, chance=float(null))
+        yield Row(metric="direction_transfer", value=value, concept=concept, chance=null)
     for i, language in enumerate(languages):
         for j, other in enumerate(languages):
             pair = {"language": language, "other_language": other}

@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from tqdm import tqdm
 
@@ -26,7 +26,7 @@ from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures.text_analysis import WordAnalysis
 from analysis.snapshots import Snapshot
 from analysis.steering.concept_check import judge_by_experts
-from analysis.steering.conditions import CONTROLS, VALUES, Conditions
+from analysis.steering.conditions import Conditions, Control, Value
 from analysis.steering.fluency import bits_per_text, bits_under, check_folder
 from analysis.steering.generated import GeneratedText, Setting, find_words, texts_table
 from analysis.steering.generation import Decoding, Job, encode_prompt, generate
@@ -94,11 +94,11 @@ class Steering(WordAnalysis):
     """Numbers of units held."""
     share: list[float] = field(default_factory=list)
     """Instead of `k`: shares of all units."""
-    controls: list[str] = field(default_factory=lambda: list(CONTROLS))
+    controls: list[Control] = field(default_factory=lambda: list(get_args(Control)))
     """Conditions beside the experts."""
-    value: str = "on_p50"
+    value: Value = "on_p50"
     """What a unit is held at: on_p50, on_mean or on_p90 of its pooled responses to the positives, or token_median."""
-    positions: str = "all"
+    positions: Literal["all", "new"] = "all"
     """Hold units at `all` positions or only at `new` ones, after the prompt."""
     first_layer: int | None = None
     """Hold only units of blocks from this one ..."""
@@ -135,13 +135,6 @@ class Steering(WordAnalysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for condition in self.controls:
-            if condition not in CONTROLS:
-                raise ValueError(f"{self.name}: no control {condition!r}; there are {', '.join(CONTROLS)}")
-        if self.value not in VALUES:
-            raise ValueError(f"{self.name}: no value {self.value!r}; there are {', '.join(VALUES)}")
-        if self.positions not in ("all", "new"):
-            raise ValueError(f"{self.name}: positions={self.positions!r}; choose all or new")
         if self.check_experts < 0:
             raise ValueError(f"{self.name}: check_experts={self.check_experts} must be at least 0 (no check)")
         if not self.k and not self.share:
@@ -264,9 +257,7 @@ class Steering(WordAnalysis):
                 held = "experts", conditions.other_concept(concept), source, k
             if held not in first_job:
                 first_job[held] = len(jobs)
-                forcing = None
-                if held[1] is not None and held[2] is not None and held[3] is not None:
-                    forcing = conditions.forcing(held[0], held[1], held[2], held[3])
+                forcing = None if condition == "none" else conditions.forcing(*held)  # type: ignore[arg-type]
                 jobs += [Job(prompt, seed, forcing) for prompt, seed in itertools.product(prompts, self._seeds)]
             for offset, (number, seed) in enumerate(itertools.product(range(len(prompts)), self._seeds)):
                 settings.append(Setting(condition, concept, source, k, number, seed))
@@ -278,7 +269,7 @@ class Steering(WordAnalysis):
                 self._decoding,
                 end_id=snapshot.tokenizer.eos_token_id,
                 batch_size=self.batch_size,
-                positions=self.positions,  # type: ignore[arg-type]
+                positions=self.positions,
                 on_batch=bar.update,
             )
         return settings, [tokens[job] for job in job_of]

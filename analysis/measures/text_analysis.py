@@ -58,7 +58,7 @@ def shown_layers(wanted: Sequence[int] | None, sites: Sequence[Site]) -> list[in
 def mean_row(metric: str, values: np.ndarray, **where: Any) -> Row:
     """Mean over concepts (C,) with Student's interval; `where` are other fields of `Row`; chance is 0 if not given."""
     low, high = mean_interval(values)
-    return replace(Row(metric=metric, value=float(values.mean()), chance=0.0, low=low, high=high), **where)
+    return replace(Row(metric=metric, value=values.mean(), chance=0.0, low=low, high=high), **where)
 
 
 def shared_texts(

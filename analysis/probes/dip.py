@@ -10,6 +10,7 @@ Shapes:  Y layers (embeddings first)   S seeds   N sampled tokens   G keys   R b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -45,8 +46,7 @@ class DipCounts:
         return cls(tuple(table.column("key").to_pylist()), **arrays)
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A value with its 95 % interval from a bootstrap over keys."""
 
     value: float

@@ -37,16 +37,11 @@ def score_rows(
     value = sums.sum(axis=-1) / totals.sum(axis=-1)  # (Y + 1, S)
     for index, layer in enumerate([*layers, None]):
         yield Row(
-            metric=metric,
-            value=float(value[index].mean()),
-            layer=layer,
-            chance=chance,
-            low=float(low[index]),
-            high=float(high[index]),
+            metric=metric, value=value[index].mean(), layer=layer, chance=chance, low=low[index], high=high[index]
         )
         if layer is not None:
             for seed, own in zip(seeds, value[index], strict=False):
-                yield Row(metric=metric, value=float(own), layer=layer, seed=seed, chance=chance)
+                yield Row(metric=metric, value=own, layer=layer, seed=seed, chance=chance)
 
 
 def spread_row(correct: np.ndarray, mask: np.ndarray, sample: TokenSample) -> Row:
@@ -61,7 +56,7 @@ def spread_row(correct: np.ndarray, mask: np.ndarray, sample: TokenSample) -> Ro
     noise = np.ptp(draws - value[:, None], axis=0).mean()
     error = 1.96 * float(np.ptp(draws, axis=0).std())
     spread = float(np.ptp(value))
-    return Row(metric="spread", value=spread, chance=float(noise), low=max(0.0, spread - error), high=spread + error)
+    return Row(metric="spread", value=spread, chance=noise, low=max(0.0, spread - error), high=spread + error)
 
 
 def _by_key(scores: np.ndarray, mask: np.ndarray, sample: TokenSample) -> tuple[np.ndarray, np.ndarray]:

@@ -97,28 +97,25 @@ def find_change(record: RunRecord, analysis: str, metric: str, condition: str | 
     last = table[usable[-1]].dropna()
     band = _by_concept(record.null_band(analysis), analysis, metric, condition)
     networks = band.pivot_table(index="concept", columns="network", values="value") if len(band) else pd.DataFrame()
-    if networks.shape[1] > 1:
-        networks = networks.loc[networks.index.intersection(last.index)].dropna()
-        if len(networks) < 2:
-            return None
-        last = last.loc[networks.index]
-        clusters = concept_clusters(record, analysis, usable[-1], list(last.index))
-        contrast = against_band(last.to_numpy(), networks.to_numpy().T, clusters)
-        first = float(networks.to_numpy().mean())
+    several = networks.shape[1] > 1
+    if not several and (0 not in usable or len(usable) < 2):
+        return None
+    level = networks if several else table[[0]]
+    level = level.loc[level.index.intersection(last.index)].dropna()
+    if len(level) < 2:
+        return None
+    last = last.loc[level.index]
+    clusters = concept_clusters(record, analysis, usable[-1], list(last.index))
+    values, reference = last.to_numpy(), level.to_numpy()  # (C,), (C, n)
+    if several:
+        contrast = against_band(values, reference.T, clusters)
     else:
-        if 0 not in usable or len(usable) < 2:
-            return None
-        paired = table[[0, usable[-1]]].dropna()
-        if len(paired) < 2:
-            return None
-        last, first = paired[usable[-1]], float(paired[0].mean())
-        clusters = concept_clusters(record, analysis, usable[-1], list(last.index))
-        contrast = paired_contrast((last - paired[0]).to_numpy(), clusters)
+        contrast = paired_contrast(values - reference[:, 0], clusters)
     return Change(
         metric=metric,
         condition=condition,
         step=usable[-1],
-        first=first,
+        first=float(reference.mean()),
         last=float(last.mean()),
         contrast=contrast,
         num_concepts=len(last),

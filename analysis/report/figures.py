@@ -14,9 +14,9 @@ import plotly.graph_objects as go
 
 from analysis.report.headlines import FIELDS, layer_label
 from analysis.report.style import (
-    CHANCE,
     PALETTE,
     START,
+    add_floor,
     add_level,
     add_line,
     base_figure,
@@ -49,14 +49,12 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
         add_line(figure, steps, part["value"], str(name or "measured"), index)
         if group is None:
             if part["chance"].notna().any():
-                add_level(figure, steps, part["chance"], "chance", CHANCE)
+                add_level(figure, steps, part["chance"], "chance")
             start = part[part["step"] == 0]["value"]
             if len(start) == 1 and len(part) > 1:
                 add_level(figure, steps, [float(start.iloc[0])] * len(steps), "untrained (step 0)", START, "dot")
     if group is not None and rows["chance"].notna().any() and rows["chance"].nunique() == 1:
-        figure.add_hline(
-            y=float(rows["chance"].iloc[0]), line={"color": CHANCE, "dash": "dash"}, annotation_text="chance"
-        )
+        add_floor(figure, float(rows["chance"].iloc[0]), "chance")
     over_training(figure)
     return figure
 
@@ -91,7 +89,7 @@ def picked(rows: pd.DataFrame, by: str, title: str, *, unit: str = "") -> go.Fig
     for name, part in rows.groupby(by, sort=True):
         part = part.sort_values("step")
         add_line(figure, part["step"].tolist(), part["value"], str(name), 0, meta={"pick": str(name)})
-    add_level(figure, everything["step"].tolist(), everything["value"], "mean", CHANCE)
+    add_level(figure, everything["step"].tolist(), everything["value"], "mean")
     over_training(figure)
     return figure
 
@@ -138,18 +136,16 @@ def layer_curves(
         add_line(figure, layers, part["value"], f"step {step}", index, line={"color": colour})
     last = rows[rows["step"] == shown[-1]].sort_values("layer")
     if last["chance"].notna().any():
-        add_level(figure, _labels(last), last["chance"], "chance", CHANCE)
+        add_level(figure, _labels(last), last["chance"], "chance")
     for index, (name, base) in enumerate((baselines or {}).items()):
         part = base[base["step"] == shown[-1]].sort_values("layer")
         colour = PALETTE[(index + 4) % len(PALETTE)]
         if part.empty:
             continue
         if part["layer"].isna().all():
-            figure.add_hline(
-                y=float(part["value"].mean()), line={"dash": "dashdot", "color": colour}, annotation_text=name
-            )
-            continue
-        add_level(figure, _labels(part), part["value"], name, colour, "dashdot")
+            add_floor(figure, float(part["value"].mean()), name, colour, "dashdot")
+        else:
+            add_level(figure, _labels(part), part["value"], name, colour, "dashdot")
     figure.update_xaxes(title="layer", type="category")
     return figure
 
@@ -163,7 +159,7 @@ def profile(rows: pd.DataFrame, band: pd.DataFrame, title: str, *, unit: str = "
         figure.add_trace(go.Bar(x=_labels(part), y=part["value"], name=f"step {step}", marker={"color": colour}))
     last = rows[rows["step"] == steps[-1]].sort_values("layer")
     if last["chance"].notna().any():
-        add_level(figure, _labels(last), last["chance"], "chance", CHANCE)
+        add_level(figure, _labels(last), last["chance"], "chance")
     if not band.empty:
         span = band.groupby("layer", as_index=False)["value"].agg(low="min", high="max")
         named = f"{band['network'].nunique()} random networks"
@@ -185,7 +181,7 @@ def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str =
     for index, name in enumerate(names):
         part = rows[rows["key"] == f"{prefix}/{name}"].drop_duplicates("step", keep="last").sort_values("step")
         if name == "mean":
-            add_level(figure, part["step"], part["value"], name, CHANCE)
+            add_level(figure, part["step"], part["value"], name)
             continue
         mode = "lines+markers" if len(part) < 40 else "lines"
         add_line(figure, part["step"], part["value"], name, index, mode=mode)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from analysis.base import class_name
 from analysis.preregistration import check_plan
@@ -100,8 +100,8 @@ class RunRecord:
         return {analysis: class_name(stamp["settings"]) for _, analysis, stamp in self.stamps()}
 
     @cached_property
-    def parameters(self) -> int | None:
-        """Number of parameters, from the header of the last snapshot; None without one."""
+    def parameters(self) -> tuple[int, int] | None:
+        """All parameters, and those without embeddings; None where they are not known."""
         return count_parameters(self.folder)
 
     def stamps(self) -> Iterator[tuple[int, str, dict]]:
@@ -143,13 +143,20 @@ def read_run(folder: str | Path) -> RunRecord:
     )
 
 
-def count_parameters(folder: Path) -> int | None:
-    """Number of parameters, from the header of the last snapshot of a run folder; None without one."""
+def count_parameters(folder: Path) -> tuple[int, int] | None:
+    """All parameters, and those without embeddings; from the header of the last snapshot of a run folder, None without
+    one that can be read."""
     files = sorted((folder / "snapshots").glob("step_*/model.safetensors"))
     if not files:
         return None
-    with safe_open(files[-1], framework="np") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    try:
+        vocabulary = read_json(files[-1].with_name("config.json")).get("vocab_size")
+        with safe_open(files[-1], framework="np") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a mapping)
+    except (OSError, ValueError, SafetensorError):
+        return None
+    sizes = [(math.prod(shape), bool(shape) and shape[0] == vocabulary) for shape in shapes]
+    return sum(size for size, _ in sizes), sum(size for size, embeds in sizes if not embeds)
 
 
 def read_metrics(path: str | Path) -> list[dict]:

@@ -60,9 +60,14 @@ def add_line(figure: go.Figure, x: Sequence, y: Sequence, name: str, index: int,
     figure.add_trace(go.Scatter(x=x, y=y, name=name, **line_style(index) | options))
 
 
-def add_level(figure: go.Figure, x: Sequence, y: Sequence, name: str, colour: str, dash: str = "dash") -> None:
+def add_level(figure: go.Figure, x: Sequence, y: Sequence, name: str, colour: str = CHANCE, dash: str = "dash") -> None:
     """A line without markers beside what was measured: chance, or an untrained network."""
     figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=name, line={"color": colour, "dash": dash}))
+
+
+def add_floor(figure: go.Figure, y: float, name: str, colour: str = CHANCE, dash: str = "dash") -> None:
+    """A level across the whole figure, named at its end."""
+    figure.add_hline(y=y, line={"color": colour, "dash": dash}, annotation_text=name)
 
 
 def error_bars(rows: pd.DataFrame) -> dict:

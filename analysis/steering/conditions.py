@@ -16,6 +16,7 @@ Shapes:  M held units of one site   P positives   T tokens of all positives
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,8 +32,8 @@ from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import Site
 from analysis.snapshots import Snapshot
 
-CONTROLS = ("none", "random", "next", "mismatched")
-VALUES = ("on_p50", "on_mean", "on_p90", "token_median")
+Control = Literal["none", "random", "next", "mismatched"]
+Value = Literal["on_p50", "on_mean", "on_p90", "token_median"]
 
 Units = Mapping[Site, Tensor]
 """Held units of each site, (M,) int64."""
@@ -113,7 +114,7 @@ class Conditions:
         table: ExpertTable,
         pools: Mapping[str, ConceptPool],
         *,
-        value: str,
+        value: Value,
         band: tuple[int, int] | None,
         seed: int,
         extraction: Extraction,

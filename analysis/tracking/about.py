@@ -42,7 +42,7 @@ def configuration(root: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
             config |= dict(_flat(stamp["settings"], f"analyses.{analysis}."))
     parameters = count_parameters(root)
     if parameters is not None:
-        config["parameters"] = parameters
+        config["parameters"] = parameters[0]
     config["versions.python"] = platform.python_version()
     config |= {f"versions.{name}": found for name in PACKAGES if (found := _version(name)) is not None}
     return config | {"git": identity.get("git"), "created": identity.get("created")}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -260,8 +261,10 @@ def test_a_full_disk_costs_the_snapshot_but_not_the_training(fit, tmp_path, monk
 
 
 def test_an_unknown_dtype_is_refused():
-    with pytest.raises(ValueError, match="dtype is 'float8'"):
-        SnapshotWriter(Schedule(), dtype="float8")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SnapshotWriter, "writer")
+    with pytest.raises(ArgumentError, match="float8"):
+        parser.parse_object({"writer": {"schedule": {"base": 2}, "dtype": "float8"}})
 
 
 def test_a_module_without_a_tokenizer_is_refused(fit):

@@ -219,13 +219,11 @@ def verify(prepared: PreparedText) -> None:
     Raises:
         ValueError: naming the first file that differs.
     """
-    for shard in prepared.manifest["shards"]:
-        for name, entry in shard["files"].items():
-            path = prepared.folder / "shards" / shard["name"] / name
-            if file_sha256(path) != entry["sha256"]:
-                raise ValueError(
-                    f"{path}: differs from its hash in the manifest; remove {prepared.folder} and prepare again"
-                )
+    for path, entry in prepared.stored():
+        if file_sha256(path) != entry["sha256"]:
+            raise ValueError(
+                f"{path}: differs from its hash in the manifest; remove {prepared.folder} and prepare again"
+            )
 
 
 def format_prepared(prepared: PreparedText) -> str:

@@ -15,7 +15,7 @@ reader carries no map, so workers open their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -149,13 +149,17 @@ class PreparedText:
             if name in shard["files"]
         ]
 
-    def _check_sizes(self) -> None:
+    def stored(self) -> Iterator[tuple[Path, dict]]:
+        """Every file of the shards, and what the manifest says of it: `items`, `size`, `sha256`."""
         for shard in self.manifest["shards"]:
             for name, entry in shard["files"].items():
-                path = self.folder / "shards" / shard["name"] / name
-                size = path.stat().st_size if path.is_file() else -1
-                if size != entry["size"]:
-                    found = "missing" if size < 0 else f"{size} bytes"
-                    raise ValueError(
-                        f"{path}: {found}, the manifest says {entry['size']}; remove the folder and prepare again"
-                    )
+                yield self.folder / "shards" / shard["name"] / name, entry
+
+    def _check_sizes(self) -> None:
+        for path, entry in self.stored():
+            size = path.stat().st_size if path.is_file() else -1
+            if size != entry["size"]:
+                found = "missing" if size < 0 else f"{size} bytes"
+                raise ValueError(
+                    f"{path}: {found}, the manifest says {entry['size']}; remove the folder and prepare again"
+                )

@@ -95,12 +95,7 @@ class TextModule(LightningDataModule):
             ValueError: a language, or the original of a clone, that the text does not have.
         """
         self.text_languages  # noqa: B018  # before a clone that cannot be asks for a larger model
-        if self._must_train_tokenizer():
-            assert self.requested_vocab_size is not None
-            size = self.requested_vocab_size
-        else:
-            size = len(self.tokenizer)
-        return size * (1 + len(self.clone_names))
+        return (self._tokens_to_train() or len(self.tokenizer)) * (1 + len(self.clone_names))
 
     def texts(self, split: str, max_bytes: int = MAX_BYTES) -> dict[str, list[str]]:
         """Raw texts of a split in memory, by language (no clones), excluded ones left out of the training split."""
@@ -125,12 +120,11 @@ class TextModule(LightningDataModule):
         if self.prepared_folder is not None:
             self._check_prepared(PreparedText(self.prepared_folder))
             return
-        if self._must_train_tokenizer():
-            assert self.requested_vocab_size is not None
-            if ensure_tokenizer(
-                self.tokenizer_name, lambda: self.texts("train"), self.requested_vocab_size, seed=self.seed
-            ):
-                self._log_fertility()
+        size = self._tokens_to_train()
+        if size is not None and ensure_tokenizer(
+            self.tokenizer_name, lambda: self.texts("train"), size, seed=self.seed
+        ):
+            self._log_fertility()
         prepare(self._recipe(), self.cache, workers=self.prepare_workers)
 
     def _log_fertility(self) -> None:
@@ -138,8 +132,10 @@ class TextModule(LightningDataModule):
         for line in format_fertility(measure_fertility(self.tokenizer, held_out)).splitlines():
             logger.info(line)
 
-    def _must_train_tokenizer(self) -> bool:
-        return self._tokenizer is None and self.requested_vocab_size is not None and not is_taken(self.tokenizer_name)
+    def _tokens_to_train(self) -> int | None:
+        """Size of a tokenizer that is yet to be trained, None if there is one."""
+        there = self._tokenizer is not None or is_taken(self.tokenizer_name)
+        return None if there else self.requested_vocab_size
 
     def setup(self, stage: str | None = None) -> None:
         """Open the prepared text and check it against the settings; every process does this."""

@@ -22,7 +22,7 @@ import inspect
 import math
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -115,10 +115,6 @@ def _naive_losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int | N
     return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
 
 
-def _naive_total(*arguments: Any) -> Tensor:
-    return _naive_losses(*arguments).sum()
-
-
 def _import_optional(backend: str, module: str, package: str, device: torch.device) -> ModuleType:
     if device.type == "cpu":
         raise ValueError(f"loss backend {backend!r} needs a GPU, not {device.type}: use 'auto'")
@@ -167,7 +163,7 @@ _LOSSES: dict[str, _Losses] = {
 _TOTALS: dict[str, _Losses] = {
     "vocab": VocabularyBlocks.apply,
     "tokens": TokenChunks.apply,
-    "naive": _naive_total,
+    "naive": lambda *arguments: _naive_losses(*arguments).sum(),
     "liger": _liger_total,
     "cce": _cce_total,
 }

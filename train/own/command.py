@@ -13,17 +13,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from babelscope.files import new_folder, write_text
-
-if TYPE_CHECKING:
-    from train.own.text import OwnText
 
 ROOT = Path(__file__).resolve().parents[2]
 CONCEPT_LIST = ROOT / "data" / "concepts.tsv"
@@ -67,6 +64,7 @@ def run_init(args: Namespace) -> None:
     Raises:
         FileNotFoundError, ValueError: text that cannot be read, something is there already, or labelling failed.
     """
+    from train.data.documents import SPLITS
     from train.own import sizes, text
 
     out, folder = Path(args.out), Path(args.out).with_suffix("")
@@ -84,7 +82,8 @@ def run_init(args: Namespace) -> None:
     model, data, steps = sizes.choose(own, args.steps)
     left_out: list[str] = []
     with new_folder(folder) as made:
-        text.write_held_out(own, made / "held_out.parquet")
+        kept = (document for one in own.values() for split in SPLITS for document in one.kept[split])
+        text.write_texts(kept, made / "held_out.parquet")
         translated = args.parallel is not None or text.is_translated(own)
         labelled = label(args, sources, sorted(own), translated, made, left_out)
         entries = list_analyses(sorted(own), args.parallel, translated, labelled, folder, left_out)
@@ -94,7 +93,16 @@ def run_init(args: Namespace) -> None:
         "exclude": [*([args.parallel] if args.parallel else []), *([f"{folder}/concepts.parquet"] if labelled else [])],
     }
     write_text(out, HEAD.format(out=out) + dump(relative(configuration(out, model, data, steps), out.parent)))
-    sys.stdout.write(format_choices(out, own, model, data, steps, entries, left_out))
+    lines = [f"{name:<10}{one.texts:>11,} texts{one.bytes:>16,} bytes to train on" for name, one in own.items()]
+    lines += [
+        f"model     {model['num_layers']} layers, width {model['d_model']}, vocabulary {data['vocab_size']:,}",
+        f"run       {steps:,} steps of {data['batch_size']} x {data['block_size']} tokens",
+        f"measured  {', '.join(entry['class_path'] for entry in entries)}",
+        *(f"not       {reason}" for reason in left_out),
+        f"written   {out} and {folder}/",
+        f"next      python -m train fit --config {out}",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def label(
@@ -236,27 +244,3 @@ def relative(content: Any, folder: Path, is_path: bool = False) -> Any:
 def dump(content: dict[str, Any]) -> str:
     text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
     return text
-
-
-def format_choices(
-    out: Path,
-    own: Mapping[str, OwnText],
-    model: Mapping[str, Any],
-    data: Mapping[str, Any],
-    steps: int,
-    entries: Sequence[Mapping[str, Any]],
-    left_out: Sequence[str],
-) -> str:
-    """What was chosen, what is not measured, and the next command."""
-    lines = [
-        f"{language:<10}{text.texts:>11,} texts{text.bytes:>16,} bytes to train on" for language, text in own.items()
-    ]
-    lines += [
-        f"model     {model['num_layers']} layers, width {model['d_model']}, vocabulary {data['vocab_size']:,}",
-        f"run       {steps:,} steps of {data['batch_size']} x {data['block_size']} tokens",
-        f"measured  {', '.join(entry['class_path'] for entry in entries)}",
-        *(f"not       {reason}" for reason in left_out),
-        f"written   {out} and {out.with_suffix('')}/",
-        f"next      python -m train fit --config {out}",
-    ]
-    return "\n".join(lines) + "\n"

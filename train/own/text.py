@@ -109,11 +109,6 @@ def is_translated(own: Mapping[str, OwnText]) -> bool:
     return len(keys) > 1 and len(set.intersection(*keys)) >= ALIGNED_TEXTS
 
 
-def write_held_out(own: Mapping[str, OwnText], path: Path) -> None:
-    """The texts of all splits that are kept for the analyses."""
-    write_texts((document for text in own.values() for split in SPLITS for document in text.kept[split]), path)
-
-
 def write_texts(documents: Iterable[Document], path: Path) -> None:
     """Long parquet: lang, uid (null where there is none), split, text."""
     batch: list[dict[str, str | None]] = []

@@ -109,7 +109,7 @@ class EvalHarness(Analysis):
             half = 1.96 * error if isinstance(error, int | float) else None
             yield Row(
                 metric="task_score",
-                value=float(value),
+                value=value,
                 condition=f"{task}/{metric}" + ("" if kind == "none" else f"/{kind}"),
                 language=self.tasks.get(owner) or None,
                 low=None if half is None else float(value) - half,

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report.capacity.runs import CapacityRun, by_size
-from analysis.report.style import CHANCE, PALETTE, base_figure, error_bars
+from analysis.report.style import PALETTE, add_floor, base_figure, error_bars
 from analysis.statistics import mean_interval
 
 
@@ -29,7 +29,7 @@ def against_capacity(runs: Sequence[CapacityRun]) -> go.Figure:
         go.Scatter(x=[run.width for run in runs], y=[run.rise for run in runs], mode="markers", name="one run",
                    text=[run.record.name for run in runs], marker={"color": PALETTE[1], "symbol": "x", "size": 8})
     )  # fmt: skip
-    figure.add_hline(y=0.0, line={"color": CHANCE, "dash": "dash"}, annotation_text="untrained network")
+    add_floor(figure, 0.0, "untrained network")
     figure.update_xaxes(
         title="width (d_model)",
         type="log",

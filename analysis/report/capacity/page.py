@@ -158,7 +158,7 @@ def _size_table(runs: Sequence[CapacityRun]) -> Table:
     rows = []
     for size, members in by_size(runs):
         first = members[0]
-        sizes = first.parameters
+        sizes = first.record.parameters
         rises = [run.rise for run in members if run.rise is not None]
         rows.append(
             (

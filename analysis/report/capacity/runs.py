@@ -9,9 +9,7 @@ same held-out loss.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
 
 from analysis.report.changes import DECISIVE, PAPER, Change, find_change
 from analysis.report.figures import select
 from analysis.report.run import RunRecord, analyses_of_class, read_run
-from analysis.snapshots import step_name
 
 logger = logging.getLogger(__name__)
 
@@ -92,19 +88,6 @@ class CapacityRun:
         except FileNotFoundError:
             return None
         return round((max(ranks.to_pylist()) + 1) / self.chance)
-
-    @cached_property
-    def parameters(self) -> tuple[int, int] | None:
-        """All parameters, and those without embeddings; from the headers of the last snapshot, None without one."""
-        folder = self.record.folder / "snapshots" / step_name(self.last_step)
-        try:
-            vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-            with safe_open(folder / "model.safetensors", framework="np") as file:
-                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a mapping)
-        except (OSError, KeyError, ValueError, SafetensorError):
-            return None
-        sizes = [(math.prod(shape), bool(shape) and shape[0] == vocabulary) for shape in shapes]
-        return sum(size for size, _ in sizes), sum(size for size, embeds in sizes if not embeds)
 
     @cached_property
     def metric(self) -> str:

@@ -3,8 +3,7 @@
 Runs with one seed saw the same text in the same order, so they belong together: under the null the sizes of a seed may
 be exchanged among its runs. The statistic is Spearman's correlation over all runs; its null distribution is that of all
 exchanges of sizes within seeds, counted exactly (a permutation test in blocks, as Page's, JASA 1963). With few runs no
-arrangement reaches a small p, which `smallest_p` tells before anybody reads the result. Called by
-`analysis.report.capacity.page`.
+arrangement reaches a small p, which `smallest_p` tells before anybody reads the result.
 
 Shapes:  R runs   b runs of one block
 """

@@ -38,7 +38,7 @@ def _training(record: RunRecord) -> Iterator[str]:
     model = record.config.get("model") or {}
     shape = [said.format(model[key]) for key, said in SHAPE.items() if key in model]
     if record.parameters:
-        shape.insert(0, f"{record.parameters / 1e6:.1f} M parameters")
+        shape.insert(0, f"{record.parameters[0] / 1e6:.1f} M parameters")
     if shape:
         yield f"Model: {', '.join(shape)}."
     tokens = [count for count in record.tokens.values() if count]

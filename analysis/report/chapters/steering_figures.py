@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report.pair_figures import directed_matrix
-from analysis.report.style import CHANCE, PALETTE, add_level, add_line, base_figure, error_bars, over_training
+from analysis.report.style import PALETTE, add_floor, add_level, add_line, base_figure, error_bars, over_training
 from analysis.results import ResultTable
 from analysis.steering.judging import UNDETERMINED
 
@@ -116,11 +116,7 @@ def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
         counts = [str(int(k)) for k in part["k"]]
         add_line(figure, counts, part["value"], str(condition), index, error_y=error_bars(part))
     if rows["chance"].notna().any():
-        figure.add_hline(
-            y=float(rows["chance"].dropna().iloc[0]),
-            line={"color": CHANCE, "dash": "dash"},
-            annotation_text="no intervention",
-        )
+        add_floor(figure, float(rows["chance"].dropna().iloc[0]), "no intervention")
     figure.update_xaxes(title="K, number of held neurons", type="category")
     return figure
 
@@ -137,7 +133,7 @@ def hit_over_steps(frame: pd.DataFrame) -> go.Figure | None:
     for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
         part = part.sort_values("step")
         if condition == "none":
-            add_level(figure, part["step"].tolist(), part["value"], "no intervention", CHANCE)
+            add_level(figure, part["step"].tolist(), part["value"], "no intervention")
         else:
             add_line(figure, part["step"].tolist(), part["value"], str(condition), index)
     over_training(figure)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.probes.dip import DipCounts, dip_change
+from analysis.probes.dip import DipCounts, Estimate, dip_change
 from analysis.report import figures as draw
 from analysis.report.explanations import explain, in_words
 from analysis.report.figures import select
@@ -51,7 +51,7 @@ def change_of(record: RunRecord, name: str, metric: str, before: int, after: int
     """Interval of the change of an overall number, paired over concepts or sentences; None where nothing pairs."""
     if metric == "middle_dip":
         found = dip_between(record, name, before, after)
-        return None if found is None else (found[1], found[2])
+        return None if found is None else (found.low, found.high)
     concepts = select(record.frame, name, metric, by=("concept",))
     one, other = (concepts[concepts["step"] == step].set_index("concept")["value"] for step in (before, after))
     difference = (other - one).dropna()
@@ -61,14 +61,13 @@ def change_of(record: RunRecord, name: str, metric: str, before: int, after: int
     return contrast.low, contrast.high
 
 
-def dip_between(record: RunRecord, name: str, before: int, after: int) -> tuple[float, float, float] | None:
+def dip_between(record: RunRecord, name: str, before: int, after: int) -> Estimate | None:
     """Change of the probe's dip with its interval, paired over sentences; None without the counts of both steps."""
     try:
         one, other = (DipCounts.from_arrow(record.table.attachment(step, name, "dip")) for step in (before, after))
     except FileNotFoundError:
         return None
-    change = dip_change(one, other)
-    return change.value, change.low, change.high
+    return dip_change(one, other)
 
 
 def _overall(record: RunRecord, rows: pd.DataFrame, name: str, before: int, after: int) -> Table | None:

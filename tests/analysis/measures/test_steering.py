@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from analysis.measures.steering import Steering
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot
 from analysis.steering.concept_check import read_concepts
-from analysis.steering.conditions import CONTROLS
+from analysis.steering.conditions import Control
 from analysis.steering.generation import Decoding, Job, encode_prompt, generate
 from analysis.steering.judging import UNDETERMINED, LanguageDetector
 from callbacks.analyses import measuring
@@ -167,7 +168,7 @@ def test_every_condition_has_its_texts_and_shares_add_up(measured: tuple[pd.Data
     rows, texts = measured
     assert texts.groupby("condition").size().to_dict() == {
         "none": 6,
-        **{name: 12 for name in ("experts", *CONTROLS) if name != "none"},
+        **{name: 12 for name in ("experts", *get_args(Control)) if name != "none"},
     }
     shares = (
         rows[(rows["metric"] == "output_language")].groupby(["condition", "k", "language"], dropna=False)["value"].sum()
@@ -399,9 +400,6 @@ def test_what_changes_numbers_changes_the_fingerprint(concept_file: Path, tmp_pa
     [
         ({"k": [0]}, "at least one unit must be held"),
         ({"k": []}, "give k or share"),
-        ({"controls": ["placebo"]}, "no control 'placebo'; there are none, random"),
-        ({"value": "on_max"}, "no value 'on_max'"),
-        ({"positions": "odd"}, "choose all or new"),
         ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"prompts": []}, "no prompts"),
         ({"first_layer": 1}, "go together"),
@@ -411,6 +409,19 @@ def test_what_changes_numbers_changes_the_fingerprint(concept_file: Path, tmp_pa
 def test_bad_options_are_named_at_construction(concept_file: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         steering(concept_file, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"controls": ["placebo"]}, "'none', 'random', 'next', 'mismatched'.*placebo"),
+        ({"value": "on_max"}, "'on_p50', 'on_mean', 'on_p90', 'token_median'.*on_max"),
+        ({"positions": "odd"}, "'all', 'new'.*odd"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_answered_with_those_that_there_are(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_analyses([{"class_path": "Steering", "init_args": {"concepts": "made.jsonl", **options}}])
 
 
 @pytest.mark.parametrize(
