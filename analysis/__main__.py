@@ -63,12 +63,9 @@ def _classes(key: str) -> list[str]:
         from analysis.base import Analysis as Base  # type: ignore[assignment]
     else:
         return []
-    waiting, found = [Base], []
-    while waiting:
-        subclasses = waiting.pop().__subclasses__()
-        waiting += subclasses
-        found += [cls.__name__ for cls in subclasses if not getattr(cls, "__abstractmethods__", None)]
-    return sorted(found)
+    from analysis.base import subclasses
+
+    return sorted(cls.__name__ for cls in subclasses(Base) if not getattr(cls, "__abstractmethods__", None))
 
 
 if __name__ == "__main__":

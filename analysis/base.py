@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,19 +67,6 @@ class Attachment:
 
     name: str
     table: pa.Table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What an analysis reads, as far as its options say."""
-
-    files: tuple[Path, ...]
-    concepts: tuple[Path, ...]
-    """Those of `files` whose sentences the model must not have been trained on."""
-    languages: tuple[str, ...]
-    """Named in the options; none means those of the files."""
-    num_units: int
-    """Units that the model must have more of (K)."""
 
 
 class Kept:
@@ -145,19 +132,6 @@ class Analysis(ABC):
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """Measure `snapshot`; draws no random numbers from global generators and leaves the model as it found it."""
 
-    def needs(self) -> Needs:
-        """From the fields called `texts`, `concepts`, `languages` and `k` (without a `share`)."""
-        given = {name: getattr(self, name, None) for name in ("texts", "concepts", "languages", "k", "share")}
-        files = {name: Path(str(given[name])) for name in ("texts", "concepts") if given[name]}
-        k = given["k"] if isinstance(given["k"], int) and given["share"] is None else 0
-        named = given["languages"] if isinstance(given["languages"], list | tuple) else ()
-        return Needs(
-            files=tuple(files.values()),
-            concepts=tuple(path for name, path in files.items() if name == "concepts"),
-            languages=tuple(map(str, named)),
-            num_units=k,
-        )
-
     def work(self, shape: Shape) -> float | None:
         """Predicted FLOPs of one snapshot of a model of this shape (see `analysis.cost`); None where nobody predicts.
 
@@ -202,10 +176,11 @@ def class_name(settings: dict) -> str:
 
 def find_class(name: str) -> type[Analysis] | None:
     """The analysis class of this name among those that are imported, or None."""
-    waiting = list(Analysis.__subclasses__())
-    while waiting:
-        found = waiting.pop()
-        if found.__name__ == name:
-            return found
-        waiting += found.__subclasses__()
-    return None
+    return next((found for found in subclasses(Analysis) if found.__name__ == name), None)
+
+
+def subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    """Every imported class below `base`, depth first."""
+    for found in base.__subclasses__():  # type: type[Any]
+        yield found
+        yield from subclasses(found)

@@ -35,37 +35,41 @@ def check(
     """
     read: dict[Path, frozenset[str]] = {}
     for analysis in analyses:
-        needs = analysis.needs()
-        for path in needs.files:
+        # What an analysis reads is told by its options of these names.
+        texts, concepts, k, share, only = (
+            getattr(analysis, name, None) for name in ("texts", "concepts", "k", "share", "languages")
+        )
+        named = [str(language) for language in only] if isinstance(only, list | tuple) else []
+        ways = {
+            Path(str(given)): way
+            for given, way in (
+                (texts, "give the path of parallel text"),
+                (concepts, f"make it with `python -m analysis label --texts TEXTS --out {concepts}`"),
+            )
+            if given
+        }
+        for path, way in ways.items():
             if not path.exists():
-                way = (
-                    f"make it with `python -m analysis label --texts TEXTS --out {path}`"
-                    if path in needs.concepts
-                    else "give the path of parallel text"
-                )
                 raise FileNotFoundError(f"{analysis.name}: {path} does not exist; {way}")
         if languages is not None:
-            for path in needs.files if not needs.languages else ():
+            for path in () if named else ways:
                 read[path] = read.get(path) or languages_of(path)
-            measured = set(needs.languages) or {name for path in needs.files for name in read[path]}
+            measured = set(named) or {name for path in ways for name in read[path]}
             if foreign := sorted(measured - set(languages)):
                 kept = ", ".join(sorted(measured & set(languages)))
                 raise ValueError(
                     f"{analysis.name} measures {', '.join(foreign)}, which the training text does not have; set its "
                     f"languages: [{kept}]"
                 )
-        if excluded is not None:
-            left_out = {Path(path).resolve() for path in excluded}
-            for path in needs.concepts:
-                if path.resolve() not in left_out and not _has_copy(path, left_out):
-                    raise ValueError(
-                        f"{analysis.name}: the sentences of {path} would be trained on and measured; add the file to "
-                        "data.exclude"
-                    )
-        if num_units is not None and needs.num_units >= num_units:
-            raise ValueError(
-                f"{analysis.name}: k is {needs.num_units} but the model has {num_units} units; lower k or give a share"
-            )
+        if excluded is not None and concepts:
+            path, left_out = Path(str(concepts)), {Path(other).resolve() for other in excluded}
+            if path.resolve() not in left_out and not _has_copy(path, left_out):
+                raise ValueError(
+                    f"{analysis.name}: the sentences of {path} would be trained on and measured; add the file to "
+                    "data.exclude"
+                )
+        if num_units is not None and share is None and isinstance(k, int) and k >= num_units:
+            raise ValueError(f"{analysis.name}: k is {k} but the model has {num_units} units; lower k or give a share")
 
 
 def _has_copy(path: Path, others: Iterable[Path]) -> bool:

@@ -1,7 +1,7 @@
-"""One face for a model: a causal LM frozen at one training step, and the sources that open one.
+"""One face for a model: a causal LM frozen at one training step.
 
 The live trainer, a run folder on disk and the revisions of a hub repository are ways to get a `Snapshot`; no measure
-knows which. This file holds the types; the sources live in `analysis.checkpoints.sources`.
+knows which. The sources that open one are in `analysis.checkpoints`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -109,15 +107,3 @@ def read_clones(folder: Path, vocab_size: int) -> dict[str, Clone]:
         if not 0 < clone.shift < vocab_size:
             raise ValueError(f"{path}: {name} is shifted by {clone.shift}, but the model knows {vocab_size} tokens")
     return clones
-
-
-class SnapshotSource(ABC):
-    """Where snapshots come from."""
-
-    @abstractmethod
-    def ids(self) -> Sequence[SnapshotId]:
-        """All snapshots, ordered by step."""
-
-    @abstractmethod
-    def open(self, snapshot_id: SnapshotId) -> AbstractContextManager[Snapshot]:
-        """Load one snapshot; the model is freed when the context exits."""

@@ -145,18 +145,16 @@ class AnalysisCallback(StepCallback):
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"{self.list_file}: {error}") from None
 
-    def work(
-        self, *, layers: int, width: int, ffn: int, vocabulary: int, body: float, head: float
-    ) -> dict[str, float | None]:
+    def work(self, **shape: float) -> dict[str, float | None]:
         """Predicted FLOPs of a snapshot by analysis, None where nobody predicts; last those of all random networks.
 
-        The model as in `analysis.cost.Shape`; asked by `train describe`.
+        Asked by `train describe`; `shape` are the fields of `analysis.cost.Shape`.
 
         Raises:
             FileNotFoundError, ValueError: a file of texts that is not there or not readable.
         """
-        shape = Shape(layers=layers, width=width, ffn=ffn, vocabulary=vocabulary, body=body, head=head)
-        found = {analysis.name: analysis.work(shape) for analysis in self.analyses}
+        model = Shape(**shape)  # type: ignore[arg-type]
+        found = {analysis.name: analysis.work(model) for analysis in self.analyses}
         null = [found[analysis.name] or 0.0 for analysis in self.analyses if analysis.needs_null]
         return found | ({"random networks": self.null_networks * sum(null)} if self.null_networks and null else {})
 

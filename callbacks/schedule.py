@@ -7,6 +7,7 @@ share this one schedule; it knows nothing of Lightning.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -43,13 +44,14 @@ class Schedule:
 
     def __contains__(self, step: object) -> bool:
         """Whether `step` follows from base, every or steps; the last step of a training run is known only to `due`."""
-        if not isinstance(step, int) or step < self.first:
-            return False
-        return (
-            step in self.steps
-            or (bool(self.every) and step % (self.every or 1) == 0)
-            or (bool(self.base) and _is_power(step, self.base or 2))
-        )
+        return isinstance(step, int) and step >= self.first and any(step in rule for rule in self._rules(step))
+
+    def _rules(self, most: int) -> tuple[Collection[int], ...]:
+        """The steps of each rule, up to `most` where a rule has no end."""
+        powers = [0]
+        while self.base and self.base ** (len(powers) - 1) <= most:
+            powers.append(self.base ** (len(powers) - 1))
+        return self.steps, range(0, most + 1, self.every) if self.every else (), powers if self.base else ()
 
     def due(self, step: int, max_steps: int | None = None) -> bool:
         """Whether `step` is in the schedule of a training run of `max_steps` (None: unknown, no last step)."""
@@ -59,17 +61,8 @@ class Schedule:
         """All steps from 0 to `max_steps` (inclusive) that are due, ascending, each once."""
         if not _is_count(max_steps):
             raise ValueError(f"schedule: max_steps is {max_steps!r}; use a whole number of at least 0")
-        found = {step for step in self.steps if step <= max_steps}
-        if self.every:
-            found.update(range(0, max_steps + 1, self.every))
-        if self.base:
-            found.add(0)
-            power = 1
-            while power <= max_steps:
-                found.add(power)
-                power *= self.base
-        if self.last:
-            found.add(max_steps)
+        found = {step for rule in self._rules(max_steps) for step in rule if step <= max_steps}
+        found |= {max_steps} if self.last else set()
         return sorted(step for step in found if step >= self.first)
 
 
@@ -86,10 +79,3 @@ def required(schedule: Schedule | None, callback: str) -> Schedule:
 
 def _is_count(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number >= 0
-
-
-def _is_power(step: int, base: int) -> bool:
-    """True for 0 and for base^0, base^1, ..."""
-    while step and step % base == 0:
-        step //= base
-    return step in (0, 1)

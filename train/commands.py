@@ -155,14 +155,13 @@ def run_audit(args: Namespace) -> None:
         languages = resolve_languages(
             [source], args.languages or sorted(set(source.languages()) & {*options.text_languages})
         )
-        evaluation = {language: list[str]() for language in languages}
-        for document in stream_documents([source], languages):
-            evaluation[document.language].append(document.text)
+        documents = stream_documents([source], languages)
     else:
-        evaluation = {language: list[str]() for language in options.text_languages}
-        for document in stream_documents(options.sources, options.text_languages):
-            if document.split != "train":
-                evaluation[document.language].append(document.text)
+        languages = options.text_languages
+        documents = (one for one in stream_documents(options.sources, languages) if one.split != "train")
+    evaluation = {language: list[str]() for language in languages}
+    for document in documents:
+        evaluation[document.language].append(document.text)
     exclusion = options.exclusion()
     training = (
         (document.language, document.text)

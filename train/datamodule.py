@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.trainer.states import TrainerFn
@@ -90,19 +91,18 @@ class MultilingualDataModule(TextModule):
         ):
             if value is not None and value < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {value}")
-        super().__init__(
-            sources=sources,
-            tokenizer=tokenizer,
-            cache=cache,
-            prepared=prepared,
-            languages=languages,
-            vocab_size=vocab_size,
-            seed=seed,
-            exclude=exclude,
-            exclude_ngrams=exclude_ngrams,
-            clones=clones,
-            prepare_workers=prepare_workers,
-        )
+        super().__init__()
+        self.sources = sources
+        self.tokenizer_name = tokenizer
+        self.cache = Path(cache)
+        self.prepared_folder = prepared
+        self.requested_languages = languages
+        self.requested_vocab_size = vocab_size
+        self.seed = seed
+        self.exclude = list(exclude or ())
+        self.exclude_ngrams = exclude_ngrams
+        self.clone_names = dict(sorted((clones or {}).items()))
+        self.prepare_workers = prepare_workers
         self.mixing = mixing or Mixture()
         self.block_size = block_size
         self.batch_size = batch_size
@@ -153,9 +153,6 @@ class MultilingualDataModule(TextModule):
             raise ValueError("trainer.max_steps must be given: the length of training is counted in optimizer steps")
         if self.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the workers' fork
-        # Lightning fears that workers repeat one another's batches; ours take turns
-        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         total = trainer.max_steps * self.tokens_per_step
         for line in format_mixture(self.probabilities, self.train_tokens, total):
             logger.info(line)
@@ -191,8 +188,6 @@ class MultilingualDataModule(TextModule):
         return [DataLoader(one, batch_size=None) for one in batches]
 
     def _validation_batches(self, world_size: int = 1, rank: int = 0) -> list[ValidationBatches]:
-        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         pad = self.tokenizer.pad_token_id
         return [
             ValidationBatches(
@@ -213,6 +208,9 @@ class MultilingualDataModule(TextModule):
     def _attached_trainer(self) -> Any:
         if self.trainer is None:
             raise RuntimeError("the data module has no trainer; without one use train_batches()")
+        # Lightning fears that workers repeat one another's batches; ours take turns
+        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         return self.trainer
 
     def _check_budget(self, total: int) -> None:

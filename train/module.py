@@ -19,7 +19,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -28,10 +28,11 @@ from torch import Tensor
 from train.config.compatibility import check_data, check_trainer, read_initial_weights
 from train.flops import flops_per_token, peak_flops
 from train.metrics import LanguageLoss
+from train.model.loss import Backend
 from train.model.loss_tokens import IGNORE_INDEX
 from train.model.xglm import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer, build_scheduler
-from train.throughput import ThroughputMeter, model_flop_utilisation
+from train.throughput import ThroughputMeter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,7 +89,7 @@ class LanguageModelingModule(pl.LightningModule):
         optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008 (frozen)
         compile: bool = False,
         gradient_checkpointing: bool = False,
-        loss_backend: Literal["auto", "vocab", "tokens", "naive", "liger", "cce"] = "auto",
+        loss_backend: Backend = "auto",
         max_skipped_steps: int = 50,
         throughput_window: int = 50,
     ) -> None:
@@ -224,9 +225,8 @@ class LanguageModelingModule(pl.LightningModule):
         speed = self.throughput.tokens_per_second
         if speed is not None:
             self.log("perf/tokens_per_second", speed, prog_bar=True)
-            mfu = model_flop_utilisation(speed, self._flops_per_token, self._peak_flops)
-            if mfu is not None:
-                self.log("perf/mfu", mfu)
+            if self._peak_flops is not None:  # unknown: no MFU is made up
+                self.log("perf/mfu", speed * self._flops_per_token / self._peak_flops)
 
     def _count_skipped_step(self, loss: float, norm: float) -> None:
         self.skipped_steps += 1

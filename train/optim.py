@@ -54,9 +54,6 @@ class OptimizerOptions:
     """Whether the embedding matrix (which is also the head) decays like the other matrices."""
 
     def __post_init__(self) -> None:
-        for option, allowed in (("name", ("adamw", "muon")), ("schedule", ("cosine", "wsd"))):
-            if getattr(self, option) not in allowed:
-                raise ValueError(f"optimizer.{option} is {getattr(self, option)!r}; choose {' or '.join(allowed)}")
         if not 0 < self.decay_share <= 1:
             raise ValueError(
                 f"optimizer.decay_share is {self.decay_share}; it is a share of the steps, above 0, up to 1"
@@ -207,15 +204,6 @@ def build_scheduler(optimizer: Optimizer, options: OptimizerOptions, max_steps: 
     Raises:
         ValueError: see `decay_steps`.
     """
-    fall = decay_steps(options, max_steps)
-
-    def factor(step: int) -> float:
-        return learning_rate_factor(
-            step,
-            warmup_steps=options.warmup_steps,
-            max_steps=max_steps,
-            floor=options.floor,
-            decay_steps=fall,
-        )
-
-    return LambdaLR(optimizer, factor)
+    shape: dict[str, Any] = {"warmup_steps": options.warmup_steps, "max_steps": max_steps, "floor": options.floor}
+    shape["decay_steps"] = decay_steps(options, max_steps)
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, **shape))

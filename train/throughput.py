@@ -32,12 +32,6 @@ class ThroughputMeter:
         self._steps: deque[tuple[int, float]] = deque(maxlen=window)
         self._running_since: float | None = None
         self._seconds = 0.0
-        self.training_seconds = 0.0
-        """Seconds of all completed steps since the start of this process."""
-
-    @property
-    def running(self) -> bool:
-        return self._running_since is not None
 
     def resume(self) -> None:
         """Start or go on counting; does nothing if the meter is running."""
@@ -54,7 +48,6 @@ class ThroughputMeter:
         """Book the time counted since the last step on one optimizer step of `tokens` tokens, then pause."""
         self.pause()
         self._steps.append((tokens, self._seconds))
-        self.training_seconds += self._seconds
         self._seconds = 0.0
 
     @property
@@ -64,16 +57,3 @@ class ThroughputMeter:
         if seconds <= 0:
             return None
         return sum(tokens for tokens, _ in self._steps) / seconds
-
-
-def model_flop_utilisation(tokens_per_second: float, flops_per_token: float, peak_flops: float | None) -> float | None:
-    """Share of the devices' peak that training reaches; None if the peak is unknown.
-
-    Args:
-        tokens_per_second: of all devices together.
-        flops_per_token: of forward and backward pass.
-        peak_flops: FLOPs per second of all devices together at the precision of the matrix products.
-    """
-    if peak_flops is None:
-        return None
-    return tokens_per_second * flops_per_token / peak_flops

@@ -91,15 +91,6 @@ def write_record(results: Path, identity: CheckpointRecord) -> None:
     write_text(record_path(results, identity.step), json.dumps(asdict(identity), indent=1, sort_keys=True))
 
 
-def read_summary(results: Path) -> dict:
-    """What `write_summary` stored at the end of the newest sweep, or {} if there is nothing readable."""
-    try:
-        content = json.loads((results / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def find_duplicates(records: Sequence[CheckpointRecord]) -> list[tuple[int, ...]]:
     """Groups of steps with the same weights, ascending."""
     groups: dict[str, list[int]] = {}

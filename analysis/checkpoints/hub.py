@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -161,9 +161,22 @@ class HubSource(CheckpointSource):
         commit = self.hub.commit(repo, revision)
         return {"commit": commit} if commit else {}
 
-    def selects(self, name: str) -> bool:
-        """Whether `select` lets a discovered name pass."""
-        return self.select is None or re.search(self.select, name) is not None
+    def steps_of(self, given: list[str] | dict[str, int], discover: Callable[[], Iterable[str]]) -> Mapping[str, int]:
+        """The `given` names with their steps, or where none are given those discovered ones whose name tells a step.
+
+        Raises:
+            ValueError: a given name tells no step.
+        """
+        if isinstance(given, dict) and given:
+            return given
+        names = given or [name for name in discover() if re.search(self.select or "", name)]
+        steps = {name: self.naming.step(name) for name in names}
+        blank = sorted(name for name, step in steps.items() if step is None and (given or name != "main"))
+        if blank and given:
+            raise ValueError(f"{self.repo}: {blank[0]!r} tells no step; write it as 'name: step'")
+        if blank:
+            logger.info("%s: no step in %d names, left out: %s", self.repo, len(blank), ", ".join(blank[:5]))
+        return {name: step for name, step in steps.items() if step is not None}
 
     def _bytes_held(self) -> int:
         """Disk that sweeps of this suite have filled, over all its repositories."""
@@ -206,7 +219,9 @@ class HubRevisions(HubSource):
             raise ValueError(f"{self.repo}: give either revisions or a template, not both")
 
     def list_own(self) -> Mapping[str, int]:
-        named = self._named_steps()
+        if self.template is not None:
+            return {self.template.format(step=step): step for step in self.steps}
+        named = self.steps_of(self.revisions, lambda: self.hub.refs(self.repo))
         if not named:
             raise FileNotFoundError(
                 f"{self.repo}: no branch or tag whose name tells a step (naming.step_pattern, revisions, select)"
@@ -215,24 +230,6 @@ class HubRevisions(HubSource):
 
     def place(self, checkpoint: Checkpoint) -> tuple[str, str, str]:
         return self.repo, checkpoint.name, ""
-
-    def _named_steps(self) -> Mapping[str, int]:
-        if self.template is not None:
-            return {self.template.format(step=step): step for step in self.steps}
-        if isinstance(self.revisions, dict) and self.revisions:
-            return self.revisions
-        if self.revisions:
-            steps = {name: self.naming.step(name) for name in self.revisions}
-            blank = [name for name, step in steps.items() if step is None]
-            if blank:
-                raise ValueError(f"{self.repo}: revision {blank[0]!r} tells no step; write it as 'name: step'")
-            return {name: step for name, step in steps.items() if step is not None}
-        names = [name for name in self.hub.refs(self.repo) if self.selects(name)]
-        steps = {name: self.naming.step(name) for name in names}
-        blank = sorted(name for name, step in steps.items() if step is None and name != "main")
-        if blank:
-            logger.info("%s: no step in %d names, left out: %s", self.repo, len(blank), ", ".join(blank[:5]))
-        return {name: step for name, step in steps.items() if step is not None}
 
 
 @dataclass(kw_only=True)
@@ -245,25 +242,17 @@ class HubSubfolders(HubSource):
     """Folder paths (or paths with their steps); empty finds every folder with a config.json whose name tells a step."""
 
     def list_own(self) -> Mapping[str, int]:
-        if isinstance(self.folders, dict) and self.folders:
-            return self.folders
-        _, files = self.hub.files(self.repo, self.at)
-        present = [f.path.removesuffix("/config.json") for f in files if f.path.endswith("/config.json")]
-        found = {}
-        for name in self.folders or [name for name in present if self.selects(name)]:
-            step = self.naming.step(name)
-            if step is not None:
-                found[name] = step
-            elif self.folders:
-                raise ValueError(f"{self.repo}: folder {name!r} tells no step; write it as 'folder: step'")
-            else:
-                logger.info("%s: folder %s tells no step, left out", self.repo, name)
+        found = self.steps_of(self.folders, self._folders)
         if not found:
             raise FileNotFoundError(f"{self.repo}@{self.at}: no folder with a config.json whose name tells its step")
         return found
 
     def place(self, checkpoint: Checkpoint) -> tuple[str, str, str]:
         return self.repo, self.at, checkpoint.name.rstrip("/") + "/"
+
+    def _folders(self) -> list[str]:
+        _, files = self.hub.files(self.repo, self.at)
+        return [f.path.removesuffix("/config.json") for f in files if f.path.endswith("/config.json")]
 
     def tokenizer_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
         """Suites of subfolders often keep one tokenizer at the top."""

@@ -96,6 +96,12 @@ class Hub:
         folder = self.repo_folder(repo) / "snapshots" / commit if commit else None
         return folder if folder is not None and folder.is_dir() else None
 
+    def _offline_folder(self, repo: str, revision: str) -> Path:
+        folder = self.cached_folder(repo, revision)
+        if folder is None:
+            raise FileNotFoundError(f"{repo}@{revision}: offline (HF_HUB_OFFLINE) and not in the cache {self.cache}")
+        return folder
+
     def files(self, repo: str, revision: str) -> tuple[str | None, list[RepoFile]]:
         """(commit, files) of a revision; offline those that the cache holds.
 
@@ -103,11 +109,7 @@ class Hub:
             FileNotFoundError: no such repository or revision, or offline and not in the cache.
         """
         if self.offline:
-            folder = self.cached_folder(repo, revision)
-            if folder is None:
-                raise FileNotFoundError(
-                    f"{repo}@{revision}: offline (HF_HUB_OFFLINE) and not in the cache {self.cache}"
-                )
+            folder = self._offline_folder(repo, revision)
             return folder.name, [
                 RepoFile(p.relative_to(folder).as_posix(), p.stat().st_size, None)
                 for p in sorted(folder.rglob("*"))
@@ -127,12 +129,7 @@ class Hub:
             ConnectionError: the transfer failed; finished files stay and are not fetched again.
         """
         if self.offline:
-            folder = self.cached_folder(repo, revision)
-            if folder is None:
-                raise FileNotFoundError(
-                    f"{repo}@{revision}: offline (HF_HUB_OFFLINE) and not in the cache {self.cache}"
-                )
-            return folder
+            return self._offline_folder(repo, revision)
         with told(repo, revision):
             return Path(
                 snapshot_download(

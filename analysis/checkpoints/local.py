@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MANIFEST = "snapshot.json"
+
+
+@dataclass(kw_only=True)
+class LocalSource(CheckpointSource):
+    """Base of the sources of files that nobody's manifest describes."""
+
+    path: Path
+    """A folder; of Lightning checkpoints a folder or one `.ckpt` file."""
+
+    @property
+    def origin(self) -> str:
+        return str(self.path.resolve())
+
+    def _made(self, run: str, step: int, told_by: str, place: Path, name: str) -> Checkpoint:
+        """The checkpoint in the file or folder `place`; `told_by` is the name that may tell its tokens."""
+        snapshot_id = SnapshotId(run, step, self.naming.tokens(told_by, step))
+        return Checkpoint(id=snapshot_id, name=name, size=_size(place), marks=_stamp(place))
 
 
 @dataclass(kw_only=True)
@@ -66,41 +83,37 @@ class RunFolder(CheckpointSource):
 
     def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
         """As the base, after a check that the file is the one that training wrote (safetensors has no checksum)."""
-        promised, file = checkpoint.marks.get("weights_sha256"), path / SINGLES[0]
-        if promised is not None and file.is_file() and file_sha256(file) != promised:
-            raise ValueError(f"{self.label(checkpoint)}: {file.name} is not the file that {MANIFEST} was written for")
+        if (path / SINGLES[0]).is_file():
+            self.verify(checkpoint)
         return super().tensors(checkpoint, path)
+
+    def verify(self, checkpoint: Checkpoint) -> None:
+        """Raise ValueError for weights that are not those of the snapshot's manifest."""
+        promised, file = checkpoint.marks.get("weights_sha256"), self.fetch(checkpoint) / SINGLES[0]
+        if promised is not None and file_sha256(file) != promised:
+            raise ValueError(f"{self.label(checkpoint)}: {file.name} is not the file that {MANIFEST} was written for")
 
 
 @dataclass(kw_only=True)
-class LocalFolder(CheckpointSource):
+class LocalFolder(LocalSource):
     """One Hugging Face folder, or a GGUF file in a folder, as a run of one checkpoint."""
 
-    path: Path
     step: int | None = None
     """The step that it is shown at; None is what the folder's name tells (`checkpoint-100`), else 1."""
     tokens: int | None = None
     gguf_file: str | None = None
     """Name of a GGUF file in the folder; its weights are dequantised, its tokenizer is used unless one is named."""
 
-    @property
-    def origin(self) -> str:
-        return str(self.path.resolve())
-
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no such folder; expected config.json and weights (or a gguf_file)")
         name = self.path.resolve().name
         told = self.naming.step(name) if self.step is None else self.step
-        step = 1 if told is None else told
-        tokens = self.naming.tokens(name, step) if self.tokens is None else self.tokens
-        snapshot_id = SnapshotId(self.run or name, step, tokens)
-        if self.gguf_file is None:
-            return [Checkpoint(id=snapshot_id, name=self.path.name, size=_size(self.path), marks=_stamp(self.path))]
-        file = self.path / self.gguf_file
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such GGUF file")
-        return [Checkpoint(id=snapshot_id, name=file.name, size=file.stat().st_size, marks=_stamp(file))]
+        place = self.path if self.gguf_file is None else self.path / self.gguf_file
+        if not place.exists():
+            raise FileNotFoundError(f"{place}: no such GGUF file")
+        made = self._made(self.run or name, 1 if told is None else told, name, place, place.name)
+        return [made if self.tokens is None else replace(made, id=replace(made.id, tokens=self.tokens))]
 
     def fetch(self, checkpoint: Checkpoint) -> Path:
         return self.path
@@ -128,16 +141,11 @@ class LocalFolder(CheckpointSource):
 
 
 @dataclass(kw_only=True)
-class LocalFolders(CheckpointSource):
+class LocalFolders(LocalSource):
     """A folder of Hugging Face folders whose names tell the step: a downloaded or converted suite."""
 
-    path: Path
     pattern: str = "*"
     """Glob for the checkpoint folders below `path` (`*/hf` for suites that nest them)."""
-
-    @property
-    def origin(self) -> str:
-        return str(self.path.resolve())
 
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         if not self.path.is_dir():
@@ -150,8 +158,7 @@ class LocalFolders(CheckpointSource):
             if not steps:
                 logger.warning("%s: its name tells no step, so it is left out (naming.step_pattern)", folder)
                 continue
-            snapshot_id = SnapshotId(run, steps[0], self.naming.tokens(name, steps[0]))
-            found.append(Checkpoint(id=snapshot_id, name=name, size=_size(folder), marks=_stamp(folder)))
+            found.append(self._made(run, steps[0], name, folder, name))
         if not found:
             raise FileNotFoundError(
                 f"{self.path}: no folder that matches {self.pattern!r}, has a config.json and tells its step"
@@ -163,20 +170,14 @@ class LocalFolders(CheckpointSource):
 
 
 @dataclass(kw_only=True)
-class LightningCheckpoint(CheckpointSource):
+class LightningCheckpoint(LocalSource):
     """Lightning `.ckpt` files: one file, or all in a folder. Weights are the entries of `state_dict` that belong to the
     model, whatever attribute of the LightningModule it was, compiled or not."""
 
-    path: Path
-    """A `.ckpt` file or a folder of them."""
     config: Path | None = None
     """Folder with the model's config.json (and tokenizer); None takes the newest snapshot of the same run folder."""
     prefix: str | None = None
     """Start of the names of the model's weights in `state_dict`, e.g. `wrapper.model.`; None finds it."""
-
-    @property
-    def origin(self) -> str:
-        return str(self.path.resolve())
 
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         files = sorted(self.path.glob("*.ckpt")) if self.path.is_dir() else [self.path]
@@ -191,8 +192,7 @@ class LightningCheckpoint(CheckpointSource):
                 step = load_pickled(file, file.name).get("global_step")
             if not isinstance(step, int):
                 raise ValueError(f"{file}: neither its name nor its content tells the step (naming.step_pattern)")
-            snapshot_id = SnapshotId(run, step, self.naming.tokens(file.stem, step))
-            found.append(Checkpoint(id=snapshot_id, name=file.name, size=file.stat().st_size, marks=_stamp(file)))
+            found.append(self._made(run, step, file.stem, file, file.name))
         return found
 
     def fetch(self, checkpoint: Checkpoint) -> Path:
@@ -222,17 +222,14 @@ class LightningCheckpoint(CheckpointSource):
         return iter(untie(select_weights(state, self.prefix)))
 
 
-def _size(folder: Path) -> int | None:
-    """Bytes of the weight files in `folder`, shards included."""
-    stems = {single.rsplit(".", 1)[0] for single in SINGLES}
-    sizes = [
-        p.stat().st_size for p in folder.iterdir() if p.is_file() and p.name not in INDEXES and _is_weight(p, stems)
-    ]
+def _size(place: Path) -> int | None:
+    """Bytes of a file, or of the weight files in a folder, shards included."""
+    if place.is_file():
+        return place.stat().st_size
+    stems = tuple(single.rsplit(".", 1)[0] for single in SINGLES)
+    named = (path for path in place.iterdir() if path.name.startswith(stems) and path.name not in INDEXES)
+    sizes = [path.stat().st_size for path in named if path.is_file() and path.suffix in {".safetensors", ".bin"}]
     return sum(sizes) or None
-
-
-def _is_weight(path: Path, stems: set[str]) -> bool:
-    return path.suffix in {".safetensors", ".bin"} and any(path.name.startswith(stem) for stem in stems)
 
 
 def _stamp(path: Path) -> dict[str, str]:

@@ -17,8 +17,6 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token, hf_hub_downloa
 from analysis.checkpoints.hub_cache import looks_like_hub_id, told
 from analysis.checkpoints.local import MANIFEST, RunFolder
 from analysis.checkpoints.source import Checkpoint
-from analysis.checkpoints.weights import SINGLES
-from babelscope.files import file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +46,8 @@ def revisions_of(source: RunFolder, steps: Sequence[int]) -> list[Revision]:
     for checkpoint in source.checkpoints():
         if checkpoint.id.step not in steps:
             continue
-        folder = source.fetch(checkpoint)
-        promised = checkpoint.marks.get("weights_sha256")
-        if promised is not None and file_sha256(folder / SINGLES[0]) != promised:
-            raise ValueError(f"{folder}: {SINGLES[0]} is not the file that {MANIFEST} was written for; not published")
-        found.append(Revision(f"step-{checkpoint.id.step}", checkpoint, folder))
+        source.verify(checkpoint)
+        found.append(Revision(f"step-{checkpoint.id.step}", checkpoint, source.fetch(checkpoint)))
     return found
 
 

@@ -8,7 +8,7 @@ import wait until a model is opened, so that `--help` does not.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from analysis.checkpoints.hub_cache import Hub, looks_like_hub_id
 from analysis.checkpoints.names import Naming, summarize_steps
 from analysis.checkpoints.options import Loading
 from analysis.checkpoints.weights import find_weight_files, iter_tensors
-from analysis.snapshots import Snapshot, SnapshotId, SnapshotSource, read_clones
+from analysis.snapshots import Snapshot, SnapshotId, read_clones
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ class Checkpoint:
 
 
 @dataclass(kw_only=True)
-class CheckpointSource(SnapshotSource):
+class CheckpointSource(ABC):
     """Base of the sources that a config file can name."""
 
     run: str = ""
@@ -139,6 +139,7 @@ class CheckpointSource(SnapshotSource):
         return self._listed
 
     def ids(self) -> Sequence[SnapshotId]:
+        """All snapshots, ordered by step."""
         return [checkpoint.id for checkpoint in self.checkpoints()]
 
     def find(self, snapshot_id: SnapshotId) -> Checkpoint:

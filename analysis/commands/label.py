@@ -12,7 +12,8 @@ from docstring_parser import parse_from_object
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from analysis.concepts.file import check_suffix, format_summary, lexicon_path, write_labelling
-from analysis.concepts.labelling import LabellingSettings, label_by_lists, label_concepts
+from analysis.concepts.labelling import label_by_lists, label_concepts
+from analysis.concepts.matching import LabellingSettings
 
 CONCEPT_LIST = Path("data/concepts.tsv")
 """The list that ships with the repository, seen from its root."""

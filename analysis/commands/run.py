@@ -12,11 +12,12 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from tqdm import tqdm
 
-from analysis.base import Analysis
+from analysis.base import Analysis, subclasses
 from analysis.checkpoints import CheckpointSource, RunFolder
 from analysis.checkpoints.audit import write_summary
 from analysis.checkpoints.executors import Executor, Inline
@@ -63,20 +64,12 @@ def run(options: Namespace) -> int:
     refuse_clash(source, results, steps)
     languages, excluded = trained_on(source.path) if isinstance(source, RunFolder) else (None, None)
     check(analyses, languages=languages, excluded=excluded)
+    how = {name: options[name] for name in ("force", "split", "null_networks")}
     if options.dry_run:
-        tasks = plan(source, analyses, results, steps, force=options.force, null_networks=options.null_networks)
-        sys.stdout.write(describe_plan(tasks, results) + "\n")
+        how["split"] = "checkpoint"  # a line for each
+        sys.stdout.write(describe_plan(plan(source, analyses, results, steps, **how), results) + "\n")
         return 0
-    outcomes = sweep(
-        source,
-        analyses,
-        results,
-        steps,
-        options.executor,
-        force=options.force,
-        split=options.split,
-        null_networks=options.null_networks,
-    )
+    outcomes = sweep(source, analyses, results, steps, options.executor, **how)
     sys.stdout.write(summarize(outcomes, source, steps, results) + "\n")
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
@@ -87,14 +80,11 @@ def sweep(
     results: Path,
     steps: Sequence[int],
     executor: Executor,
-    *,
-    force: bool = False,
-    split: Split = "checkpoint",
-    null_networks: int = 0,
+    **how: Any,
 ) -> list[Outcome]:
-    """Run all missing tasks with a progress bar, then write identity.json."""
+    """Run all missing tasks with a progress bar, then write identity.json; `how` are options of `plan`."""
     lock_bars_by_thread()
-    tasks = plan(source, analyses, results, steps, force=force, split=split, null_networks=null_networks)
+    tasks = plan(source, analyses, results, steps, **how)
     outcomes: list[Outcome] = []
     planned = {task.checkpoint.id.step: len(task.analyses) for task in tasks}
     ended = 0
@@ -106,7 +96,7 @@ def sweep(
 
         for outcome in executor.run(tasks, listener):
             outcomes.append(outcome)
-            ended += planned[outcome.step] if split == "checkpoint" else 1
+            ended += planned[outcome.step]
             bar.update(max(0, ended - bar.n))
             for name, why in outcome.failed.items():
                 bar.write(f"failed: {_named(outcome, name, why)}", file=sys.stderr)
@@ -133,11 +123,9 @@ def lock_bars_by_thread() -> None:
 
     tqdm's own is shared with every forked process, and one that is killed while it draws would stop all others.
     """
-    lock, waiting = threading.RLock(), [tqdm]
-    while waiting:
-        bar = waiting.pop()
+    lock = threading.RLock()
+    for bar in (tqdm, *subclasses(tqdm)):
         bar.set_lock(lock)
-        waiting += bar.__subclasses__()
 
 
 def read_analyses(given: list[dict] | str) -> list[Analysis]:

@@ -116,6 +116,23 @@ class ConceptSet:
             pools[language] = replace(pool, positives=kept[0], negatives=kept[1])
         return replace(self, pools=pools)
 
+    def labelled_only(self, languages: Sequence[str]) -> ConceptSet:
+        """These languages alone, on pools that hold labelled texts only, so that a half costs half."""
+        pools = {}
+        for language in languages:
+            pool = self.pools[language]
+            used = torch.cat([*pool.positives.values(), *pool.negatives.values()]).unique()
+            place = torch.full((len(pool.texts),), -1, dtype=torch.int64)
+            place[used] = torch.arange(len(used))
+            pools[language] = replace(
+                pool,
+                texts=tuple(pool.texts[index] for index in used.tolist()),
+                keys=tuple(pool.keys[index] for index in used.tolist()),
+                positives={concept: place[indices] for concept, indices in pool.positives.items()},
+                negatives={concept: place[indices] for concept, indices in pool.negatives.items()},
+            )
+        return replace(self, languages=tuple(languages), pools=pools)
+
     def shuffled(self, seed: int) -> ConceptSet:
         """Labels drawn anew among each concept's labelled sentences, as many positives as before.
 

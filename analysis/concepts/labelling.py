@@ -10,7 +10,7 @@ the concept is estimated in analysis/concepts/lexicon.py. Plays the part of the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 from analysis.concepts.aligned import AlignedText, read_aligned
 from analysis.concepts.file import Cell, Labelling, concept_table
 from analysis.concepts.lexicon import EntryIndex, find_lexicon, fold
-from analysis.concepts.matching import GroupFinder, Groups
-from analysis.concepts.rules import KINDS, ConceptRule, choose_rules, read_concept_rules
+from analysis.concepts.matching import GroupFinder, Groups, LabellingSettings
+from analysis.concepts.rules import ConceptRule, choose_rules, read_concept_rules
 
 LEXICON_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "word": {"size": 3, "min_share": 0.03},
@@ -33,55 +33,6 @@ medium corpus by 0.006 and its chance floor from 0.02 to 0.07; the words of a fi
 
 MINIMUM_FOR_SUPPORT = 20
 """Positives below which support is not estimated: a few entries would fit anything."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabellingSettings:
-    """What to label, and how much of it."""
-
-    languages: tuple[str, ...] = ()
-    """ISO 639-1; none means all languages of the text. The pivot is always among them."""
-    concepts: tuple[str, ...] = ()
-    """Names from the list; none means every concept that reaches the minima."""
-    kinds: tuple[str, ...] = KINDS
-    """`word`, `field`; fields contain words that are concepts of their own."""
-    splits: tuple[str, ...] = ()
-    """Of `train`, `valid`, `test`; none means all. Negatives are of their positive's split in any case."""
-    pivot: str = "en"
-    """The language of the word forms."""
-    min_positives: int = 30
-    """Positives that a concept needs in every language."""
-    max_concepts: int | None = None
-    """Keep only those with the most positives in their poorest language."""
-    cap: int = 200
-    """Positives per concept and language at most; segments with the most translations first."""
-    negatives: int = 5
-    """Negatives per positive."""
-    min_words: int = 4
-    """Least length of the pivot side in words, separated by blanks."""
-    max_words: int = 60
-    """Greatest length of the pivot side in words."""
-    min_support: float = 0.8
-    """Mean support over the languages below which a concept is left out."""
-    strict: bool = False
-    """Leave out the weak positives of each language, with their negatives."""
-    independent: bool = False
-    """Keep no two concepts that share a word form: a field gives way to the words in it that are concepts here."""
-    complete: bool = False
-    """Use only segments that exist in all languages."""
-
-    def __post_init__(self) -> None:
-        for name in ("min_positives", "cap", "negatives", "min_words"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_concepts is not None and self.max_concepts < 1:
-            raise ValueError(f"max_concepts must be at least 1, got {self.max_concepts}")
-        if self.min_positives > self.cap:
-            raise ValueError(f"min_positives {self.min_positives} cannot be reached under cap {self.cap}; raise cap")
-        if self.max_words < self.min_words:
-            raise ValueError(f"max_words {self.max_words} is below min_words {self.min_words}")
-        if not 0.0 <= self.min_support <= 1.0:
-            raise ValueError(f"min_support is a share between 0 and 1, got {self.min_support:g}")
 
 
 DEFAULTS = LabellingSettings()
@@ -99,14 +50,7 @@ def label_concepts(texts: str | Path, concepts: str | Path, settings: LabellingS
     """
     rules = choose_rules(read_concept_rules(concepts), settings.concepts, settings.kinds)
     text = read_aligned(texts, pivot=settings.pivot, languages=settings.languages, splits=settings.splits)
-    finder = GroupFinder(
-        text,
-        pivot=settings.pivot,
-        cap=settings.cap,
-        num_negatives=settings.negatives,
-        word_range=(settings.min_words, settings.max_words),
-        complete=settings.complete,
-    )
+    finder = GroupFinder(text, settings)
     indices = {language: EntryIndex(text.texts[language], language) for language in text.languages}
     kept: list[_Labelled] = []
     dropped: dict[str, str] = {}

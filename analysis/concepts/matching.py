@@ -15,7 +15,7 @@ import numpy as np
 
 from analysis.concepts.aligned import AlignedText
 from analysis.concepts.lexicon import fold
-from analysis.concepts.rules import ConceptRule
+from analysis.concepts.rules import KINDS, ConceptRule
 from analysis.concepts.words import WORD_CHARACTERS
 
 LENGTH_CLASSES = (8, 14, 22, 35)
@@ -43,42 +43,74 @@ class Groups:
         return self.positives[members], [self.negatives[i] for i in members]
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabellingSettings:
+    """What to label, and how much of it."""
+
+    languages: tuple[str, ...] = ()
+    """ISO 639-1; none means all languages of the text. The pivot is always among them."""
+    concepts: tuple[str, ...] = ()
+    """Names from the list; none means every concept that reaches the minima."""
+    kinds: tuple[str, ...] = KINDS
+    """`word`, `field`; fields contain words that are concepts of their own."""
+    splits: tuple[str, ...] = ()
+    """Of `train`, `valid`, `test`; none means all. Negatives are of their positive's split in any case."""
+    pivot: str = "en"
+    """The language of the word forms."""
+    min_positives: int = 30
+    """Positives that a concept needs in every language."""
+    max_concepts: int | None = None
+    """Keep only those with the most positives in their poorest language."""
+    cap: int = 200
+    """Positives per concept and language at most; segments with the most translations first."""
+    negatives: int = 5
+    """Negatives per positive."""
+    min_words: int = 4
+    """Least length of the pivot side in words, separated by blanks."""
+    max_words: int = 60
+    """Greatest length of the pivot side in words."""
+    min_support: float = 0.8
+    """Mean support over the languages below which a concept is left out."""
+    strict: bool = False
+    """Leave out the weak positives of each language, with their negatives."""
+    independent: bool = False
+    """Keep no two concepts that share a word form: a field gives way to the words in it that are concepts here."""
+    complete: bool = False
+    """Use only segments that exist in all languages."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_positives", "cap", "negatives", "min_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_concepts is not None and self.max_concepts < 1:
+            raise ValueError(f"max_concepts must be at least 1, got {self.max_concepts}")
+        if self.min_positives > self.cap:
+            raise ValueError(f"min_positives {self.min_positives} cannot be reached under cap {self.cap}; raise cap")
+        if self.max_words < self.min_words:
+            raise ValueError(f"max_words {self.max_words} is below min_words {self.min_words}")
+        if not 0.0 <= self.min_support <= 1.0:
+            raise ValueError(f"min_support is a share between 0 and 1, got {self.min_support:g}")
+
+
 class GroupFinder:
     """Finds the groups of any concept in one text.
-
-    Args:
-        text: segments in all languages.
-        pivot: the language in which word forms are looked for.
-        cap: positives per concept and language at most.
-        num_negatives: per positive.
-        word_range: least and greatest number of words of the pivot side, separated by blanks.
-        complete: use only segments that exist in all languages.
 
     Raises:
         ValueError: no segment is left.
     """
 
-    def __init__(
-        self,
-        text: AlignedText,
-        *,
-        pivot: str,
-        cap: int,
-        num_negatives: int,
-        word_range: tuple[int, int],
-        complete: bool,
-    ) -> None:
+    def __init__(self, text: AlignedText, settings: LabellingSettings) -> None:
         self._text = text
-        self._pivot_texts = [pivot_text or "" for pivot_text in text.texts[pivot]]
-        self._cap = cap
-        self._num_negatives = num_negatives
+        self._pivot_texts = [pivot_text or "" for pivot_text in text.texts[settings.pivot]]
+        self._cap = settings.cap
+        self._num_negatives = settings.negatives
         words = np.array([len(pivot_text.split()) for pivot_text in self._pivot_texts])
-        self._eligible = (words >= word_range[0]) & (words <= word_range[1])
-        if complete:
+        self._eligible = (words >= settings.min_words) & (words <= settings.max_words)
+        if settings.complete:
             self._eligible &= text.present.all(1)
         if not self._eligible.any():
-            limits = f"{word_range[0]} to {word_range[1]} words in {pivot!r}"
-            raise ValueError(f"no segment has {limits}{' and a text in every language' if complete else ''}")
+            limits = f"{settings.min_words} to {settings.max_words} words in {settings.pivot!r}"
+            raise ValueError(f"no segment has {limits}{' and a text in every language' if settings.complete else ''}")
         classes = np.searchsorted(LENGTH_CLASSES, words).tolist()
         self._strata = list(zip(text.sources, text.splits, classes, strict=True))
         self._segments_of: dict[str, list[int]] = defaultdict(list)

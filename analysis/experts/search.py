@@ -191,7 +191,8 @@ def _rows(values: Tensor, chosen: np.ndarray) -> np.ndarray:
 
 def _of(table: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """`table[rows][:, columns]` without a copy of whole rows."""
-    return table.take(rows[:, None] * table.shape[1] + columns)
+    taken: np.ndarray = table.take(rows[:, None] * table.shape[1] + columns)
+    return taken
 
 
 def _both(one: Details, other: Details) -> Details:

@@ -34,9 +34,8 @@ from analysis.extraction.options import Extraction
 from analysis.extraction.replicas import deal_batches
 from analysis.extraction.sites import Site
 from analysis.measures.overlap import strata_of
-from analysis.measures.text_analysis import ConceptAnalysis, WordAnalysis
+from analysis.measures.text_analysis import ConceptAnalysis, WordAnalysis, mean_row
 from analysis.snapshots import Snapshot
-from analysis.statistics import mean_interval
 from analysis.steering.conditions import random_units
 from analysis.steering.judging import ConceptLexicon
 
@@ -241,25 +240,8 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
 
 
-def _mean_row(
-    metric: str,
-    values: np.ndarray,
-    *,
-    language: str | None = None,
-    other_language: str | None = None,
-    condition: str | None = None,
-) -> Iterator[Row]:
-    """Mean over concepts (C,) with Student's interval; no row if no concept has a number."""
+def _mean_row(metric: str, values: np.ndarray, **where: str | None) -> Iterator[Row]:
+    """The mean of what is a number in `values` (C,); no row if nothing is."""
     known = values[np.isfinite(values)]
     if len(known):
-        low, high = mean_interval(known)
-        yield Row(
-            metric=metric,
-            value=float(known.mean()),
-            language=language,
-            other_language=other_language,
-            condition=condition,
-            chance=0.0,
-            low=low,
-            high=high,
-        )
+        yield mean_row(metric, known, **where)

@@ -8,7 +8,7 @@ Shapes:  Y layers   L languages   C concepts   N sentences of one language   D h
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,9 +19,8 @@ from analysis.concepts.concept_set import ConceptSet
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import iter_sentence_states
 from analysis.geometry.directions import HalfLabels, score_directions
-from analysis.measures.text_analysis import ConceptAnalysis
+from analysis.measures.text_analysis import ConceptAnalysis, mean_row
 from analysis.snapshots import Snapshot
-from analysis.statistics import mean_interval
 
 
 @dataclass(kw_only=True)
@@ -100,22 +99,17 @@ def _rows(
     ):
         by_layer, null_by_layer = values[:, chosen].mean(axis=1), null[:, chosen].mean(axis=1)  # (Y, C)
         for place, layer in enumerate(layers):
-            yield _row(metric, by_layer[place], null_by_layer[place], Row(metric=metric, value=0.0, layer=layer))
-        yield _row(metric, by_layer.mean(axis=0), null_by_layer.mean(axis=0), Row(metric=metric, value=0.0))
+            yield mean_row(metric, by_layer[place], chance=float(null_by_layer[place].mean()), layer=layer)
+        yield mean_row(metric, by_layer.mean(axis=0), chance=float(null_by_layer.mean(axis=0).mean()))
     for concept, value, null in zip(
         concept_set.concepts, auroc[:, ~own].mean(axis=(0, 1)), chance[:, ~own].mean(axis=(0, 1)), strict=True
     ):
         yield Row(metric="direction_transfer", value=float(value), concept=concept, chance=float(null))
     for i, language in enumerate(languages):
         for j, other in enumerate(languages):
-            where = Row(metric="direction_transfer", value=0.0, language=language, other_language=other)
+            pair = {"language": language, "other_language": other}
             if i != j:
-                yield _row("direction_transfer", auroc[:, i, j].mean(axis=0), chance[:, i, j].mean(axis=0), where)
+                level = float(chance[:, i, j].mean(axis=0).mean())
+                yield mean_row("direction_transfer", auroc[:, i, j].mean(axis=0), chance=level, **pair)
             if language < other:
-                yield _row("direction_cosine", cosine[:, i, j].mean(axis=0), np.zeros(1), where)
-
-
-def _row(metric: str, values: np.ndarray, chance: np.ndarray, where: Row) -> Row:
-    """Mean over concepts (C,) with Student's interval, at the place of `where`."""
-    low, high = mean_interval(values)
-    return replace(where, metric=metric, value=float(values.mean()), chance=float(chance.mean()), low=low, high=high)
+                yield mean_row("direction_cosine", cosine[:, i, j].mean(axis=0), **pair)

@@ -85,7 +85,7 @@ class ProbeSuite(TokenProbe):
             if "mdl" in self.probes:
                 rows = states[torch.from_numpy(order).to(states.device)]
                 labels = torch.from_numpy(np.stack(list(targets.values()))).to(states.device)
-                codes[index] = [code.compression for code in online_code(rows, labels, size)]
+                codes[index] = online_code(rows, labels, size)
         if "mlp" in self.probes:
             test = np.stack([fold.test for fold in folds])
             yield from score_rows("accuracy_mlp", correct, test, sample, layers, 1 / size)

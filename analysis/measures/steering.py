@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from analysis.base import Analysis, Attachment, Row
 from analysis.concepts.concept_set import ConceptSet
+from analysis.concepts.dataset import load_concepts
+from analysis.concepts.lexicon import read_lexicon
 from analysis.experts.table import find_experts, resolve_k
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures.text_analysis import WordAnalysis
@@ -28,14 +30,30 @@ from analysis.steering.conditions import CONTROLS, VALUES, Conditions
 from analysis.steering.fluency import bits_per_text, bits_under, check_folder
 from analysis.steering.generated import GeneratedText, Setting, find_words, texts_table
 from analysis.steering.generation import Decoding, Job, encode_prompt, generate
-from analysis.steering.inputs import Inputs, read_inputs
-from analysis.steering.judging import LanguageDetector, ScriptAndLangid
+from analysis.steering.judging import ConceptLexicon, LanguageDetector, ScriptAndLangid
 from analysis.steering.rows import rows_of
+from babelscope.records import refuse_unknown
 
 log = logging.getLogger(__name__)
 
 Held = tuple[str, str | None, str | None, int | None]
 """Condition, concept, source language and K of what is held; nothing but the condition without intervention."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a steering experiment reads from its files, checked before anything is generated."""
+
+    held: ConceptSet
+    """Sentences of the source languages, whose experts are held."""
+    halves: tuple[ConceptSet, ConceptSet] | None
+    """For the check by units: sentences held out from them, and those by which they are found."""
+    languages: tuple[str, ...]
+    """All of the concept file: concept words are looked for in each."""
+    outputs: tuple[str, ...]
+    """What the detector may answer."""
+    detector: LanguageDetector
+    lexicon: ConceptLexicon
 
 
 @dataclass(kw_only=True)
@@ -151,19 +169,36 @@ class Steering(WordAnalysis):
         return chosen
 
     def read_inputs(self) -> Inputs:
-        """Everything that needs no model, so that a mistake in it costs nothing; raises as `read_inputs`."""
+        """Everything that needs no model, so that a mistake in it costs nothing.
+
+        Raises:
+            FileNotFoundError: no concept file, lexicon or fluency model.
+            ValueError: a language or concept that a file or the detector does not know, too few sentences of a concept
+                in a language, or no word of it in any language.
+        """
         if self.fluency_model is not None:
             check_folder(self.fluency_model)
-        return read_inputs(
-            self.concepts,
-            self.lexicon_file,
-            self.detector or ScriptAndLangid(),
-            concepts=self.only_concepts,
-            sources=self.languages,
-            outputs=self.output_languages,
-            min_positives=self.min_positives,
-            halves=self.check_experts > 0,
-        )
+        concept_set = load_concepts(self.concepts, concepts=self.only_concepts, min_positives=self.min_positives)
+        known = concept_set.languages
+        refuse_unknown(self.concepts, "language", self.languages, known)
+        sources, outputs = tuple(self.languages or known), tuple(self.output_languages or known)
+        detector = self.detector or ScriptAndLangid()
+        detector.detect(["check"], outputs)
+        lexicon = ConceptLexicon(read_lexicon(self.lexicon_file))
+        for concept in concept_set.concepts:
+            without = [language for language in known if not lexicon.knows(concept, language)]
+            if len(without) == len(known):
+                raise ValueError(f"{self.lexicon_file} has no words of {concept!r}; leave the concept out or add them")
+            if without:
+                log.warning(
+                    "%s: no words of %r in %s: hits there are missed", self.lexicon_file, concept, ", ".join(without)
+                )
+        if not self.check_experts:
+            return Inputs(concept_set.labelled_only(sources), None, known, outputs, detector, lexicon)
+        read = [language for language in known if language in {*sources, *outputs}]
+        one, other = concept_set.half(0), concept_set.half(1)
+        halves = one.labelled_only(read), other.labelled_only(read)
+        return Inputs(one.labelled_only(sources), halves, known, outputs, detector, lexicon)
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         inputs = self.read_inputs()

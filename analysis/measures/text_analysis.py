@@ -12,10 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.base import Analysis, Kept
+from analysis.base import Analysis, Kept, Row
 from analysis.concepts.concept_set import ConceptSet
 from analysis.concepts.dataset import load_concepts
 from analysis.concepts.file import lexicon_path
@@ -25,6 +26,7 @@ from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
+from analysis.statistics import mean_interval
 from analysis.texts import Text, read_texts, text_sizes
 from babelscope.files import file_sha256
 from babelscope.records import Clone
@@ -51,6 +53,12 @@ def shown_layers(wanted: Sequence[int] | None, sites: Sequence[Site]) -> list[in
     if unknown := chosen - set(have):
         raise ValueError(f"no layer {min(unknown)}: the model has {have[0]} (embeddings) to {have[-1]}")
     return sorted(chosen)
+
+
+def mean_row(metric: str, values: np.ndarray, **where: Any) -> Row:
+    """Mean over concepts (C,) with Student's interval; `where` are other fields of `Row`; chance is 0 if not given."""
+    low, high = mean_interval(values)
+    return replace(Row(metric=metric, value=float(values.mean()), chance=0.0, low=low, high=high), **where)
 
 
 def shared_texts(

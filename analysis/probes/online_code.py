@@ -8,8 +8,6 @@ Shapes:  N rows   D features   P problems   K classes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -25,41 +23,20 @@ CODE_TOLERANCE = 1e-5
 """Gap in nats at which the regressions of a code stop: moves code lengths by less than 1e-3 of themselves."""
 
 
-@dataclass(frozen=True)
-class OnlineCode:
-    """Length of the labels' code when they are sent one block after the other."""
+def online_code(features: Tensor, labels: Tensor, num_classes: int) -> list[float]:
+    """Compression of the labels (C, N) by their code: uniform code / length of the code, both in bits.
 
-    bits: float
-    num_rows: int
-    num_classes: int
-
-    @property
-    def uniform_bits(self) -> float:
-        return self.num_rows * math.log2(self.num_classes)
-
-    @property
-    def compression(self) -> float:
-        """Uniform code / this code: below 1 if nothing can be read off the states, as an online probe over-fits."""
-        return self.uniform_bits / self.bits
-
-
-def online_code(
-    features: Tensor, labels: Tensor, num_classes: int, fractions: Sequence[float] = CODE_FRACTIONS
-) -> list[OnlineCode]:
-    """Code every row of labels (C, N) in the order of the features' rows; the code of each block is a logistic
-    regression on all rows before.
-
-    The first block is sent uniformly: L = t_1 log2 K - sum_i log2 p_i(block i + 1).
+    Every row is coded in the order of the features' rows, each block by a logistic regression on all rows before. The
+    first block is sent uniformly: L = t_1 log2 K - sum_i log2 p_i(block i + 1). Below 1 if nothing can be read off the
+    states, as an online probe over-fits.
 
     Raises:
-        ValueError: fractions that do not rise to 1, no rows, or one class only.
+        ValueError: fewer than two rows, or one class only.
     """
-    if not fractions or list(fractions) != sorted(set(fractions)) or fractions[-1] != 1 or fractions[0] <= 0:
-        raise ValueError(f"fractions={tuple(fractions)} must rise to 1")
     num_codes, count = labels.shape
     if count < 2 or num_classes < 2:
         raise ValueError(f"{count} rows of {num_classes} classes: a code needs at least two of both")
-    ends = sorted({min(count, max(num_classes, round(fraction * count))) for fraction in fractions})
+    ends = sorted({min(count, max(num_classes, round(fraction * count))) for fraction in CODE_FRACTIONS})
     bits = torch.full((num_codes,), ends[0] * math.log2(num_classes), dtype=torch.float64)
     # A regression needs no row behind the block that it codes. The many small ones share a solve, the large go alone.
     blocks = list(pairwise(ends))
@@ -75,4 +52,4 @@ def online_code(
         probability = (1 - FLOOR) * torch.exp2(-fit.surprise(sent).double()) + FLOOR / num_classes
         for code, of_blocks in enumerate(probability.cpu().split(len(group))):
             bits[code] -= sum(own[start:end].log2().sum() for own, (start, end) in zip(of_blocks, group, strict=True))
-    return [OnlineCode(float(one), count, num_classes) for one in bits]
+    return (count * math.log2(num_classes) / bits).tolist()

@@ -12,22 +12,19 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.report.headlines import layer_label
+from analysis.report.headlines import FIELDS, layer_label
 from analysis.report.style import (
     CHANCE,
     PALETTE,
     START,
     add_level,
+    add_line,
     base_figure,
     error_bars,
     heatmap,
     interval_band,
-    line_style,
     over_training,
 )
-
-FIELDS = ("layer", "kind", "condition", "k", "concept", "language", "other_language", "seed")
-"""What a number belongs to; an overall number has none of them."""
 
 
 def select(frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -49,7 +46,7 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
         steps = part["step"].tolist()
         if group is None:
             figure.add_traces(interval_band(steps, part, colour))
-        figure.add_trace(go.Scatter(x=steps, y=part["value"], name=str(name or "measured"), **line_style(index)))
+        add_line(figure, steps, part["value"], str(name or "measured"), index)
         if group is None:
             if part["chance"].notna().any():
                 add_level(figure, steps, part["chance"], "chance", CHANCE)
@@ -93,11 +90,7 @@ def picked(rows: pd.DataFrame, by: str, title: str, *, unit: str = "") -> go.Fig
     everything = rows.groupby("step", as_index=False)["value"].mean()
     for name, part in rows.groupby(by, sort=True):
         part = part.sort_values("step")
-        figure.add_trace(
-            go.Scatter(
-                x=part["step"].tolist(), y=part["value"], name=str(name), meta={"pick": str(name)}, **line_style(0)
-            )
-        )
+        add_line(figure, part["step"].tolist(), part["value"], str(name), 0, meta={"pick": str(name)})
     add_level(figure, everything["step"].tolist(), everything["value"], "mean", CHANCE)
     over_training(figure)
     return figure
@@ -110,15 +103,12 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = ""
         rows = rows.sort_values("step")
         trained = rows[rows[axis].fillna(0) > 0]
         error = error_bars(trained) if trained[["low", "high"]].notna().all(axis=None) else None
-        style = line_style(index)
-        figure.add_trace(
-            go.Scatter(x=trained[axis].astype(float), y=trained["value"], error_y=error, name=name, **style)
-        )
+        add_line(figure, trained[axis].astype(float), trained["value"], name, index, error_y=error)
         start = rows[rows["step"] == 0]
         if len(start) and len(trained):
             ends = [float(trained[axis].min()), float(trained[axis].max())]
             level = [float(start["value"].iloc[0])] * 2
-            add_level(figure, ends, level, f"{name}, untrained", style["line"]["color"], "dot")
+            add_level(figure, ends, level, f"{name}, untrained", PALETTE[index % len(PALETTE)], "dot")
     figure.update_xaxes(title="tokens seen" if axis == "tokens" else "optimizer step", type="log")
     return figure
 
@@ -145,14 +135,7 @@ def layer_curves(
         layers = _labels(part)
         if step == shown[-1]:
             figure.add_traces(interval_band(layers, part, colour))
-        figure.add_trace(
-            go.Scatter(
-                x=layers,
-                y=part["value"],
-                name=f"step {step}",
-                **line_style(index) | {"line": {"color": colour}},
-            )
-        )
+        add_line(figure, layers, part["value"], f"step {step}", index, line={"color": colour})
     last = rows[rows["step"] == shown[-1]].sort_values("layer")
     if last["chance"].notna().any():
         add_level(figure, _labels(last), last["chance"], "chance", CHANCE)
@@ -171,8 +154,8 @@ def layer_curves(
     return figure
 
 
-def profile(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
-    """Bars per layer at the first and the last snapshot beside the chance profile."""
+def profile(rows: pd.DataFrame, band: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
+    """Bars per layer at the first and the last snapshot beside the chance profile and the range of random networks."""
     figure = base_figure(title, unit)
     steps = sorted(rows["step"].unique())
     for colour, step in zip((START, PALETTE[0]), dict.fromkeys([steps[0], steps[-1]]), strict=False):
@@ -181,6 +164,10 @@ def profile(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
     last = rows[rows["step"] == steps[-1]].sort_values("layer")
     if last["chance"].notna().any():
         add_level(figure, _labels(last), last["chance"], "chance", CHANCE)
+    if not band.empty:
+        span = band.groupby("layer", as_index=False)["value"].agg(low="min", high="max")
+        named = f"{band['network'].nunique()} random networks"
+        figure.add_traces(interval_band(_labels(span), span, START, named))
     figure.update_layout(barmode="group")
     figure.update_xaxes(title="layer", type="category")
     return figure
@@ -200,7 +187,7 @@ def history_lines(history: pd.DataFrame, prefix: str, title: str, *, unit: str =
         if name == "mean":
             add_level(figure, part["step"], part["value"], name, CHANCE)
             continue
-        style = line_style(index, markers=len(part) < 40)
-        figure.add_trace(go.Scatter(x=part["step"], y=part["value"], name=name, **style))
+        mode = "lines+markers" if len(part) < 40 else "lines"
+        add_line(figure, part["step"], part["value"], name, index, mode=mode)
     over_training(figure)
     return figure

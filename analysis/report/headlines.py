@@ -23,6 +23,8 @@ from analysis.results import ResultTable
 
 log = logging.getLogger(__name__)
 
+FIELDS = ("layer", "kind", "condition", "k", "concept", "language", "other_language", "seed")
+"""What a number belongs to; an overall number has none of them."""
 KEY_BUDGET = 300
 OVERALL, CURVE, CONDITIONS, LANGUAGES = range(4)
 """Ranks of groups of keys, most important first."""
@@ -113,5 +115,4 @@ def _label(row: Row) -> str:
 
 def is_overall(row: Row) -> bool:
     """Whether a number belongs to the whole model, not to a layer, language or anything else."""
-    belongs = (row.layer, row.kind, row.condition, row.k, row.concept, row.language, row.other_language, row.seed)
-    return all(field is None for field in belongs)
+    return all(getattr(row, field) is None for field in FIELDS)

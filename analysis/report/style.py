@@ -43,11 +43,9 @@ def layout(title: str) -> dict:
     }
 
 
-def line_style(index: int, *, markers: bool = True) -> dict:
+def line_style(index: int) -> dict:
     """Colour, dash and marker of the n-th line of a figure: no two of the first 24 look alike in print, either."""
     line = {"color": PALETTE[index % len(PALETTE)], "dash": DASHES[index // len(PALETTE) % len(DASHES)]}
-    if not markers:
-        return {"mode": "lines", "line": line}
     return {"mode": "lines+markers", "line": line, "marker": {"symbol": MARKERS[index % len(MARKERS)], "size": 7}}
 
 
@@ -55,6 +53,11 @@ def over_training(figure: go.Figure) -> None:
     """Name the horizontal axis of a figure over steps; the report offers such figures on other axes, too."""
     figure.update_xaxes(title="optimizer step")
     figure.update_layout(meta={"axis": "step"})
+
+
+def add_line(figure: go.Figure, x: Sequence, y: Sequence, name: str, index: int, **options: Any) -> None:
+    """The n-th measured line of a figure; `options` of the trace win over its style."""
+    figure.add_trace(go.Scatter(x=x, y=y, name=name, **line_style(index) | options))
 
 
 def add_level(figure: go.Figure, x: Sequence, y: Sequence, name: str, colour: str, dash: str = "dash") -> None:
@@ -88,7 +91,9 @@ def heatmap(
     return figure
 
 
-def interval_band(x: Sequence[str] | Sequence[int], rows: pd.DataFrame, colour: str) -> list[go.Scatter]:
+def interval_band(
+    x: Sequence[str] | Sequence[int], rows: pd.DataFrame, colour: str, name: str = "95 % interval"
+) -> list[go.Scatter]:
     """The area between `low` and `high` of the rows over `x`; nothing if any of them has no interval."""
     if rows["low"].isna().any() or rows["high"].isna().any():
         return []
@@ -101,6 +106,6 @@ def interval_band(x: Sequence[str] | Sequence[int], rows: pd.DataFrame, colour: 
         fillcolor=f"rgba({red},{green},{blue},0.18)",
         line={"width": 0},
         hoverinfo="skip",
-        name="95 % interval",
+        name=name,
     )
     return [band]

@@ -15,7 +15,7 @@ Shapes:  U units of one site   N texts   C concepts   K reading units
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -42,23 +42,6 @@ class Reading:
     """Language to (C, N) bool: which concepts its texts carry; concepts in the order of the concept set."""
     accuracy: Mapping[str, np.ndarray]
     """Language to (C,) balanced accuracy on labelled sentences that the units were not chosen on; 0.5 is chance."""
-
-
-def labelled_only(concept_set: ConceptSet) -> ConceptSet:
-    """The same labels on pools that hold labelled texts only, so that a half costs half."""
-    pools = {}
-    for language, pool in concept_set.pools.items():
-        used = torch.cat([*pool.positives.values(), *pool.negatives.values()]).unique()
-        place = torch.full((len(pool.texts),), -1, dtype=torch.int64)
-        place[used] = torch.arange(len(used))
-        pools[language] = replace(
-            pool,
-            texts=tuple(pool.texts[index] for index in used.tolist()),
-            keys=tuple(pool.keys[index] for index in used.tolist()),
-            positives={concept: place[indices] for concept, indices in pool.positives.items()},
-            negatives={concept: place[indices] for concept, indices in pool.negatives.items()},
-        )
-    return replace(concept_set, pools=pools)
 
 
 def read_concepts(

@@ -246,11 +246,8 @@ def _decode(
                 if (device.type == "cpu" or step % 8 == 7) and not bool(alive.any()):
                     break
             ids = token[:, None] if use_cache else torch.cat([ids, token[:, None]], dim=-1)
-    return [_until_end(tokens, end_id) for tokens in torch.stack(chosen, dim=1).tolist()]
-
-
-def _until_end(tokens: list[int], end_id: int | None) -> list[int]:
-    return tokens[: tokens.index(end_id)] if end_id in tokens else tokens
+    rows: list[list[int]] = torch.stack(chosen, dim=1).tolist()
+    return [tokens[: tokens.index(end_id)] if end_id in tokens else tokens for tokens in rows]
 
 
 def _accepts(model: PreTrainedModel, argument: str) -> bool:

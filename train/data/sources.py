@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from babelscope.errors import one_line
 from babelscope.records import (
     LANGUAGE_CODE,
     LANGUAGE_COLUMNS,
@@ -262,20 +264,16 @@ class HubText(TextSource):
                 yield Document(shard.language, text, self._split_of(text, index))
 
     def _records(self, rows: Any, language: str, limit: int | None) -> Iterator[dict[str, Any]]:
-        iterator = iter(rows)
         number = 0
-        while limit is None or number < limit:
-            try:
-                record = next(iterator)
-            except StopIteration:
-                return
-            except Exception as error:  # network, decompression, parsing: datasets raises whatever its readers raise
-                raise ValueError(
-                    f"{self._where(language)}: reading stopped after {number} documents ({_first_line(error)}); "
-                    "start again to go on with the shards that are missing"
-                ) from error
-            yield record
-            number += 1
+        try:
+            for record in itertools.islice(rows, limit):
+                yield record
+                number += 1
+        except Exception as error:  # network, decompression, parsing: datasets raises whatever its readers raise
+            raise ValueError(
+                f"{self._where(language)}: reading stopped after {number} documents ({one_line(error)}); "
+                "start again to go on with the shards that are missing"
+            ) from error
 
     def _split_of(self, text: str, index: int) -> str:
         if index < 0:
@@ -293,9 +291,4 @@ class HubText(TextSource):
                 self.dataset, name=self.names[language], split=split, revision=self.revision, streaming=True
             )
         except Exception as error:  # datasets raises many kinds; all mean that this dataset cannot be had
-            reason = _first_line(error)
-            raise ValueError(f"{self._where(language)}, split {split!r}: cannot be read ({reason})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{self._where(language)}, split {split!r}: cannot be read ({one_line(error)})") from error

@@ -15,7 +15,7 @@ reader carries no map, so workers open their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +81,6 @@ class TokenStream:
             start, part = end, part + 1
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
 
-    def chunks(self, size: int = 1 << 20, limit: int | None = None) -> Iterator[np.ndarray]:
-        """The whole stream (or its first `limit` items) in pieces of `size`."""
-        total = len(self) if limit is None else min(limit, len(self))
-        for start in range(0, total, size):
-            yield self.read(start, min(size, total - start))
-
     def _map(self, part: int) -> np.ndarray:
         if part not in self._maps:
             self._maps[part] = np.memmap(self._paths[part], dtype=self._dtype, mode="r")
@@ -146,9 +140,6 @@ class PreparedText:
     def counts(self, language: str, split: str) -> dict[str, int]:
         """`tokens` (separators included), `bytes`, `documents`, and documents `excluded` in all and by each rule."""
         return self.manifest["languages"][language][split]
-
-    def num_tokens(self, split: str) -> dict[str, int]:
-        return {language: self.counts(language, split)["tokens"] for language in self.languages}
 
     def _files(self, language: str, split: str, kind: str) -> list[tuple[Path, int]]:
         name = file_name(language, split, kind)

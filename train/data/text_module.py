@@ -30,38 +30,23 @@ logger = logging.getLogger(__name__)
 
 
 class TextModule(LightningDataModule):
-    """Sources to prepared text; for the options see `train.datamodule.MultilingualDataModule`."""
+    """Sources to prepared text; the options are those of `train.datamodule.MultilingualDataModule`, which sets them."""
 
-    def __init__(
-        self,
-        *,
-        sources: list[TextSource],
-        tokenizer: str,
-        cache: str,
-        prepared: str | None,
-        languages: list[str] | None,
-        vocab_size: int | None,
-        seed: int,
-        exclude: list[str] | None,
-        exclude_ngrams: int,
-        clones: dict[str, str] | None,
-        prepare_workers: int,
-    ) -> None:
-        super().__init__()
-        self.sources = sources
-        self.tokenizer_name = tokenizer
-        self.cache = Path(cache)
-        self.prepared_folder = prepared
-        self.seed = seed
-        self.exclude = list(exclude or ())
-        self.exclude_ngrams = exclude_ngrams
-        self.clone_names = dict(sorted((clones or {}).items()))
-        self.prepare_workers = prepare_workers
-        self.requested_vocab_size = vocab_size
-        self._requested_languages = languages
-        self._languages: tuple[str, ...] | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._prepared: PreparedText | None = None
+    sources: list[TextSource]
+    tokenizer_name: str
+    cache: Path
+    prepared_folder: str | None
+    seed: int
+    exclude: list[str]
+    exclude_ngrams: int
+    clone_names: dict[str, str]
+    """Original of each cloned language, sorted."""
+    prepare_workers: int
+    requested_vocab_size: int | None
+    requested_languages: list[str] | None
+    _languages: tuple[str, ...] | None = None
+    _tokenizer: PreTrainedTokenizerBase | None = None
+    _prepared: PreparedText | None = None
 
     # -- what is known before any text is read ------------------------------------------------------------------------
 
@@ -69,7 +54,7 @@ class TextModule(LightningDataModule):
     def text_languages(self) -> tuple[str, ...]:
         """Languages of training that have text of their own, sorted: all but the cloned ones."""
         if self._languages is None:
-            asked = self._requested_languages
+            asked = self.requested_languages
             if asked is not None:
                 asked = [language for language in asked if language not in self.clone_names]
             if self.prepared_folder is None:

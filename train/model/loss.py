@@ -22,7 +22,7 @@ import inspect
 import math
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from train.model.loss_tokens import IGNORE_INDEX, TokenChunks, token_chunk, toke
 from train.model.loss_vocab import VocabularyBlocks, vocabulary_losses
 
 Backend = Literal["auto", "vocab", "tokens", "naive", "liger", "cce"]
-BACKENDS: tuple[str, ...] = ("auto", "vocab", "tokens", "naive", "liger", "cce")
+BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
 @torch.compiler.disable

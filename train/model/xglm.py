@@ -26,7 +26,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 from transformers.models.xglm import modeling_xglm as xglm
 
-from train.model.loss import BACKENDS, IGNORE_INDEX, linear_cross_entropy
+from train.model.loss import BACKENDS, IGNORE_INDEX, Backend, linear_cross_entropy
 from train.model.positions import (
     PADDING_SEGMENT,
     SinusoidalPositions,
@@ -101,7 +101,7 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
 
     _supports_sdpa = True
 
-    def __init__(self, config: XGLMConfig, *, loss_backend: str = "auto") -> None:
+    def __init__(self, config: XGLMConfig, *, loss_backend: Backend = "auto") -> None:
         if loss_backend not in BACKENDS:
             raise ValueError(f"unknown loss backend {loss_backend!r}: choose one of {', '.join(BACKENDS)}")
         # The parent's constructor would build transformers' own body.
@@ -119,10 +119,9 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
         labels: Tensor | None = None,
         num_items: int | Tensor | None = None,
         segment_ids: Tensor | None = None,
-        return_logits: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
-        """Loss of ``labels``, or logits.
+        """Loss of ``labels``, or where there are none logits.
 
         Args:
             input_ids: (B, T) token ids.
@@ -133,22 +132,19 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
             num_items: divides the summed loss in place of the number of targets here, see `linear_cross_entropy`.
             segment_ids: (B, T) equal for tokens of one document; tokens attend to their own document only, and its
                 positions start at 0. A document is a run of equal ids. Not together with a cache.
-            return_logits: logits beside the loss; by default they are computed only when there are no labels.
             **kwargs: the further arguments of transformers' class (``past_key_values``, ``use_cache``,
                 ``inputs_embeds``, ``logits_to_keep``, ``output_hidden_states`` ...).
 
         Returns:
             transformers' output; ``loss`` is the mean over targets in nats, or sum / ``num_items``.
         """
-        if num_items is None:
-            num_items = kwargs.pop("num_items_in_batch", None)  # the name that transformers' Trainer uses
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
             return super().forward(**inputs, segment_ids=segment_ids)
         if kwargs.get("use_cache") is None:
             inputs["use_cache"] = kwargs.get("past_key_values") is not None
         return_dict = inputs.pop("return_dict", None)
-        logits_to_keep = inputs.pop("logits_to_keep", 0)
+        inputs.pop("logits_to_keep", None)
         weight = self.lm_head.weight
         if input_ids is not None and self._ties_gradients(weight):
             tied = tie(weight)
@@ -171,13 +167,8 @@ class XGLMForCausalLM(xglm.XGLMForCausalLM):
             num_items=num_items,
             backend=self.loss_backend,
         )
-        logits = None
-        if return_logits:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden[:, kept])
         result = CausalLMOutputWithCrossAttentions(
             loss=loss,
-            logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

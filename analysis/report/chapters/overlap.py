@@ -85,23 +85,21 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
         items.append(None if figure is None else captioned(record, name, metric, figure))
 
     if not shared.empty and not select(frame, name, DECISIVE).empty:
-        show(
-            draw.over_steps(shared, "Shared share of the top K, mean over pairs and concepts", unit="shared / K"),
-            "shared",
-        )
-    for metric, title, unit in (
-        ("shared_units", "Where the shared neurons are", "shared units"),
-        ("expert_units", "Where the experts are", "share of experts"),
-    ):
+        title, unit = "Shared share of the top K, mean over pairs and concepts", unit_of("ConceptOverlap", "shared")
+        show(draw.over_steps(shared, title, unit=unit), "shared")
+    for metric, title in (("shared_units", "Where the shared neurons are"), ("expert_units", "Where the experts are")):
+        unit = unit_of("ConceptOverlap", metric)
         layers = select(frame, name, metric, by=("layer",))
         if not layers.empty:
-            show(draw.profile(layers, title, unit=unit), metric)
+            band = select(record.null_band(name), name, metric, by=("layer",))
+            show(draw.profile(layers, band, title, unit=unit), metric)
             if layers["step"].nunique() > 1:
                 show(draw.layers_by_steps(layers, f"{title}, layer by training step", unit=unit), metric)
     for metric in (DECISIVE, PAPER):
         concepts = select(frame, name, metric, by=("concept",))
         if not concepts.empty and concepts["step"].nunique() > 1:
-            show(draw.picked(concepts, "concept", f"A concept over training ({metric})", unit=metric), metric)
+            title, unit = f"A concept over training ({metric})", unit_of("ConceptOverlap", metric)
+            show(draw.picked(concepts, "concept", title, unit=unit), metric)
             break
     if not pairs.empty:
         steps = [step for step in sorted(pairs["step"].unique()) if step in record.usable_steps]

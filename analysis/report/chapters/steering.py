@@ -16,7 +16,8 @@ from analysis.report.chapters.steering_figures import (
     source_by_output,
 )
 from analysis.report.explanations import explain, in_words
-from analysis.report.figures import FIELDS
+from analysis.report.figures import select
+from analysis.report.headlines import FIELDS
 from analysis.report.page import Captioned, Page, Texts, marked_pieces
 from analysis.report.run import RunRecord
 from analysis.report.tables import Table
@@ -36,9 +37,7 @@ COLUMNS = (
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
     """What holding the experts does beyond the strongest control, paired over concepts."""
-    rows = record.frame[(record.frame["analysis"] == name) & (record.frame["metric"] == "concept_hit_effect")]
-    rows = record.usable(rows)
-    rows = rows[rows[[field for field in FIELDS if field not in ("condition", "k")]].isna().all(axis=1)]
+    rows = record.usable(select(record.frame, name, "concept_hit_effect", by=("condition", "k")))
     if rows.empty:
         return []
     rows = rows[(rows["step"] == rows["step"].max()) & (rows["k"] == rows["k"].max())]

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.report.pair_figures import directed_matrix
-from analysis.report.style import CHANCE, PALETTE, base_figure, error_bars, line_style, over_training
+from analysis.report.style import CHANCE, PALETTE, add_level, add_line, base_figure, error_bars, over_training
 from analysis.results import ResultTable
 from analysis.steering.judging import UNDETERMINED
 
@@ -113,15 +113,8 @@ def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
     figure = base_figure(f"Texts that name the concept, step {step}", "share of texts")
     for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
         part = part.sort_values("k")
-        figure.add_trace(
-            go.Scatter(
-                x=[str(int(k)) for k in part["k"]],
-                y=part["value"],
-                error_y=error_bars(part),
-                name=str(condition),
-                **line_style(index),
-            )
-        )
+        counts = [str(int(k)) for k in part["k"]]
+        add_line(figure, counts, part["value"], str(condition), index, error_y=error_bars(part))
     if rows["chance"].notna().any():
         figure.add_hline(
             y=float(rows["chance"].dropna().iloc[0]),
@@ -143,15 +136,10 @@ def hit_over_steps(frame: pd.DataFrame) -> go.Figure | None:
     rows = rows[(rows["k"] == k) | (rows["condition"] == "none")]
     for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
         part = part.sort_values("step")
-        plain = condition == "none"
-        figure.add_trace(
-            go.Scatter(
-                x=part["step"].tolist(),
-                y=part["value"],
-                name="no intervention" if plain else str(condition),
-                **line_style(index) | ({"line": {"color": CHANCE, "dash": "dash"}} if plain else {}),
-            )
-        )
+        if condition == "none":
+            add_level(figure, part["step"].tolist(), part["value"], "no intervention", CHANCE)
+        else:
+            add_line(figure, part["step"].tolist(), part["value"], str(condition), index)
     over_training(figure)
     return figure
 

@@ -19,6 +19,7 @@ from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
 from analysis.report.pair_figures import is_directed, pair_matrix
 from analysis.report.run import RunRecord
+from analysis.report.style import add_line, base_figure
 from analysis.report.tables import Table
 from analysis.statistics import paired_contrast
 
@@ -109,10 +110,9 @@ def _cards(record: RunRecord, rows: pd.DataFrame, name: str, before: int, after:
 
 
 def _by_language(rows: pd.DataFrame, title: str, before: int, after: int) -> go.Figure:
-    figure = draw.base_figure(title, "")
+    figure = base_figure(title, "")
     for index, step in enumerate((before, after)):
         part = rows[rows["step"] == step].sort_values("language")
-        style = draw.line_style(index) | {"mode": "markers"}
-        figure.add_trace(go.Scatter(x=part["language"], y=part["value"], name=f"step {step}", **style))
+        add_line(figure, part["language"], part["value"], f"step {step}", index, mode="markers")
     figure.update_xaxes(type="category")
     return figure

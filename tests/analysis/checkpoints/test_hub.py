@@ -294,7 +294,7 @@ def test_a_suite_with_a_repository_for_every_checkpoint(hub: Any, packed: Callab
 
 
 def test_a_revision_without_a_step_says_how_to_write_it(suite: Suite) -> None:
-    with pytest.raises(ValueError, match=r"revision 'final' tells no step; write it as 'name: step'"):
+    with pytest.raises(ValueError, match=r"'final' tells no step; write it as 'name: step'"):
         suite(revisions=["final"]).ids()
     assert suite(select="step[12]0000$").ids() == [SnapshotId("suite", 10_000), SnapshotId("suite", 20_000)]
 

@@ -10,8 +10,9 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.concepts.file import lexicon_path
-from analysis.concepts.labelling import LabellingSettings, label_concepts
+from analysis.concepts.labelling import label_concepts
 from analysis.concepts.lexicon import read_lexicon
+from analysis.concepts.matching import LabellingSettings
 
 
 @pytest.fixture

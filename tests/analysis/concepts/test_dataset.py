@@ -13,7 +13,8 @@ import pytest
 from analysis.concepts.concept_set import ConceptSet
 from analysis.concepts.dataset import load_concepts
 from analysis.concepts.file import write_labelling
-from analysis.concepts.labelling import LabellingSettings, label_concepts
+from analysis.concepts.labelling import label_concepts
+from analysis.concepts.matching import LabellingSettings
 
 
 def records(

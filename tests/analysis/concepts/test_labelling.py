@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.concepts.file import Labelling, format_summary, write_labelling
-from analysis.concepts.labelling import LabellingSettings, label_concepts
+from analysis.concepts.labelling import label_concepts
 from analysis.concepts.lexicon import EntryIndex, entries_of, find_lexicon, fold, lexicon_pattern, read_lexicon
-from analysis.concepts.matching import LENGTH_CLASSES
+from analysis.concepts.matching import LENGTH_CLASSES, LabellingSettings
 from analysis.concepts.rules import ConceptRule, read_concept_rules
 
 DATA = Path(__file__).parents[3] / "data"

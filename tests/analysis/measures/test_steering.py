@@ -29,7 +29,7 @@ from analysis.measures import build_analyses
 from analysis.measures.steering import Steering
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot
-from analysis.steering.concept_check import labelled_only, read_concepts
+from analysis.steering.concept_check import read_concepts
 from analysis.steering.conditions import CONTROLS
 from analysis.steering.generation import Decoding, Job, encode_prompt, generate
 from analysis.steering.judging import UNDETERMINED, LanguageDetector
@@ -258,7 +258,7 @@ def test_a_wired_unit_raises_exactly_its_tokens(name: str, use_cache: bool, requ
 
 def test_units_look_for_the_concept_in_sentences_they_have_not_seen(snapshot: Snapshot, concept_file: Path) -> None:
     concept_set = load_concepts(concept_file, min_positives=3)
-    halves = [labelled_only(concept_set.half(which)) for which in (1, 0)]
+    halves = [concept_set.half(which).labelled_only(concept_set.languages) for which in (1, 0)]
     for concept in concept_set.concepts:  # a sentence may be held out for one concept and not for another
         mine, other = (
             {pool.keys[index] for side in (pool.positives, pool.negatives) for index in side[concept].tolist()}
@@ -287,7 +287,7 @@ def test_labels_that_mean_nothing_give_a_check_at_chance(
     path = tmp_path / "noise.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     concept_set = load_concepts(path)
-    halves = [labelled_only(concept_set.half(which)) for which in (1, 0)]
+    halves = [concept_set.half(which).labelled_only(concept_set.languages) for which in (1, 0)]
     extraction = Extraction(batch_tokens=512, max_bytes=2**20)
     reading = read_concepts(snapshot, *halves, {}, k=10, site_set="mlp.in", extraction=extraction)
     assert abs(reading.accuracy["es"][0] - 0.5) < 0.2  # 60 held-out sentences: three standard errors
@@ -417,7 +417,7 @@ def test_bad_options_are_named_at_construction(concept_file: Path, options: dict
     ("options", "message"),
     [
         ({"k": [129]}, r"k=129 \(and as many next ones\) exceeds the model's 128 units"),
-        ({"languages": ["fr"]}, "has no language 'fr'; it has es, ru"),
+        ({"languages": ["fr"]}, "no language 'fr'; it has es, ru"),
         ({"only_concepts": ["air"]}, "no concept 'air'"),
         ({"min_positives": 13}, "concept 'water' has 12 positives"),
         ({"output_languages": ["es", "tlh"]}, "does not know 'tlh'"),
@@ -502,7 +502,7 @@ def test_the_command_prints_effect_against_control_and_goes_on_where_it_stopped(
     [
         ({"k": [0]}, "at least one unit must be held"),
         ({"output_languages": ["tlh"]}, "does not know 'tlh'"),
-        ({"languages": ["fr"]}, "has no language 'fr'"),
+        ({"languages": ["fr"]}, "no language 'fr'"),
         ({"concepts": "nowhere.jsonl"}, "nowhere.jsonl"),
     ],
 )

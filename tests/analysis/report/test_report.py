@@ -11,14 +11,16 @@ from typing import ClassVar
 
 import pandas as pd
 import pytest
+import yaml
 
 from analysis.__main__ import main
 from analysis.base import Analysis, Attachment, Row
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.overlap import ConceptOverlap
+from analysis.report.chapters.methods import methods
 from analysis.report.closing import closing_tables
-from analysis.report.figures import select
+from analysis.report.figures import profile, select
 from analysis.report.pair_figures import dendrogram, is_directed, pair_table
 from analysis.report.report import write_report
 from analysis.report.run import read_run
@@ -162,6 +164,30 @@ def test_a_folder_without_results_is_one_clear_line(tmp_path: Path) -> None:
         write_report([tmp_path])
     with pytest.raises(ValueError, match="at least one run"):
         write_report([])
+
+
+def test_the_profile_by_layer_stands_beside_the_range_of_random_networks() -> None:
+    levels = {"step": [0, 0, 8, 8], "layer": [0, 1, 0, 1], "value": [0.1, 0.1, 0.3, 0.1], "chance": 0.05}
+    nulls = pd.DataFrame({"network": [0, 0, 1, 1], "layer": [0, 1, 0, 1], "value": [0.08, 0.12, 0.1, 0.09]})
+    figure = profile(pd.DataFrame(levels), nulls, "Where they are")
+    band = next(trace for trace in figure.data if trace.name == "2 random networks")
+    assert list(zip(band.x, band.y, strict=True)) == [("L00", 0.1), ("L01", 0.12), ("L01", 0.09), ("L00", 0.08)]
+    assert [trace.name for trace in profile(pd.DataFrame(levels), nulls[:0], "").data] == ["step 0", "step 8", "chance"]
+
+
+def test_the_methods_say_what_was_trained_and_measured_in_words(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", {0: 0.05, 16: 0.09})
+    options = {"seed_everything": 3, "trainer": {"default_root_dir": "runs/planted"}}
+    options |= {"model": {"num_layers": 2, "d_model": 32}, "data": {"languages": ["de", "en"]}}
+    (run / "config.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    training, *measures = methods(read_run(run))
+    assert training == (
+        "Model: 2 layers, width 32. Trained on 16,000 tokens in 16 steps. Languages of the training text: de, en. "
+        "Seed 3. 2 checkpoints were measured (steps 0 to 16). Command: python -m train fit --config "
+        "runs/planted/config.yaml."
+    )
+    overlap = next(line for line in measures if line.startswith("Concept neurons (overlap"))
+    assert "12 concepts, 3 languages, K 500, pooled over tokens by max" in overlap
 
 
 def test_a_run_without_analyses_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
