@@ -19,8 +19,10 @@ CALLS = 60e6
 """FLOPs in the time of the calls around one iteration of a probe's solver."""
 TURNED = 100.0
 """FLOPs, times the cube of the width, in the time that the eigenbasis of a layer's states takes."""
-RANKED = 45.0
-"""FLOPs in the time of one text, one concept and one unit of average precision; sorting a text counts like one."""
+SORTED = 1000.0
+"""FLOPs in the time that one response of one unit takes to be checked, rounded and sorted."""
+RANKED = 150.0
+"""FLOPs in the time of one labelled text of one concept in the ranking of one unit."""
 PERMUTED = 200.0
 """FLOPs in the time of one permutation of one entry of a similarity matrix of two languages."""
 

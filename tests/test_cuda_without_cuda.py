@@ -219,7 +219,7 @@ def test_reading_waits_once_a_site_however_many_batches(waits: dict[str, Any], p
     uploaded: its tokens and mask, where its rows belong, and for `last` where its texts end."""
     for batches, number in (("two", 2), ("four", 4)):
         assert waits["extraction"][f"responses_{pool}_{batches}"] == {
-            "analysis/extraction/responses.py:_refuse_not_finite": 12,
+            "analysis/extraction/passes.py:all_finite": 12,
             "upload analysis/extraction/passes.py:run_body": 2 * number,
             "upload analysis/extraction/passes.py:<genexpr>": number,
             **({"upload analysis/extraction/pooling.py:<lambda>": 2 * number} if pool == "last" else {}),
@@ -240,7 +240,7 @@ def test_ranking_waits_by_update_not_by_unit_or_concept(waits: dict[str, Any]) -
     for updates, name in ((2, "two"), (3, "three")):
         assert {place: count for place, count in reads(found[name]).items() if not place.endswith(":_rows")} == {
             "analysis/experts/average_precision.py:settle_ties": 3 * 2 * updates,
-            "analysis/experts/average_precision.py:average_precision": 2 * updates,
+            "analysis/extraction/passes.py:all_finite": 2 * updates,
             "analysis/experts/search.py:<listcomp>": 2 * updates,
         }
     assert found["three"]["analysis/experts/search.py:_rows"] == found["two"]["analysis/experts/search.py:_rows"]

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from analysis.experts.kernels import OwnTexts, SharedTexts, scan
+from analysis.extraction.passes import all_finite
 
 TIE_BITS = 13
 """Bits below a unit's large responses within which responses count as equal, see `settle_ties`."""
@@ -81,7 +82,7 @@ def average_precision(values: Tensor, labels: Labels) -> Tensor:
     """
     if values.dim() != 2 or values.shape[1] != labels.num_texts:
         raise ValueError(f"values must be (units, {labels.num_texts} texts), got shape {tuple(values.shape)}")
-    if not bool(torch.isfinite(values).all()):
+    if not all_finite(values):
         raise ValueError("responses hold NaN or infinite values: no ranking is defined")
     sums = torch_sums(values, labels) if values.device.type != "cpu" else _compiled_sums(values, labels)
     num_positives = torch.from_numpy(labels.num_positives.astype(np.float64)).to(sums.device)

@@ -24,6 +24,8 @@ from analysis.experts.ranks import compiled, sorted_keys
 
 BLOCK = 64
 """Units per task: their keys (8 bytes x N each) stay in the second-level cache."""
+LISTED = 0.125
+"""Share of texts in a set below which a list of its texts is shorter work than a row for the vector unit."""
 FLUSH = 32
 """Tie groups after which float32 sums move to float64: keeps the error of AP near 1e-7."""
 
@@ -165,8 +167,15 @@ def _scan_shared(keys: np.ndarray, positive: np.ndarray, sums: np.ndarray) -> No
 
 
 @compiled
+def _see(labelled: np.ndarray, text: int, seen: np.ndarray) -> None:
+    for one in range(seen.shape[0]):
+        seen[one] += labelled[text, one]
+
+
+@compiled
 def _scan_own(
     keys: np.ndarray,
+    labelled: np.ndarray,
     set_starts: np.ndarray,
     sets: np.ndarray,
     concept_starts: np.ndarray,
@@ -176,7 +185,7 @@ def _scan_own(
 ) -> None:
     """As `_scan_shared` for concepts with labelled texts of their own, see `OwnTexts`."""
     low = np.uint64(0xFFFFFFFF)
-    seen = np.zeros(set_of.shape[0], dtype=np.int32)  # labelled texts so far, of each set
+    seen = np.zeros(labelled.shape[1], dtype=np.int32)  # labelled texts so far, of each set
     hits = np.zeros(set_of.shape[0], dtype=np.int32)  # positives so far
     more = np.zeros(set_of.shape[0], dtype=np.int32)  # positives in the tie group
     precision = np.zeros(set_of.shape[0], dtype=np.float32)
@@ -189,8 +198,11 @@ def _scan_own(
             end = _group_end(keys, unit, first)
             for place in range(first, end):
                 text = keys[unit, place] & low
-                for entry in range(set_starts[text], set_starts[text + 1]):
-                    seen[sets[entry]] += 1
+                if sets.shape[0] == 0:
+                    _see(labelled, text, seen)
+                else:
+                    for entry in range(set_starts[text], set_starts[text + 1]):
+                        seen[sets[entry]] += 1
                 for entry in range(concept_starts[text], concept_starts[text + 1]):
                     more[concepts[entry]] += 1
             for place in range(first, end):
@@ -242,14 +254,15 @@ class OwnTexts:
     def __init__(self, concepts: np.ndarray, set_of: np.ndarray, labelled: np.ndarray, positive: np.ndarray) -> None:
         self.concepts = concepts
         kind = np.result_type(np.uint16, np.min_scalar_type(len(concepts)))  # short lists stay in the cache
+        listed = labelled if labelled.mean() < LISTED else labelled[:, :0]
         lists = []
-        for table in (labelled, positive):
+        for table in (listed, positive):
             lists += [np.append(0, table.sum(axis=1).cumsum()), np.nonzero(table)[1].astype(kind)]
-        self._lists = (*lists, set_of.astype(kind))
+        self._tables = (np.ascontiguousarray(labelled).view(np.uint8), *lists, set_of.astype(kind))
 
     def scan(self, keys: np.ndarray, sums: np.ndarray) -> None:
         """Add the precisions at positives to sums (U, C)."""
-        _scan_own(keys, *self._lists, sums)
+        _scan_own(keys, *self._tables, sums)
 
 
 def scan(

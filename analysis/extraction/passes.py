@@ -113,6 +113,11 @@ def collect(
     return held
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite: a finite sum says so in one pass, else every value is asked."""
+    return bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all())
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Units of one site that are held together."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from analysis.extraction.encoding import Batch
 from analysis.extraction.options import DEFAULTS, Extraction
-from analysis.extraction.passes import Part, Place, collect, make_packs
+from analysis.extraction.passes import Part, Place, all_finite, collect, make_packs
 from analysis.extraction.pooling import make_pooling
 from analysis.extraction.sites import Site
 from analysis.snapshots import Snapshot
@@ -70,7 +70,7 @@ def _take(pack: Sequence[Part], extraction: Extraction, batch: Batch) -> tuple[P
 
 
 def _refuse_not_finite(part: Part, values: Tensor, texts: Sequence[str]) -> None:
-    if bool(torch.isfinite(values).all()):
+    if all_finite(values):
         return
     unit, text = (int(index) for index in (~torch.isfinite(values)).nonzero()[0])
     what = "NaN" if bool(torch.isnan(values[unit, text])) else "infinite"

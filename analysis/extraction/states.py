@@ -25,7 +25,7 @@ from torch import Tensor
 
 from analysis.extraction.encoding import Batch, Encoded
 from analysis.extraction.options import DEFAULTS, Extraction
-from analysis.extraction.passes import Place, collect, make_packs
+from analysis.extraction.passes import Place, all_finite, collect, make_packs
 from analysis.extraction.sites import Site
 from analysis.snapshots import Snapshot
 from analysis.texts import Text
@@ -223,6 +223,6 @@ def _iter_states(
         held = collect(snapshot.models, batches, shapes, take)
         for part in pack:
             site, states = part.site, held.pop(part.site)
-            if not bool(torch.isfinite(states).all()):
+            if not all_finite(states):
                 raise ValueError(f"states of {site.module} (layer {site.layer}) hold NaN or infinity: broken weights?")
             yield site, states

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from analysis.base import Analysis, Attachment, Kept, Row
 from analysis.concepts.concept_set import ConceptSet
 from analysis.concepts.families import main_scripts, stratum_of
-from analysis.cost import RANKED, Shape
+from analysis.cost import RANKED, SORTED, Shape
 from analysis.experts import heldout, sharing
 from analysis.experts.nulls import intersections, matched
 from analysis.experts.sentences import LargestResponses, moving_sentences
@@ -191,9 +191,10 @@ class ConceptOverlap(ConceptAnalysis):
         concept_set = self.concept_set()
         pools = list(concept_set.pools.values())
         tokens = sum(shape.tokens((len(text.encode()) for text in pool.texts), self.max_length) for pool in pools)
-        labellings = 1 + 2 * self.halves + self.shuffles
-        ranked = shape.linear_units * sum(len(pool.texts) for pool in pools)
-        return tokens * shape.read + RANKED * ranked * (1 + len(concept_set.concepts) * labellings)
+        labellings = 1 + self.halves + self.shuffles  # two halves label as many texts as the whole
+        texts = sum(len(pool.texts) for pool in pools)
+        labelled = sum(len(side[name]) for pool in pools for side in (pool.positives, pool.negatives) for name in side)
+        return tokens * shape.read + shape.linear_units * (SORTED * texts + RANKED * labellings * labelled)
 
 
 def strata_of(concept_set: ConceptSet, clones: Mapping[str, Clone]) -> dict[tuple[str, str], str]:
