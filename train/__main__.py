@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from babelscope.front import run_command
+from babelscope.help_page import kept_page
 from train.supervisor import supervise, take_restarts
 
 if TYPE_CHECKING:
@@ -57,7 +58,14 @@ def run(command: str, arguments: list[str]) -> int:
         if restarts is not None:
             return supervise(arguments, restarts)
         quieten()
-        importlib.import_module("train.cli").TrainingCLI([command, *arguments])
+
+        def start() -> None:
+            importlib.import_module("train.cli").TrainingCLI([command, *arguments])
+
+        if arguments in (["-h"], ["--help"]):
+            print(kept_page(command, start), end="")
+        else:
+            start()
     return 0
 
 
