@@ -57,6 +57,6 @@ class Shape:
     def probe(self, rows: int, classes: int, iterations: float) -> float:
         """FLOPs of fitting one linear probe on `rows` states."""
         size = (self.width + 1) * classes
-        hessian = min(rows, max(1000, 4 * self.width)) * size**2 + size**3 / 3 if size <= 10_000 else 0.0
+        hessian = min(rows, max(1500, 4 * self.width)) * size**2 + size**3 / 3 if size <= 10_000 else 0.0
         basis = TURNED * self.width**3 + 6 * rows * self.width**2
         return iterations * (THIN * 4 * rows * size + CALLS) + hessian + basis

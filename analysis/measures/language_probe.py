@@ -117,7 +117,7 @@ class LanguageProbe(TokenProbe):
     def work(self, shape: Shape) -> float:
         languages, tokens = self.read_tokens(shape)
         # Permuted labels have nothing to find, a label for each type of token little.
-        iterations = 65 * len(self.seeds) + ((5 * self.shuffles + 20) if self.controls else 0)
+        iterations = 38 * len(self.seeds) + ((5 * self.shuffles + 20) if self.controls else 0)
         rows = languages * self.tokens_per_language
         fits = shape.probe(rows, languages, iterations) + (len(self.seeds) - 1) * shape.probe(rows, languages, 0)
         return tokens * shape.read + (shape.layers + 1) * fits

@@ -56,6 +56,18 @@ class LogisticFit:
         return (self.logits.logsumexp(dim=1) - self.logits.gather(1, chosen)[:, 0]) / math.log(2)
 
 
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """True float32 products even where training has asked for TF32 or bfloat16 ones: the gradient decides the end."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@_full_precision()
 def fit_logistic(
     features: Tensor,
     labels: Tensor,
@@ -85,63 +97,57 @@ def fit_logistic(
             training rows.
     """
     labels, train = _check(features, labels, train, num_classes, inverse_penalty)
-    device, dtype = features.device, features.dtype
-    num_problems, num_rows = train.shape
+    dtype = features.dtype
     count = train.sum(dim=1)  # (P,)
-    weights = train.to(dtype) / count[:, None].to(dtype)  # (P, N), sums to 1
-    targets = torch.zeros(num_problems, num_classes, num_rows, dtype=dtype, device=device)
-    targets.scatter_(1, labels[:, None], weights[:, None])  # weighted one-hot
+    rows = train.any(dim=0)  # the solver sees these only, M of N
+    weights = train[:, rows].to(dtype) / count[:, None].to(dtype)  # (P, M), sums to 1
+    targets = weights.new_zeros(len(train), num_classes, weights.shape[1])
+    targets.scatter_(1, labels[:, None, rows], weights[:, None])  # weighted one-hot
     present = targets.amax(dim=2) > 0  # (P, K)
     # scikit-learn fits two classes as one weight vector w = W1 - W0: |w|^2 = 2 (|W0|^2 + |W1|^2) at the optimum.
     penalty = (1 + (present.sum(dim=1) == 2)) / (inverse_penalty * count.double())  # (P,)
 
-    any_train = train.any(dim=0)
-    shared_rows = slice(None) if bool(any_train.all()) else any_train
-    mean = features[shared_rows].mean(dim=0, dtype=torch.float64)
-    # What the mean loses in single precision is a constant, which the intercept takes up.
-    mean = mean.to(dtype).double()
-    centred = features - mean.to(dtype)
-    used = centred[shared_rows]
-    scale = used.square().mean(dim=0, dtype=torch.float64).sqrt()
+    # Shared coordinates are near to standardised; what they miss is a constant, which the intercept takes up, and the
+    # ratio of scales, which is in the penalty.
+    used = features[rows]
+    mean = used.mean(dim=0)
+    used -= mean
+    squares = used.square()
+    scale = squares.mean(dim=0).sqrt()
     # Below the resolution of the data's own precision a feature is constant, whatever rounding says.
     constant = scale <= 10 * torch.finfo(dtype).eps * mean.abs() + torch.finfo(dtype).tiny
-    scale = torch.where(constant, 1.0, scale)
-    centred = (centred / scale.to(dtype)).masked_fill_(constant, 0.0)  # (N, D)
-
-    used = centred[shared_rows]
-    gram = used.T @ used / len(used)
-    curvature, basis = torch.linalg.eigh(gram.double())
-    curvature.clamp_(min=0.0)
-    rotated = torch.empty(basis.shape[0] + 1, num_rows, dtype=dtype, device=device)  # (F, N)
-    torch.matmul(basis.T.to(dtype), centred.T, out=rotated[:-1])
-    rotated[-1] = 1.0
-
+    inverse_scale = torch.where(constant, 0.0, 1 / scale)
     # A problem standardises on its own rows: the penalty is on W = ratio * (weights of the shared coordinates).
-    first = weights @ centred
-    ratio = (weights @ centred.square() - first.square()).clamp(min=0.0).double().sqrt()  # (P, D)
+    variance = weights @ squares - (weights @ used).square()
+    ratio = variance.clamp_(min=0.0).double().sqrt() * inverse_scale  # (P, D)
     ratio = torch.where(ratio < 1e-5, 1.0, ratio)
-    shrink = penalty[:, None, None] * torch.einsum("dj,pd,dk->pjk", basis, ratio.square(), basis)  # (P, D, D)
 
+    used *= inverse_scale
+    curvature, basis = torch.linalg.eigh((used.T @ used / len(used)).double())
+    curvature.clamp_(min=0.0)
+    rotated = used.new_ones(basis.shape[0] + 1, len(used))  # (F, M)
+    torch.matmul(basis.T.to(dtype), used.T, out=rotated[:-1])
+    shrink = penalty[:, None, None] * torch.einsum("dj,pd,dk->pjk", basis, ratio.square(), basis)  # (P, D, D)
     task = torch.unique(labels, dim=0, return_inverse=True)[1]  # (P,): problems with the same labels
-    with _full_precision():
-        solution, iterations, converged = minimise(
-            rotated, weights, targets, present, shrink.to(dtype), curvature.to(dtype), tolerance, max_iterations, task
-        )
+    solution, iterations, converged = minimise(
+        rotated, weights, targets, present, shrink.to(dtype), curvature.to(dtype), tolerance, max_iterations, task
+    )
     if not bool(converged.all()):
         logger.warning(
             "logistic regression: %d of %d problems stopped after %d iterations above the tolerance %g",
             int((~converged).sum()),
-            num_problems,
+            len(train),
             max_iterations,
             tolerance,
         )
-    logits = torch.matmul(solution, rotated).masked_fill_(~present[:, :, None], -torch.inf)
     shared = solution[:, :, :-1].double()
+    coefficients = (shared @ basis.T) * inverse_scale  # (P, K, D)
+    logits = torch.matmul(coefficients.to(dtype), (features - mean).T) + solution[:, :, -1:]
+    logits.masked_fill_(~present[:, :, None], -torch.inf)
     loss = (logits.logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]).double()
     mean_loss = torch.where(train, loss, 0.0).sum(dim=1) / count
     objective = mean_loss + 0.5 * torch.einsum("pkd,pde,pke->p", shared, shrink, shared)
-    coefficients = (shared @ basis.T) / scale  # (P, K, D)
-    intercepts = solution[:, :, -1].double() - coefficients @ mean
+    intercepts = solution[:, :, -1].double() - coefficients @ mean.double()
     return LogisticFit(
         coefficients=coefficients.to(dtype),
         intercepts=intercepts.masked_fill(~present, -torch.inf).to(dtype),
@@ -150,17 +156,6 @@ def fit_logistic(
         iterations=iterations,
         converged=converged,
     )
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """True float32 products even where training has asked for TF32 or bfloat16 ones: the gradient decides the end."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _check(
@@ -175,7 +170,7 @@ def _check(
         raise ValueError(f"labels must be (N,) or {tuple(train.shape)}, not {tuple(labels.shape)}")
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
         raise ValueError(f"labels must lie in [0, {num_classes}), got [{int(labels.min())}, {int(labels.max())}]")
-    if not bool(torch.isfinite(features).all()):
+    if not bool(torch.stack(features.aminmax()).isfinite().all()):  # NaN is the least and the largest
         bad = int((~torch.isfinite(features)).any(dim=1).sum())
         raise ValueError(f"{bad} of {features.shape[0]} rows of the features hold NaN or infinity")
     empty = (~train.any(dim=1)).nonzero().flatten().tolist()

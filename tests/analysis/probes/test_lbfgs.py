@@ -1,4 +1,4 @@
-"""The solver where the diagonal is a poor model: few types of rows, shared unevenly by the classes."""
+"""The solver where its first model of the Hessian is poor: few types of rows, shared unevenly by the classes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_sampled_hessian_saves_iterations_and_not_accuracy(
     with_hessian, _ = _fit(token_like)
     monkeypatch.setattr(lbfgs, "LARGEST_HESSIAN", 0)
     without, _ = _fit(token_like)
-    assert float(without.iterations.double().mean()) > 1.5 * float(with_hessian.iterations.double().mean())
+    assert float(without.iterations.double().mean()) > 1.2 * float(with_hessian.iterations.double().mean())
     assert torch.allclose(without.objective, with_hessian.objective, atol=2e-6)
     assert bool((with_hessian.objective <= without.objective + 1e-7).all())
 
