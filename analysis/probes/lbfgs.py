@@ -12,6 +12,7 @@ Shapes:  N rows   D features   P problems   K classes   F = D + 1 (features and 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -208,7 +209,7 @@ def _hessian_factor(rotated: Tensor, probabilities: Tensor, weights: Tensor, shr
     flat.diagonal().add_(1e-5 * size)
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(flat)
-    while int(failed):
+    while int(failed) and math.isfinite(size):  # of what is not finite no multiple of the identity helps
         flat.diagonal().add_(1e-2 * size)
         factor, failed = torch.linalg.cholesky_ex(flat)
     return factor
