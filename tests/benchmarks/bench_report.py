@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import itertools
-import multiprocessing
 import os
 import resource
 import statistics
@@ -21,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from analysis.report import browser  # noqa: E402
 from analysis.report.report import write_report  # noqa: E402
 from analysis.results import ResultTable  # noqa: E402
 from analysis.snapshots import SnapshotId  # noqa: E402
+from tests.benchmarks.peak import in_child  # noqa: E402
 from tests.benchmarks.rows import row  # noqa: E402
 
 LANGUAGES = ("ar", "bn", "ca", "en", "es", "eu", "fr", "hi", "id", "pt", "sw", "ta", "te", "ur", "vi", "zh")
@@ -78,19 +77,12 @@ def write_large(folder: Path, steps: int, layers: int) -> Path:
 
 
 def seconds_to_open(page: Path, view: str = "") -> float:
-    """CPU seconds; `view` is the page's `#all`, or nothing."""
-    receiver, sender = (context := multiprocessing.get_context("fork")).Pipe(duplex=False)
-    process = context.Process(target=_open, args=(page, view, sender))
-    process.start()
-    sender.close()
-    try:
-        return float(receiver.recv())
-    finally:
-        process.join()
+    """CPU seconds; `view` is the page's `#all`, or nothing. In a child of its own, which waits for whatever the browser
+    leaves."""
+    return in_child(lambda: _open(page, view))
 
 
-def _open(page: Path, view: str, sender: Connection) -> None:
-    """In a child of its own, which waits for whatever the browser leaves."""
+def _open(page: Path, view: str) -> float:
     ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory() as folder:
         command = [str(browser.find_browser()), *browser.FLAGS, f"--user-data-dir={folder}", "--window-size=1400,900"]
@@ -102,7 +94,7 @@ def _open(page: Path, view: str, sender: Connection) -> None:
         except ChildProcessError:  # none is left
             pass
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    sender.send(used.ru_utime + used.ru_stime)
+    return used.ru_utime + used.ru_stime
 
 
 def run(quick: bool = False, page: Path | None = None) -> list[dict[str, Any]]:

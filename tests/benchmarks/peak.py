@@ -39,13 +39,14 @@ def peak_here(work: Callable[[], Any]) -> float:
 
 def peak_above(work: Callable[[], Any]) -> float:
     """The same in a forked child, so that no memory that an earlier measurement freed is used again unseen."""
+    return in_child(lambda: peak_here(work))
+
+
+def in_child(measure: Callable[[], float]) -> float:
+    """What `measure` finds in a forked child, which leaves nothing behind."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-
-    def child() -> None:
-        sender.send(peak_here(work))
-
-    process = context.Process(target=child)
+    process = context.Process(target=lambda: sender.send(measure()))
     process.start()
     sender.close()
     try:
