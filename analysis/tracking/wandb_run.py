@@ -152,8 +152,7 @@ class WandbRun:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        for name in ("data", "cache", "config"):  # nothing outside the run folder
-            os.environ.setdefault(f"WANDB_{name.upper()}_DIR", str(self.root / "wandb" / name))
+        name_folders(self.root)
         mode = self.page.mode
         if mode == "auto":
             mode = "online" if _logged_in() else "offline"
@@ -213,6 +212,21 @@ class WandbRun:
             self.run.summary.update(summary(self.root))
         except Exception as error:
             log.warning("W&B was given no summary: %s", error)
+
+
+_named: dict[str, str] = {}
+"""Variables of W&B's folders that this process has set, with their values."""
+
+
+def name_folders(root: Path) -> None:
+    """W&B writes nothing outside the run folder, unless the user has named another place.
+
+    The user's settings (WANDB_CONFIG_DIR: entity, a server of one's own) are only read and stay where they are.
+    """
+    for name in ("data", "cache"):
+        variable = f"WANDB_{name.upper()}_DIR"
+        if os.environ.get(variable) == _named.get(variable):  # unset, or ours, of an earlier run of this process
+            os.environ[variable] = _named[variable] = str(root.resolve() / "wandb" / name)
 
 
 def log_artifacts(run: Run, root: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from analysis.report.run import read_metrics
-from analysis.tracking.wandb_run import WandbRun, run_identity
+from analysis.tracking.wandb_run import WandbRun, name_folders, run_identity
 from callbacks.tracking import Tracker, scalars_of
 
 Sessions = Callable[[Path], list[Any]]
@@ -31,6 +31,22 @@ def sessions(wandb_sessions: Sessions) -> Sessions:
 
 def offline_runs(root: Path) -> list[Path]:
     return sorted((root / "wandb").glob("offline-run-*"))
+
+
+def test_each_run_of_a_process_names_its_own_folders_and_none_that_the_user_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(variable, "")  # so that it is put back afterwards
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr("analysis.tracking.wandb_run._named", {})
+    monkeypatch.setenv("WANDB_CACHE_DIR", "/of/the/user")
+    monkeypatch.chdir(tmp_path)
+    for run in ("first", "second"):
+        name_folders(Path(run))
+        assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / run / "wandb" / "data")  # also after a change of folder
+        assert os.environ["WANDB_CACHE_DIR"] == "/of/the/user"
+    assert "WANDB_CONFIG_DIR" not in os.environ, "the user's settings of W&B are read"
 
 
 def test_the_wandb_run_has_the_axes_one_row_a_step_and_every_key(tmp_path: Path, sessions: Sessions) -> None:
