@@ -4,8 +4,9 @@ Once a unit's texts are sorted, one walk down the ranking serves all concepts. C
 (all of a pool's, or those of one half of the sentences) share their ranks: they are the lanes of the processor's vector
 unit, and each text adds its row of labels to the running counts. Of concepts with labelled texts of their own most do
 not know a text at all, so a text has lists: the sets of labelled texts that it is in, and the concepts that it is a
-positive of. Counts are exact, sums are float32 and move to float64 every few tie groups. Blocks of units go through
-threads: the compiled loops release the interpreter lock.
+positive of. Where many know it, it has a row, and every concept counts its rank by itself. Counts are exact, sums are
+float32 and move to float64 every few tie groups. Blocks of units go through threads: the compiled loops release the
+interpreter lock.
 
 Shapes:  U units   N texts   C concepts   S sets of labelled texts
 """
@@ -26,6 +27,8 @@ BLOCK = 64
 """Units per task: their keys (8 bytes x N each) stay in the second-level cache."""
 LISTED = 0.125
 """Share of texts in a set below which a list of its texts is shorter work than a row for the vector unit."""
+CROWDED = 0.1
+"""Share of positives among texts and concepts above which rows take less time than lists (measured on AVX-512)."""
 FLUSH = 32
 """Tie groups after which float32 sums move to float64: keeps the error of AP near 1e-7."""
 
@@ -221,6 +224,67 @@ def _scan_own(
                 _flush(precision, sums, unit)
 
 
+@compiled
+def _add_own_text(codes: np.ndarray, text: int, seen: np.ndarray, hits: np.ndarray, precision: np.ndarray) -> None:
+    """An untied text, whose rank every concept counts among its own."""
+    for concept in range(hits.shape[0]):
+        code = codes[text, concept]
+        rank = seen[concept] + np.float32(code & np.uint8(1))
+        yes = np.float32(code >> np.uint8(1))
+        total = hits[concept] + yes
+        seen[concept] = rank
+        hits[concept] = total
+        precision[concept] += yes * total / max(rank, np.float32(1.0))
+
+
+@compiled
+def _count_own(codes: np.ndarray, text: int, seen: np.ndarray, more: np.ndarray) -> None:
+    """One text of a tie group."""
+    for concept in range(more.shape[0]):
+        code = codes[text, concept]
+        seen[concept] += np.float32(code & np.uint8(1))
+        more[concept] += np.float32(code >> np.uint8(1))
+
+
+@compiled
+def _add_own_group(more: np.ndarray, seen: np.ndarray, hits: np.ndarray, precision: np.ndarray) -> None:
+    """A whole tie group, counted before."""
+    for concept in range(hits.shape[0]):
+        yes = more[concept]
+        total = hits[concept] + yes
+        more[concept] = 0
+        hits[concept] = total
+        precision[concept] += yes * total / max(seen[concept], np.float32(1.0))
+
+
+@compiled
+def _scan_crowded(keys: np.ndarray, codes: np.ndarray, sums: np.ndarray) -> None:
+    """As `_scan_own` to the same bits; codes are (N, C) uint8: 0 not labelled, 1 negative, 3 positive."""
+    low = np.uint64(0xFFFFFFFF)
+    seen = np.zeros(codes.shape[1], dtype=np.float32)  # labelled texts so far, of each concept
+    hits = np.zeros(codes.shape[1], dtype=np.float32)  # positives so far
+    more = np.zeros(codes.shape[1], dtype=np.float32)  # positives in the tie group
+    precision = np.zeros(codes.shape[1], dtype=np.float32)
+    for unit in range(keys.shape[0]):
+        seen[:] = 0
+        hits[:] = 0
+        first = 0
+        groups = 0
+        while first < keys.shape[1]:
+            end = _group_end(keys, unit, first)
+            if end == first + 1:
+                _add_own_text(codes, keys[unit, first] & low, seen, hits, precision)
+            else:
+                for place in range(first, end):
+                    _count_own(codes, keys[unit, place] & low, seen, more)
+                _add_own_group(more, seen, hits, precision)
+            first = end
+            groups += 1
+            if groups == FLUSH or first == keys.shape[1]:
+                groups = 0
+                _flush(precision, sums, unit)
+
+
 @dataclass(frozen=True)
 class SharedTexts:
     """Concepts with the same labelled texts."""
@@ -242,7 +306,7 @@ class SharedTexts:
 
 
 class OwnTexts:
-    """Concepts with labelled texts of their own: every text lists the sets that it is in and what it is a positive of.
+    """Concepts with labelled texts of their own.
 
     Args:
         concepts: their places among all concepts.
@@ -253,6 +317,12 @@ class OwnTexts:
 
     def __init__(self, concepts: np.ndarray, set_of: np.ndarray, labelled: np.ndarray, positive: np.ndarray) -> None:
         self.concepts = concepts
+        self._tables: tuple[np.ndarray, ...]
+        if positive.mean() > CROWDED:
+            self._scan = _scan_crowded
+            self._tables = (np.ascontiguousarray(labelled[:, set_of] + np.uint8(2) * positive),)
+            return
+        self._scan = _scan_own
         kind = np.result_type(np.uint16, np.min_scalar_type(len(concepts)))  # short lists stay in the cache
         listed = labelled if labelled.mean() < LISTED else labelled[:, :0]
         lists = []
@@ -262,7 +332,7 @@ class OwnTexts:
 
     def scan(self, keys: np.ndarray, sums: np.ndarray) -> None:
         """Add the precisions at positives to sums (U, C)."""
-        _scan_own(keys, *self._tables, sums)
+        self._scan(keys, *self._tables, sums)
 
 
 def scan(

@@ -85,6 +85,16 @@ def test_scores_equal_scikit_learn_with_ties(way: Way, kind: str) -> None:
     assert np.abs(way(make_values(), Labels(NUM_TEXTS, *labels_of(kind))).numpy() - ap).max() < 1e-6
 
 
+@pytest.mark.parametrize("kind", ["matched", "all but a few"])
+def test_rows_and_lists_of_labels_give_the_same_bits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for crowded in (0.0, 1.0):
+        monkeypatch.setattr("analysis.experts.kernels.CROWDED", crowded)
+        found.append(average_precision(make_values(), Labels(NUM_TEXTS, *labels_of(kind))))
+    assert np.abs(found[0].numpy() - oracle(kind)).max() < 1e-6
+    assert torch.equal(*found)
+
+
 def test_halves_beside_all_texts_equal_scikit_learn() -> None:
     """Concepts of the same labelled texts are walked by themselves, the others together."""
     generator = np.random.default_rng(3)
