@@ -41,7 +41,8 @@ class RankCorrelation:
 
     def result(self) -> np.ndarray:
         """(G, G) in [-1, 1]: rows by the first half, columns by the second."""
-        assert self._num_units > 0 and not self._waiting, "no site was added, or only a part of the last one"
+        assert self._num_units > 0, "no site was added"
+        assert not self._waiting, "the last site is there in part"
         return self._weighted / self._num_units
 
 

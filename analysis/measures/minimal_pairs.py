@@ -11,18 +11,19 @@ Shapes:  N pairs
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
 
-from analysis.base import Analysis, Row
+from analysis.base import Analysis, Kept, Row
 from analysis.extraction.losses import content_tokens, text_losses
 from analysis.geometry.calibration import influence_interval
 from analysis.snapshots import Snapshot
-from babelscope.files import file_sha256
+from babelscope.files import file_stamp
 from babelscope.records import refuse_unknown
 
 COLUMNS = {
@@ -57,6 +58,7 @@ class MinimalPairs(Analysis):
     """
 
     default_name: ClassVar[str] = "minimal_pairs"
+    folders: ClassVar[Mapping[str, str]] = MappingProxyType({"pairs": "*/data.tsv"})
 
     pairs: str
     """Tab-separated file with a column `language`, or a folder with `<language>/data.tsv`."""
@@ -74,19 +76,14 @@ class MinimalPairs(Analysis):
         for option in ("max_pairs", "max_length"):
             if getattr(self, option) < 2:
                 raise ValueError(f"{self.name}: {option}={getattr(self, option)} must be at least 2")
-        self._read: dict[str, list[Pair]] | None = None
-
-    def settings(self) -> dict[str, object]:
-        root = Path(self.pairs)
-        digests = {str(path.relative_to(root)): file_sha256(path) for path in _files(root)} if root.is_dir() else {}
-        return {**super().settings(), **({"pairs": digests} if digests else {})}
+        self._kept = Kept()
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        if self._read is None:
-            self._read = read_pairs(self.pairs, self.languages)
+        stamps = tuple(map(file_stamp, _files(Path(self.pairs))))
+        read: dict[str, list[Pair]] = self._kept.get(stamps, lambda: read_pairs(self.pairs, self.languages))
         right: dict[str, np.ndarray] = {}
         margins: dict[str, np.ndarray] = {}
-        for language, every in self._read.items():
+        for language, every in read.items():
             chosen = np.unique(np.linspace(0, len(every) - 1, min(self.max_pairs, len(every))).round().astype(int))
             pairs = [every[index] for index in chosen.tolist()]
             margin = self._losses(snapshot, [pair.bad for pair in pairs])
