@@ -162,8 +162,8 @@ def find_births(results: ResultTable, share: float, analysis: str = "trajectorie
     """When every frozen expert became one, in every language: concept, language, unit, other_language, birth.
 
     `birth` is the first step from which on the unit is among the best `share` of units in `other_language` at every
-    later measured step; missing where it is not at the last one. Sorted by birth within a unit, it is the order in
-    which languages join.
+    later measured step; missing where it is not, or was not followed, at the last one. Sorted by birth within a unit,
+    it is the order in which languages join.
     """
     steps = [step for step, name in results.entries() if name == analysis]
     keys = ["concept", "language", "unit"]
@@ -173,6 +173,6 @@ def find_births(results: ResultTable, share: float, analysis: str = "trajectorie
         ranks = frame[[name for name in frame.columns if name.startswith("rank_")]]
         inside[step] = (ranks.rename(columns=lambda name: name.removeprefix("rank_")) < share).stack()
     table = pd.DataFrame(inside).rename_axis(index=[*keys, "other_language"])[steps]
-    lasting = table[steps[::-1]].astype(bool).cummin(axis=1)[steps]
+    lasting = table[steps[::-1]].eq(True).cummin(axis=1)[steps]
     birth = lasting.idxmax(axis=1).where(lasting.any(axis=1))
     return birth.rename("birth").reset_index().sort_values([*keys, "birth"], ignore_index=True)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
@@ -81,6 +83,12 @@ def test_births_of_a_planted_unit(
     assert rest["birth"].isna().mean() > 0.8, "noise is followed nowhere"
 
     units = table.attachment(16, "trajectories", "units").to_pandas()
+    path = table.path(16, "trajectories", "units")
+    stored = pq.read_table(path)
+    pq.write_table(stored.filter(pc.not_equal(stored["unit"], UNIT)), path)  # step 16 followed other units
+    births = find_births(table, share=5 / space.num_units)
+    assert births[births["unit"] == UNIT]["birth"].dropna().eq(32).all(), "what was not looked at is not known to be in"
+
     row = units[(units["unit"] == UNIT) & (units["language"] == "en") & (units["concept"] == "fire")].iloc[0]
     assert row["ap_de"] == row["ap_en"] == 1.0
     assert row["rank_de"] == row["rank_en"] == 0.0
