@@ -97,9 +97,10 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
             share=self.share,
             extraction=self.extraction,
         )
+        held_out = concept_set.half(1)
         rises = np.full((len(CONDITIONS), *table.experts.units.shape[:2], len(table.languages)), np.nan)
         for place, concept in enumerate(table.concepts):
-            texts = read_words(snapshot, concept_set.half(1), concept, words, self.texts_per_concept, self.extraction)
+            texts = read_words(snapshot, held_out, concept, words, self.texts_per_concept, self.extraction)
             plain = texts.losses(snapshot, {}, self.extraction)
             for source in range(len(table.languages)):
                 for number, condition in enumerate(CONDITIONS):

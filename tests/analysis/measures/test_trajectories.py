@@ -75,6 +75,10 @@ def test_births_of_a_planted_unit(
         measured[snapshot.id.step] = list(follow.measure(snapshot))
         table.write(snapshot.id, follow, measured[snapshot.id.step], 0.1)
 
+    elsewhere = Trajectories(**options, results=follow.results, frozen_step=32, site_set=["mlp.in", "mlp.out"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"are units of other sites than \['mlp.in', 'mlp.out'\]; give the site_set"):
+        list(elsewhere.measure(snapshots[0]))
+
     births = find_births(table, share=5 / space.num_units)
     own = births[(births["unit"] == UNIT) & (births["concept"] == "fire") & (births["language"] == "de")]
     assert dict(zip(own["other_language"], own["birth"], strict=True)) == {"de": 8, "en": 16}
