@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from analysis.probes.dip import DipCounts, Estimate, dip_change
 from analysis.report import figures as draw
-from analysis.report.explanations import explain, in_words
+from analysis.report.changes import concept_clusters
+from analysis.report.chapters.any_measure import captioned
+from analysis.report.explanations import heading_of, in_words, unit_of
 from analysis.report.figures import select
-from analysis.report.page import Captioned, Card, Page
-from analysis.report.pair_figures import is_directed, pair_matrix
+from analysis.report.page import Card, Page
+from analysis.report.pair_figures import change_of_pairs, is_directed, pair_matrix
 from analysis.report.run import RunRecord
-from analysis.report.style import add_line, base_figure
-from analysis.report.tables import Table
+from analysis.report.tables import Table, number, with_interval
 from analysis.statistics import paired_contrast
 
 FEWEST_CONCEPTS = 3
@@ -39,10 +40,12 @@ def add_steps(page: Page, record: RunRecord, before: int, after: int) -> None:
     if before == after:
         raise ValueError(f"--steps {before} {after}: name two steps")
     page.chapter(f"Step {before} and step {after}", "Differences are those of the second step minus the first.")
+    for sentence in record.warnings:
+        page.paragraph(sentence)
     for name in record.frame["analysis"].drop_duplicates():
         rows = record.frame[record.frame["analysis"] == name]
         if {before, after} <= {*rows["step"]}:
-            page.chapter(in_words(name))
+            page.chapter(heading_of(record.classes.get(name, "")) or in_words(name))
             page.grid([_overall(record, rows, name, before, after)])
             page.grid(_cards(record, rows[rows["step"].isin([before, after])], name, before, after))
 
@@ -55,9 +58,10 @@ def change_of(record: RunRecord, name: str, metric: str, before: int, after: int
     concepts = select(record.frame, name, metric, by=("concept",))
     one, other = (concepts[concepts["step"] == step].set_index("concept")["value"] for step in (before, after))
     difference = (other - one).dropna()
-    if len(difference) < FEWEST_CONCEPTS:
+    clusters = concept_clusters(record, name, after, list(difference.index))
+    if len(np.unique(clusters)) < FEWEST_CONCEPTS:
         return None
-    contrast = paired_contrast(difference.to_numpy())
+    contrast = paired_contrast(difference.to_numpy(), clusters)
     return contrast.low, contrast.high
 
 
@@ -77,9 +81,8 @@ def _overall(record: RunRecord, rows: pd.DataFrame, name: str, before: int, afte
         if not {before, after} <= {*found.index}:
             continue
         one, other = (float(found.loc[step, "value"]) for step in (before, after))
-        interval = change_of(record, name, metric, before, after)
-        change = f"{other - one:+.4f}" + ("" if interval is None else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]")
-        lines.append((metric, f"{one:.4f}", f"{other:.4f}", change))
+        interval = change_of(record, name, metric, before, after) or (None, None)
+        lines.append((in_words(metric), number(one), number(other), with_interval(other - one, *interval, "+.4f")))
     if not lines:
         return None
     return Table(
@@ -92,26 +95,15 @@ def _overall(record: RunRecord, rows: pd.DataFrame, name: str, before: int, afte
 
 def _cards(record: RunRecord, rows: pd.DataFrame, name: str, before: int, after: int) -> Iterator[Card]:
     for metric in rows["metric"].drop_duplicates():
-        said, title = explain(record.classes.get(name, ""), metric), in_words(metric)
+        title, unit = in_words(metric), unit_of(record.classes.get(name, ""), metric)
         layers = select(rows, name, metric, by=("layer",))
         if layers["step"].nunique() == 2:
-            yield Captioned(draw.layer_curves(layers, f"{title} by layer"), said)
+            yield captioned(record, name, metric, draw.layer_curves(layers, f"{title} by layer", unit=unit))
         languages = select(rows, name, metric, by=("language",))
         if languages["step"].nunique() == 2:
-            yield Captioned(_by_language(languages, f"{title} by language", before, after), said)
+            yield captioned(record, name, metric, draw.by_language(languages, f"{title} by language", unit=unit))
         pairs = select(rows, name, metric, by=("language", "other_language"))
         if pairs["step"].nunique() == 2:
-            keys = ["language", "other_language"]
-            one, other = (pairs[pairs["step"] == step].set_index(keys) for step in (before, after))
-            change = other.assign(value=other["value"] - one["value"]).reset_index().dropna(subset=["value"])
-            figure = pair_matrix(change, f"{title}, change", directed=is_directed(change), diverging=True)
-            yield Captioned(figure, said)
-
-
-def _by_language(rows: pd.DataFrame, title: str, before: int, after: int) -> go.Figure:
-    figure = base_figure(title, "")
-    for index, step in enumerate((before, after)):
-        part = rows[rows["step"] == step].sort_values("language")
-        add_line(figure, part["language"], part["value"], f"step {step}", index, mode="markers")
-    figure.update_xaxes(type="category")
-    return figure
+            change, directed = change_of_pairs(pairs, before, after), is_directed(pairs)
+            figure = pair_matrix(change, f"{title}, change", unit=unit, directed=directed, diverging=True)
+            yield captioned(record, name, metric, figure)
