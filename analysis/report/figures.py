@@ -33,7 +33,12 @@ MOST_LAYERS = 13
 
 def select(frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
     """Rows of one metric with exactly the fields `by` set, of `FIELDS`."""
-    rows = frame[(frame["analysis"] == analysis) & (frame["metric"] == metric)]
+    return with_fields(frame[frame["analysis"] == analysis], metric, by=by)
+
+
+def with_fields(frame: pd.DataFrame, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """The same of a frame of one analysis."""
+    rows = frame[frame["metric"] == metric]
     return rows[(rows[list(FIELDS)].notna() == [field in by for field in FIELDS]).all(axis=1)]
 
 

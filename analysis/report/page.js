@@ -36,7 +36,8 @@ function themed(layout) {
   layout.font = {...layout.font, color: ink};
   layout.modebar = {orientation: "h", bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--accent")};
   for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key)))
-    Object.assign(layout[name], {automargin: true, exponentformat: "e", gridcolor: grid, linecolor: colour("--soft"), zerolinecolor: grid});
+    Object.assign(layout[name], {automargin: true, gridcolor: grid, linecolor: colour("--soft"), zerolinecolor: grid});
+  if (layout.yaxis) layout.yaxis.exponentformat = "e"; // not 1f for 1e-15
   return layout;
 }
 

@@ -124,11 +124,11 @@ def _changes(records: Sequence[RunRecord]) -> Table | None:
         for analysis in sorted(record.frame["analysis"].unique()):
             change = find_change(record, analysis, DECISIVE) or find_change(record, analysis, PAPER)
             if change is not None:
-                rows.append((record.name, change.metric, *change.cells, change.verdict))
+                rows.append((record.name, in_words(change.metric), change.reference, *change.cells, change.in_a_word))
     if not rows:
         return None
     return Table(
-        title="Concept neurons across languages against random networks",
-        header=("run", "measure", "random", "last", "difference [95 %]", ""),
+        title="Concept neurons across languages, last usable snapshot, paired over concepts",
+        header=("run", "measure", "against", "there", "last", "difference [95 %]", ""),
         rows=tuple(rows),
     )

@@ -1,13 +1,14 @@
 """Two steps of one run beside each other: what changed in between, paired where the results allow it.
 
-Overall numbers of both with their difference; the interval of a difference is paired over concepts (where an analysis
-has a row for each) or over sentences (the dip of the probe), since both steps were measured on the same ones. Then
-curves over layers, and pairs of languages as a difference.
+First the changes whose interval leaves 0 out, then overall numbers of both with their difference, whose interval is
+paired over concepts (where an analysis has a row for each) or over sentences (the dip of the probe), since both steps
+were measured on the same ones. Then curves over layers, and pairs of languages as a difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,12 +43,57 @@ def add_steps(page: Page, record: RunRecord, before: int, after: int) -> None:
     page.chapter(f"Step {before} and step {after}", "Differences are those of the second step minus the first.")
     for sentence in record.warnings:
         page.paragraph(sentence)
-    for name in record.frame["analysis"].drop_duplicates():
-        rows = record.frame[record.frame["analysis"] == name]
-        if {before, after} <= {*rows["step"]}:
-            page.chapter(heading_of(record.classes.get(name, "")) or in_words(name))
-            page.grid([_overall(record, rows, name, before, after)])
-            page.grid(_cards(record, rows[rows["step"].isin([before, after])], name, before, after))
+    analyses = record.frame.groupby("analysis", sort=False)
+    measured = {str(name): rows for name, rows in analyses if {before, after} <= {*rows["step"]}}
+    changes = {name: _changes(record, rows, name, before, after) for name, rows in measured.items()}
+    header = (f"step {before}", f"step {after}", "change [95 %]")
+    page.grid([_certain(changes, header)])
+    for name, rows in measured.items():
+        page.chapter(heading_of(record.classes.get(name, "")) or in_words(name))
+        if changes[name]:
+            note = "Intervals are paired over concepts or sentences; where nothing pairs there is none."
+            lines = tuple(change.cells for change in changes[name])
+            page.grid([Table("Overall", ("measure", *header), lines, note)])
+        page.grid(_cards(record, rows[rows["step"].isin([before, after])], name, before, after))
+
+
+class StepChange(NamedTuple):
+    """An overall number at two steps."""
+
+    metric: str
+    before: float
+    after: float
+    interval: tuple[float, float] | None
+
+    @property
+    def leaves_zero_out(self) -> bool:
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        change = with_interval(self.after - self.before, *(self.interval or (None, None)), "+.4f")
+        return in_words(self.metric), number(self.before), number(self.after), change
+
+
+def _changes(record: RunRecord, rows: pd.DataFrame, name: str, before: int, after: int) -> list[StepChange]:
+    found = []
+    for metric in rows["metric"].drop_duplicates():
+        values = select(rows, name, metric).set_index("step")["value"]
+        if {before, after} <= {*values.index}:
+            interval = change_of(record, name, metric, before, after)
+            found.append(StepChange(metric, float(values[before]), float(values[after]), interval))
+    return found
+
+
+def _certain(changes: Mapping[str, Sequence[StepChange]], header: tuple[str, ...]) -> Table:
+    """What a page of differences begins with: those that are no noise of concepts or sentences."""
+    paired = [(name, change) for name, of_name in changes.items() for change in of_name if change.interval]
+    rows = tuple((in_words(name), *change.cells) for name, change in paired if change.leaves_zero_out)
+    note = (
+        f"{len(rows)} of {len(paired)} measures that can be paired, each at 95 %, not corrected for their number; "
+        "others have no interval of the difference."
+    )
+    return Table("Changes whose interval leaves 0 out", ("analysis", "measure", *header), rows, note)
 
 
 def change_of(record: RunRecord, name: str, metric: str, before: int, after: int) -> tuple[float, float] | None:
@@ -66,31 +112,12 @@ def change_of(record: RunRecord, name: str, metric: str, before: int, after: int
 
 
 def dip_between(record: RunRecord, name: str, before: int, after: int) -> Estimate | None:
-    """Change of the probe's dip with its interval, paired over sentences; None without the counts of both steps."""
+    """Change of the probe's dip with its interval, paired over sentences; None without counts of the same ones."""
     try:
         one, other = (DipCounts.from_arrow(record.table.attachment(step, name, "dip")) for step in (before, after))
     except FileNotFoundError:
         return None
-    return dip_change(one, other)
-
-
-def _overall(record: RunRecord, rows: pd.DataFrame, name: str, before: int, after: int) -> Table | None:
-    lines = []
-    for metric in rows["metric"].drop_duplicates():
-        found = select(rows, name, metric).set_index("step")
-        if not {before, after} <= {*found.index}:
-            continue
-        one, other = (float(found.loc[step, "value"]) for step in (before, after))
-        interval = change_of(record, name, metric, before, after) or (None, None)
-        lines.append((in_words(metric), number(one), number(other), with_interval(other - one, *interval, "+.4f")))
-    if not lines:
-        return None
-    return Table(
-        title="Overall",
-        header=("measure", f"step {before}", f"step {after}", "change [95 %]"),
-        rows=tuple(lines),
-        note="Intervals are paired over concepts or sentences; where nothing pairs there is none.",
-    )
+    return dip_change(one, other) if set(one.keys) & set(other.keys) else None
 
 
 def _cards(record: RunRecord, rows: pd.DataFrame, name: str, before: int, after: int) -> Iterator[Card]:
