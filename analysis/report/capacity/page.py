@@ -216,7 +216,8 @@ def _run_table(runs: Sequence[CapacityRun]) -> Table:
 def _with_interval(values: Sequence[float]) -> str:
     if not values:
         return ""
-    said = with_interval(float(np.mean(values)), *mean_interval(np.array(values)), "+.4f")
+    low, high = mean_interval(np.array(values))
+    said = with_interval(float(np.mean(values)), low, high, "+.4f")
     return said if len(values) > 1 else f"{said} (one seed)"
 
 

@@ -71,7 +71,8 @@ class StepChange(NamedTuple):
 
     @property
     def cells(self) -> tuple[str, ...]:
-        change = with_interval(self.after - self.before, *(self.interval or (None, None)), "+.4f")
+        low, high = self.interval or (None, None)
+        change = with_interval(self.after - self.before, low, high, "+.4f")
         return in_words(self.metric), number(self.before), number(self.after), change
 
 
