@@ -177,6 +177,8 @@ class CheckpointSource(ABC):
             model = build_random(folder, name, self.loading, seed=self.baseline_seed)
         else:
             folder = self.fetch(checkpoint)
+            if not folder.exists():
+                raise FileNotFoundError(f"{name}: {folder} is not there any more")
             tokenizer = self.load_tokenizer(checkpoint, folder)
             model = self.load(checkpoint, folder)
         try:
