@@ -249,14 +249,13 @@ def test_a_single_folder_is_a_run_of_one(run: Path) -> None:
 
 def test_folders_tell_their_steps_by_name(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     for name in ("global_step20", "global_step3", "final"):
-        small_model(0).save_pretrained(tmp_path / "suite" / name)
+        small_model(7).save_pretrained(tmp_path / "suite" / name)
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
     source = LocalFolders(
         path=tmp_path / "suite",
         tokenizer=str(tmp_path / "tokenizer"),
         naming=Naming(tokens_per_step=10),
         random_baseline=True,
-        baseline_seed=7,
         loading=CPU,
     )
     assert source.ids() == [SnapshotId("suite", 0, 0), SnapshotId("suite", 3, 30), SnapshotId("suite", 20, 200)]
