@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import chdir
 from dataclasses import dataclass, field
 from itertools import combinations, product
@@ -69,17 +69,18 @@ def write_study(folder: Path, truth: Truth | None = None, *, steps: tuple[int, .
     for seed in SEEDS:
         later = 0.3 * rng.normal()
         for step in steps:
-            found = {("core", "held_out"): [Row(metric="bits_per_byte", value=4.0 - 0.1 * share_of(step), chance=3.9)]}
+            found: dict[tuple[str, str], Iterable[Row | Attachment]] = {}
+            found["core", "held_out"] = [Row(metric="bits_per_byte", value=4.0 - 0.1 * share_of(step), chance=3.9)]
             found["core", "overlap"] = [*overlap_rows(truth, step, later, spread, rng), experts()]
-            found["seeds", "language_probe"] = list(probe_rows(truth, step, rng))
+            found["seeds", "language_probe"] = probe_rows(truth, step, rng)
             found["seeds", "alignment"] = [
                 Row(metric=metric, value=1.0 + 0.01 * rng.normal(), chance=0.1)
                 for metric in ("cka_debiased", "mutual_knn")
             ]
             if step in (512, 4096, steps[-1]):
-                found["followed", "trajectories"] = list(followed(step, steps[-1]))
+                found["followed", "trajectories"] = followed(step, steps[-1])
             if step in (0, 2048, 20_480):
-                found["dear", "causal_transfer"] = list(transfer_rows(truth, step, rng))
+                found["dear", "causal_transfer"] = transfer_rows(truth, step, rng)
                 found["dear", "concept_directions"] = [Row(metric="direction_transfer", value=0.6, chance=0.5)]
                 found["dear", "probe_suite"] = [Row(metric="accuracy_mlp", value=0.9, chance=0.1)]
             store(runs, f"d128-seed{seed}", step, found, analyses)
@@ -106,7 +107,7 @@ def store(
     runs: Path,
     run: str,
     step: int,
-    found: dict[tuple[str, str], list[Row | Attachment]],
+    found: Mapping[tuple[str, str], Iterable[Row | Attachment]],
     analyses: dict[tuple[str, str], Analysis],
 ) -> None:
     """Results by list and analysis, with the settings of the plan."""
