@@ -27,6 +27,8 @@ CONCEPTS = tuple(f"c{place}" for place in range(58))
 STRATA = ("same_family", "same_script", "disjoint_scripts", "clone")
 SEEDS = range(1, 6)
 KEYS = 300
+WIDTH = 0.4
+"""Octaves in which R rises."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def overlap_rows(
     truth: Truth, step: int, later: float, spread: dict[str | None, np.ndarray], rng: np.random.Generator
 ) -> Iterator[Row]:
     risen = {
-        stratum: rise * (step > 0) / (1 + np.exp((truth.onset[stratum] + later - np.log2(step or 1)) / 0.6))
+        stratum: rise * (step > 0) / (1 + np.exp((truth.onset[stratum] + later - np.log2(step or 1)) / WIDTH))
         for stratum, rise in truth.rise.items()
     }
     for stratum, by in {**risen, None: float(np.mean([*risen.values()][:3]))}.items():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,7 +16,7 @@ from studies.first_light.contents import decision_table, kinship_table, onset_ta
 from studies.first_light.hypotheses import decide
 from studies.first_light.secondary import birth_table, transfer_table
 from studies.first_light.study import Study
-from tests.studies.first_light.planted import STEPS, STRATA, Truth, write_study
+from tests.studies.first_light.planted import STEPS, STRATA, WIDTH, Truth, write_study
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +157,14 @@ def test_kinship_and_onsets_say_what_was_planted(planted: Path) -> None:
     assert rows["script"][1].startswith("-")
     assert float(rows["script"][3].removeprefix("< ")) < 0.01
     assert float(rows["family"][3].removeprefix("< ")) > 0.01
-    later = next(row for row in onset_table(study).rows if row[0].startswith("no common script, later"))
-    low, high = map(float, re.findall(r"[+-]\d+\.\d", later[3])[1:3])
-    assert 0 < low < 2.0 + 0.9 < high + 1.5, later
+    onsets = {row[0]: row for row in onset_table(study).rows}
+    crossings = [
+        octave - WIDTH * np.log(rise / (float(onsets[label][1]) - 0.01) - 1)
+        for label, rise, octave in (("same script and family", 0.1, 9.0), ("no common script", 0.03, 11.0))
+    ]
+    said = onsets["no common script, later than same script and family"][3]
+    low, high = map(float, re.findall(r"[+-]\d+\.\d", said)[1:3])
+    assert low - 0.05 < crossings[1] - crossings[0] < high + 0.05, said
 
 
 def cut(results: Path, out: Path, seeds: int, steps: tuple[int, ...]) -> Path:
