@@ -21,7 +21,13 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from babelscope.files import remove_leftovers
-from callbacks.checkpoint_io import DurableCheckpointIO, checkpoint_step, find_checkpoints, newest_checkpoint
+from callbacks.checkpoint_io import (
+    DurableCheckpointIO,
+    checkpoint_step,
+    find_checkpoints,
+    find_damage,
+    newest_checkpoint,
+)
 from callbacks.rng import capture_rng, gather_rng, restore_rng
 from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree, describe_write_error
 from callbacks.snapshots import checkpoint_file, manifest_file
@@ -41,7 +47,8 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
     A checkpoint is written every `every_n_steps` steps, every `every_n_minutes` minutes, at the end of training, and
     after a signal on any rank; then the process exits with 128 + the signal's number (see `callbacks.signals`) and the
     same command goes on from there. A signal during a validation is heard between its batches; the resumed run does
-    that validation again from its start. A full disk never stops the training: the old checkpoints stay, the loss is
+    that validation again from its start. Later checkpoints than the one that training goes on from are set aside as
+    `.ckpt.left`: the next start must not go on with a course that was left. A full disk never stops the training: the old checkpoints stay, the loss is
     logged and counted in `failures`. Snapshots are none of its business.
 
     A `Checkpoint` callback, so Lightning runs it after all plain ones: order snapshots, analyses, tracking, this.
@@ -110,7 +117,9 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         super().on_train_start(trainer, pl_module)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
-            remove_leftovers(checkpoint_file(Path(trainer.default_root_dir), 0).parent)
+            folder = Path(trainer.default_root_dir)
+            remove_leftovers(checkpoint_file(folder, 0).parent)
+            _set_aside(folder, trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step > self._saved_step:
@@ -142,7 +151,9 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         # Ranks may have different numbers of batches; they can only compare notes at those that all of them have.
-        if not _validates_while_training(trainer) or batch_idx >= self._shared_batches[dataloader_idx]:
+        # Between the micro-batches of a step nothing can be saved: a stop waits for its end.
+        midst = self._begun == trainer.global_step
+        if midst or not _validates_while_training(trainer) or batch_idx >= self._shared_batches[dataloader_idx]:
             return
         (stop,) = agree(trainer, self._signals.received or 0)
         if stop:
@@ -248,6 +259,14 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         trainer.fit_loop.epoch_loop._batches_that_stepped = state["logger_step"]
         if trainer.global_rank < len(state["rng"]):
             restore_rng(state["rng"][trainer.global_rank])
+
+
+def _set_aside(folder: Path, step: int) -> None:
+    """Rename good checkpoints of later steps: the next start would go on with the course that this one has left."""
+    for path in find_checkpoints(folder):
+        if checkpoint_step(path) > step and find_damage(path) is None:
+            path.rename(path.with_suffix(".ckpt.left"))
+            log.warning("%s: set aside as %s.left, since training goes on from step %d", path, path.name, step)
 
 
 def _validates_while_training(trainer: pl.Trainer) -> bool:

@@ -104,13 +104,19 @@ class ListenFirst(Callback):
     """Takes the signals over from Lightning before other callbacks begin the long work of step 0."""
 
     def __init__(self, signals: StopSignals) -> None:
-        self._signals = signals
+        self.signals = signals
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._signals.install()
+        self.signals.install()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._signals.install()
+        self.signals.install()
+
+
+def told_to_stop(trainer: pl.Trainer) -> bool:
+    """Whether this rank has been told: what takes long within a step asks between its parts."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(one.signals.received is not None for one in callbacks if isinstance(one, ListenFirst))
 
 
 def _die_as_a_worker(number: int) -> None:
