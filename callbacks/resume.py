@@ -48,8 +48,8 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
     after a signal on any rank; then the process exits with 128 + the signal's number (see `callbacks.signals`) and the
     same command goes on from there. A signal during a validation is heard between its batches; the resumed run does
     that validation again from its start. Later checkpoints than the one that training goes on from are set aside as
-    `.ckpt.left`: the next start must not go on with a course that was left. A full disk never stops the training: the old checkpoints stay, the loss is
-    logged and counted in `failures`. Snapshots are none of its business.
+    `.ckpt.left`: the next start must not go on with a course that was left. A full disk never stops the training: the
+    old checkpoints stay, the loss is logged and counted in `failures`. Snapshots are none of its business.
 
     A `Checkpoint` callback, so Lightning runs it after all plain ones: order snapshots, analyses, tracking, this.
 

@@ -1,8 +1,8 @@
 """`python -m train describe --config X`: what a run will be, before anything runs.
 
-Parameters, arithmetic, tokens, snapshots and their disk, memory, hours. Everything is computed from the configuration:
-no weights are made, no text is read, no tokenizer is loaded. Takes the options of `fit`, so `--trainer.max_steps 8192`
-shows what a shorter run would be.
+Parameters, arithmetic, tokens, snapshots and their disk, memory, hours, and what watching costs, from the configuration
+alone: no weights are made and no training text is read, only the texts of the analyses, and a tokenizer that is there
+where `model.vocab_size` is not given. Takes the options of `fit`, so `--trainer.max_steps 8192` shows a shorter run.
 """
 
 from __future__ import annotations

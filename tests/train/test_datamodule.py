@@ -400,6 +400,16 @@ def test_prepared_text_serves_without_its_sources(make_data: Any, folder: Path) 
         MultilingualDataModule([], "x", prepared=str(data.prepared_text.folder), languages=["sw"]).prepare_data()
 
 
+def test_prepared_text_is_refused_where_it_holds_what_is_to_be_left_out(make_data: Any, tmp_path: Path) -> None:
+    concepts = tmp_path / "concepts.jsonl"
+    concepts.write_text(json.dumps({"lang": "en", "text": f"{WORDS['en']} 0 "}) + "\n")
+    whole, without = ready(make_data()), ready(make_data(exclude=[str(concepts)]))
+    assert without.prepared_text.counts("en", "train")["excluded"] > 0
+    ready(make_data(exclude=[str(concepts)], prepared=str(without.prepared_text.folder)))
+    with pytest.raises(ValueError, match=r"was prepared without data\.exclude .*concepts\.jsonl"):
+        make_data(exclude=[str(concepts)], prepared=str(whole.prepared_text.folder)).prepare_data()
+
+
 def test_settings_that_cannot_work_are_refused_in_one_line(
     make_data: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -53,6 +53,12 @@ def check_options(run: Namespace) -> None:
         raise ValueError(
             f"trainer.max_steps is {trainer.max_steps}; set it, the length of a run is counted in optimizer steps"
         )
+    for name in ("fast_dev_run", "overfit_batches"):
+        if trainer[name]:
+            raise ValueError(
+                f"trainer.{name} is {trainer[name]}, but a batch follows from the step alone; for a trial give "
+                "trainer.max_steps and a trainer.default_root_dir of its own"
+            )
     if trainer.accumulate_grad_batches < 1:
         raise ValueError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; use at least 1")
     clip = trainer.gradient_clip_val

@@ -11,8 +11,9 @@ from pathlib import Path
 from pytorch_lightning import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
+from babelscope.files import file_sha256
 from train.data.clones import as_json, make_clones
-from train.data.decontamination import Exclusion, read_exclusion
+from train.data.decontamination import Exclusion, excluded_files, read_exclusion
 from train.data.documents import TextSource, collect_texts, resolve_languages
 from train.data.packing import tokenizer_hash
 from train.data.prepare import Recipe, find_prepared, prepare
@@ -161,6 +162,13 @@ class TextModule(LightningDataModule):
                 f"{prepared.folder}: was prepared with the clones {prepared.clones or 'none'}, but data.clones gives "
                 f"{self.clones or 'none'}"
             )
+        left_out = {entry["sha256"] for entry in prepared.manifest.get("inputs", ())}
+        for path in excluded_files(self.exclude):
+            if file_sha256(path) not in left_out:
+                raise ValueError(
+                    f"{prepared.folder}: was prepared without data.exclude {path}, whose texts may be in it; prepare "
+                    "again with it, or take it out"
+                )
 
     # -- what is known of the prepared text ---------------------------------------------------------------------------
 

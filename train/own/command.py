@@ -5,7 +5,7 @@
     configs/mine/held_out.parquet    the texts that training holds out, and some that it reads, for loss and probes
     configs/mine/concepts.parquet    labelled sentences, if there are translations or a concept list for each language
 
-All text is read twice: to count it, and to deal it to splits.
+All text is read twice, to count it and to deal it to splits, and a third time where training leaves some of it out.
 """
 
 from __future__ import annotations
@@ -79,18 +79,21 @@ def run_init(args: Namespace) -> None:
         raise ValueError(
             f"--parallel {args.parallel}: is text to train on already; leave it out, translations are told by their uid"
         )
-    model, data, steps = sizes.choose(own, args.steps)
     left_out: list[str] = []
     with new_folder(folder) as made:
-        kept = (document for one in own.values() for split in SPLITS for document in one.kept[split])
-        text.write_texts(kept, made / "held_out.parquet")
         translated = args.parallel is not None or text.is_translated(own)
         labelled = label(args, sources, sorted(own), translated, made, left_out)
+        excluded = [args.parallel] if args.parallel else []
+        if excluded or labelled:
+            text.deal_text(own, sources, [*excluded, *([f"{made}/concepts.parquet"] if labelled else [])])
+        model, data, steps = sizes.choose(own, args.steps)
+        kept = (document for one in own.values() for split in SPLITS for document in one.kept[split])
+        text.write_texts(kept, made / "held_out.parquet")
         entries = list_analyses(sorted(own), args.parallel, translated, labelled, folder, left_out)
         write_text(made / "analyses.yaml", LIST_HEAD + dump({"analyses": relative(entries, folder)}))
     data |= {
         "sources": [{"class_path": "LocalText", "init_args": options} for options in sources],
-        "exclude": [*([args.parallel] if args.parallel else []), *([f"{folder}/concepts.parquet"] if labelled else [])],
+        "exclude": [*excluded, *([f"{folder}/concepts.parquet"] if labelled else [])],
     }
     write_text(out, HEAD.format(out=out) + dump(relative(configuration(out, model, data, steps), out.parent)))
     lines = [f"{name:<10}{one.texts:>11,} texts{one.bytes:>16,} bytes to train on" for name, one in own.items()]
@@ -122,8 +125,12 @@ def label(
 
     lists = dict(entry.split("=", 1) for entry in args.concepts if "=" in entry)
     measured = shared_languages(languages, args.parallel)
+    if len(lists) < len(args.concepts) > 1:
+        raise ValueError(f"--concepts {' '.join(args.concepts)}: give one list, or LANG=FILE once for each language")
+    if foreign := sorted({*lists} - {*measured}):
+        raise ValueError(f"--concepts: there is a list for {', '.join(foreign)}, but text in {', '.join(measured)}")
     if len(lists) > 1:
-        options = ["--list", *args.concepts, "--languages", *sorted({*lists} & {*measured})]
+        options = ["--list", *args.concepts, "--languages", *sorted(lists)]
     elif not translated:
         if args.concepts:
             raise ValueError(
