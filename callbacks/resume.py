@@ -110,15 +110,19 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
                 "ResumeCheckpoint brings a writer of its own"
             )
 
+        self._loaded, self.failures = None, 0  # an earlier fit that had nothing left to do has left its state
         if stage == "fit" and not any(isinstance(callback, ListenFirst) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             trainer.callbacks = [ListenFirst(self._signals), *trainer.callbacks]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        folder = Path(trainer.default_root_dir)
+        checkpoints = checkpoint_file(folder, 0).parent
+        if trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent != checkpoints.resolve():
+            self._saved_step = -1  # from elsewhere: saved here at once, or the next start would begin from nothing
         if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            remove_leftovers(checkpoint_file(folder, 0).parent)
+            remove_leftovers(checkpoints)
             _set_aside(folder, trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -165,7 +169,8 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
     def _is_due(self, step: int) -> bool:
         by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
         elapsed = time.monotonic() - self._saved_time
-        return by_steps or (self.every_n_minutes is not None and elapsed >= 60 * self.every_n_minutes)
+        by_time = self.every_n_minutes is not None and elapsed >= 60 * self.every_n_minutes
+        return by_steps or by_time or self._saved_step < 0
 
     def _stop(self, trainer: pl.Trainer, signum: int) -> None:
         if trainer.is_global_zero:

@@ -314,6 +314,16 @@ def test_a_finished_run_started_again_does_nothing(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
+def test_a_callback_that_is_used_again_starts_the_next_run_afresh(tmp_path):
+    expected, history = {}, {}
+    train(tmp_path / "fresh", expected, saver=ResumeCheckpoint(), max_steps=4)
+    saver = ResumeCheckpoint()
+    for _ in range(2):  # the second start finds nothing to do
+        train(tmp_path / "first", {}, saver=saver, max_steps=4)
+    train(tmp_path / "next", history, saver=saver, max_steps=4)
+    assert history == expected
+
+
 # which checkpoints are written and kept ------------------------------------------------------------------------------
 
 
@@ -469,7 +479,7 @@ def test_checkpoints_of_a_course_that_was_left_are_set_aside(run_folder, caplog)
     trainer = make_trainer(run_folder, KillAt("on_train_batch_end", 1), ResumeCheckpoint(every_n_minutes=None))
     with pytest.raises(KilledError):
         trainer.fit(Network({}), datamodule=Data(), ckpt_path=run_folder / start.name, weights_only=True)
-    assert newest_checkpoint(run_folder) is None, "not the one of step 12, to which another course has led"
+    assert newest_checkpoint(run_folder) == start, "not the one of step 12, to which another course has led"
     assert "step_00000012.ckpt: set aside as step_00000012.ckpt.left" in caplog.text
     assert (run_folder / "checkpoints" / "step_00000008.ckpt.left").is_file()
 

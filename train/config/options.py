@@ -53,8 +53,13 @@ def check_options(run: Namespace) -> None:
         raise ValueError(
             f"trainer.max_steps is {trainer.max_steps}; set it, the length of a run is counted in optimizer steps"
         )
-    for name in ("fast_dev_run", "overfit_batches"):
-        if trainer[name]:
+    limit = trainer.limit_train_batches
+    for name, given in (
+        ("fast_dev_run", trainer.fast_dev_run),
+        ("overfit_batches", trainer.overfit_batches),
+        ("limit_train_batches", limit is not None and (limit != 1 or isinstance(limit, int))),
+    ):
+        if given:
             raise ValueError(
                 f"trainer.{name} is {trainer[name]}, but a batch follows from the step alone; for a trial give "
                 "trainer.max_steps and a trainer.default_root_dir of its own"

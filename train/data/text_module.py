@@ -125,13 +125,16 @@ class TextModule(LightningDataModule):
         if size is not None and ensure_tokenizer(
             self.tokenizer_name, lambda: self.texts("train"), size, seed=self.seed
         ):
-            self._log_fertility()
+            for line in self.fertility(self.tokenizer).splitlines():
+                logger.info(line)
         prepare(self._recipe(), self.cache, workers=self.prepare_workers)
 
-    def _log_fertility(self) -> None:
-        held_out = {language: texts for language, texts in self.texts("valid", max_bytes=2**21).items() if texts}
-        for line in format_fertility(measure_fertility(self.tokenizer, held_out)).splitlines():
-            logger.info(line)
+    def fertility(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """A table of how finely a tokenizer cuts the validation text of each language; those without any are named."""
+        held_out = self.texts("valid", max_bytes=2**21)
+        lines = [f"{language:<10}no text of the split valid" for language, texts in held_out.items() if not texts]
+        measured = measure_fertility(tokenizer, {language: texts for language, texts in held_out.items() if texts})
+        return "\n".join([format_fertility(measured), *lines])
 
     def _tokens_to_train(self) -> int | None:
         """Size of a tokenizer that is yet to be trained, None if there is one."""
