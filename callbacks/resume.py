@@ -20,6 +20,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from babelscope.errors import one_line
 from babelscope.files import remove_leftovers
 from callbacks.checkpoint_io import (
     DurableCheckpointIO,
@@ -29,7 +30,7 @@ from callbacks.checkpoint_io import (
     newest_checkpoint,
 )
 from callbacks.rng import capture_rng, gather_rng, restore_rng
-from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree, describe_write_error
+from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree
 from callbacks.snapshots import checkpoint_file, manifest_file
 from callbacks.step import StepCallback
 
@@ -202,7 +203,7 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
             log.error(
                 "step %d: checkpoint not written, %s; older ones are untouched and training goes on, %d lost so far",
                 step,
-                describe_write_error(errors[0]),
+                one_line(errors[0]),
                 self.failures,
             )
         elif trainer.is_global_zero:
@@ -216,7 +217,7 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
             try:
                 DurableCheckpointIO().remove_checkpoint(path)
             except OSError as error:
-                log.warning("%s: not removed, %s", path, describe_write_error(error))
+                log.warning("%s: not removed, %s", path, one_line(error))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -14,8 +14,6 @@ among the signals gives three minutes before the time limit; a job script that t
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
 import signal
 import threading
@@ -27,12 +25,6 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
-
-from babelscope.errors import one_line
-
-log = logging.getLogger(__name__)
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoppedBySignal(SystemExit):
@@ -133,10 +125,3 @@ def agree(trainer: pl.Trainer, *numbers: int) -> list[int]:
     shared = torch.tensor(numbers, dtype=torch.int64, device=trainer.strategy.root_device)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
     return [int(number) for number in shared.tolist()]
-
-
-def describe_write_error(error: OSError) -> str:
-    """One plain line about a file that could not be written."""
-    if error.errno in FULL_DISK:
-        return f"the disk is full ({os.strerror(error.errno)})"
-    return one_line(error)

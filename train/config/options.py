@@ -69,10 +69,6 @@ def check_options(run: Namespace) -> None:
     clip = trainer.gradient_clip_val
     if clip is not None and not (math.isfinite(clip) and clip > 0):
         raise ValueError(f"trainer.gradient_clip_val is {clip}; use a norm above 0, or null for no clipping")
-    if trainer.gradient_clip_algorithm not in (None, "norm"):
-        raise ValueError(
-            f"trainer.gradient_clip_algorithm is {trainer.gradient_clip_algorithm}; only norm is supported"
-        )
     interval = trainer.val_check_interval
     if (isinstance(interval, float) and not 0 < interval <= 1) or (isinstance(interval, int) and interval < 1):
         raise ValueError(

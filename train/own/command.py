@@ -65,6 +65,7 @@ def run_init(args: Namespace) -> None:
         FileNotFoundError, ValueError: text that cannot be read, something is there already, or labelling failed.
     """
     from train.data.documents import SPLITS
+    from train.data.sources import LocalText
     from train.own import sizes, text
 
     out, folder = Path(args.out), Path(args.out).with_suffix("")
@@ -75,7 +76,8 @@ def run_init(args: Namespace) -> None:
             raise ValueError(f"--out: {taken} is there already; give another name, or remove it")
     sources = text.read_sources(args.text)
     own = text.count_text(sources)
-    if args.parallel and Path(args.parallel).resolve() in {path.resolve() for path in text.files_of(sources)}:
+    files = {path.resolve() for options in sources for path in LocalText(**options).files()}
+    if args.parallel and Path(args.parallel).resolve() in files:
         raise ValueError(
             f"--parallel {args.parallel}: is text to train on already; leave it out, translations are told by their uid"
         )

@@ -68,10 +68,6 @@ def read_documents(sources: Sequence[Mapping[str, Any]]) -> Iterator[Document]:
     return stream_documents(made, sorted({language for source in made for language in source.languages()}))
 
 
-def files_of(sources: Sequence[Mapping[str, Any]]) -> list[Path]:
-    return [path for options in sources for path in LocalText(**options).files()]
-
-
 def count_text(sources: list[dict[str, Any]]) -> dict[str, OwnText]:
     """What each language has, by language; sets in `sources` the shares that are held out.
 
