@@ -1,6 +1,6 @@
 """The documents tell the truth: commands parse, files exist, every metric is explained, the tree names every folder.
 
-python tests/test_docs.py        prints the tree of docs/architecture.md from the modules' docstrings
+python tests/test_docs.py        prints the tree of README.md from the modules' docstrings
 """
 
 from __future__ import annotations
@@ -187,9 +187,9 @@ def tree() -> str:
     return "\n".join(lines)
 
 
-def test_the_tree_of_the_documents_is_that_of_the_code() -> None:
-    advice = "`python tests/test_docs.py` prints the tree to paste into docs/architecture.md"
-    assert tree() in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), advice
+def test_the_tree_of_the_readme_is_that_of_the_code() -> None:
+    advice = "`python tests/test_docs.py` prints the tree to paste into README.md"
+    assert tree() in (ROOT / "README.md").read_text(encoding="utf-8"), advice
 
 
 def test_every_module_says_what_it_is() -> None:
