@@ -201,10 +201,12 @@ class AnalysisCallback(StepCallback):
         table = ResultTable(Path(trainer.default_root_dir) / "results")
         step, left = snapshot.id.step, False
         mine = self.analyses[trainer.global_rank :: trainer.world_size]
-        work = [(f"analysis {analysis.name!r}", partial(self._run_one, analysis, snapshot, table)) for analysis in mine]
-        null = partial(measure_null, snapshot, mine, table.root, self.null_networks)
+        work: list[tuple[str, Callable[[], object]]] = [
+            (f"analysis {analysis.name!r}", partial(self._run_one, analysis, snapshot, table)) for analysis in mine
+        ]
+        work.append(("random networks", partial(measure_null, snapshot, mine, table.root, self.null_networks)))
         with measuring(snapshot.model):
-            for what, run in [*work, ("random networks", null)]:
+            for what, run in work:
                 left = told_to_stop(trainer) and step < trainer.max_steps  # a finished run is never begun again
                 if left:
                     log.info("step %d: told to stop; from %s on left to the next start", step, what)

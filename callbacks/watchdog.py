@@ -104,7 +104,7 @@ class Watchdog(Callback):
         if not self._ended.wait(self.grace_seconds):
             os._exit(EXIT_CODE)
 
-    def _stop(self, *_: Any) -> None:
+    def _stop(self, *_: Any, **__: Any) -> None:
         self._ended.set()
         faulthandler.cancel_dump_traceback_later()
         if self._thread is not None and self._thread is not threading.current_thread():
