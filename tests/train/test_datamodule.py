@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -381,6 +382,9 @@ def test_a_missing_tokenizer_is_trained_once_with_its_stated_size(
     again = ready(make_data(tokenizer=str(tmp_path / "new"), vocab_size=290, cache=str(tmp_path / "cache")))
     assert (tmp_path / "new" / "tokenizer.json").stat().st_mtime_ns == stamp
     assert again.fingerprint == data.fingerprint
+    assert "without effect" not in caplog.text
+    ready(make_data(tokenizer=str(tmp_path / "new"), vocab_size=400, cache=str(tmp_path / "cache")))
+    assert re.search(r"data.vocab_size 400 is without effect: .*new has 290 tokens already", caplog.text)
 
 
 def test_prepared_text_serves_without_its_sources(make_data: Any, folder: Path) -> None:

@@ -127,6 +127,13 @@ class TextModule(LightningDataModule):
         ):
             for line in self.fertility(self.tokenizer).splitlines():
                 logger.info(line)
+        if self.requested_vocab_size not in (None, len(self.tokenizer)):
+            logger.warning(
+                "data.vocab_size %s is without effect: %s has %s tokens already; give a new one another data.tokenizer",
+                f"{self.requested_vocab_size:,}",
+                self.tokenizer_name,
+                f"{len(self.tokenizer):,}",
+            )
         prepare(self._recipe(), self.cache, workers=self.prepare_workers)
 
     def fertility(self, tokenizer: PreTrainedTokenizerBase) -> str:
