@@ -123,7 +123,7 @@ def label(
     Raises:
         ValueError: a list was given and no concept came of it, or it fits no text.
     """
-    from train.own.text import read_documents, write_texts
+    from train.own.text import may_be_labelled, read_documents, write_texts
 
     lists = dict(entry.split("=", 1) for entry in args.concepts if "=" in entry)
     measured = shared_languages(languages, args.parallel)
@@ -150,7 +150,7 @@ def label(
         options = ["--list", path, "--pivot", pivot, "--languages", *measured]
     texts = Path(args.parallel) if args.parallel else folder / ".sentences.parquet"
     if not args.parallel:
-        write_texts(read_documents(sources), texts)
+        write_texts(filter(may_be_labelled, read_documents(sources)), texts)
     command = [sys.executable, "-P", "-m", "analysis", "label", "--texts", str(texts), "--independent", *options]
     command += ["--out", str(folder / "concepts.parquet")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from babelscope.records import LANGUAGE_CODE
 from train.data.decontamination import read_exclusion
-from train.data.documents import SPLITS, Document, stream_documents
+from train.data.documents import SPLITS, Document, assign_split, stream_documents
 from train.data.sources import LocalText
 
 HELD_OUT_TEXTS = 200
@@ -26,6 +26,8 @@ MOST_TEXTS = 2000
 FEWEST_TEXTS = 20
 ALIGNED_TEXTS = 100
 """Held-out texts that must be there in all languages before they count as translations to be measured on."""
+LABELLED_SHARE = 0.3
+"""Share of the training texts among which concept sentences are sought: what is labelled is not trained on."""
 SCHEMA = pa.schema([("lang", pa.string()), ("uid", pa.string()), ("split", pa.string()), ("text", pa.string())])
 
 
@@ -113,6 +115,12 @@ def deal_text(found: Mapping[str, OwnText], sources: Sequence[Mapping[str, Any]]
                 f"--text: {language} has no texts of the split {missing[0]}{less}; state {', '.join(SPLITS)} in the "
                 "file, or leave the column out, or give more text"
             )
+
+
+def may_be_labelled(document: Document) -> bool:
+    """Whether concept sentences are sought here: in all that is held out, and in `LABELLED_SHARE` of the rest."""
+    drawn = assign_split(f"labelled {document.key or document.text}", LABELLED_SHARE, 0.0) == "valid"
+    return document.split != "train" or drawn
 
 
 def is_translated(own: Mapping[str, OwnText]) -> bool:

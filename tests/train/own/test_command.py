@@ -149,6 +149,9 @@ def test_keyed_text_is_its_own_parallel_text(own: Path) -> None:
     names = [type(one).__name__ for one in load_analyses("mine/analyses.yaml")]
     assert {"Alignment", "ConceptOverlap"} <= {*names}
     assert main(["prepare", "--config", "mine.yaml"]) == 0  # with a vocabulary for the text that labelling has left
+    (manifest,) = (own / "runs" / "cache").glob("*/manifest.json")
+    for splits in json.loads(manifest.read_text(encoding="utf-8"))["languages"].values():
+        assert 0 < splits["train"]["excluded"] < splits["train"]["documents"], "most text is left to train on"
 
 
 @pytest.mark.parametrize(
