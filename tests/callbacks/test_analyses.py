@@ -225,7 +225,10 @@ class Told(Nosy):
         return super().measure(snapshot)
 
 
-def test_a_stop_leaves_the_analyses_that_have_not_begun_to_the_next_start(fit: Any, tmp_path: Path) -> None:
+def test_a_stop_leaves_the_analyses_that_have_not_begun_to_the_next_start(
+    fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Told, "already", False)
     listed, root = analyses_file(tmp_path, Told, Nosy), tmp_path / "run"
 
     def callbacks() -> list[pl.Callback]:
