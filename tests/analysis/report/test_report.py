@@ -207,7 +207,7 @@ def test_a_mean_that_never_moves_is_no_figure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--out", "{}/there"], "there: this is a folder; name a file in it"),
+        (["--out", "{}/there"], "there: not written (Is a directory); --out names another place"),
         (["--out", "{}/x.pdf", "--format", "png"], "the name says pdf; leave out one of the two"),
         (["--capacity", "--steps", "0", "16"], "leave out --capacity"),
     ],
