@@ -137,6 +137,9 @@ def test_explanations_come_from_the_page_of_measures() -> None:
         r"Shared experts .*\. Unit: share of K\. Chance: K / N\. How it can mislead: shared grows .*\.", said
     )
     assert explain("ConceptOverlap", "shared_by_3")
+    assert "Chance: the same by shuffled labels" in explain("ConceptOverlap", "ap_experts"), "as above, in the page"
+    assert "Chance" not in explain("HeldOutLoss", "unknown_share"), "an empty cell"
+    assert explain("Alignment", "mutual_knn_calibrated").endswith("calibrated. Chance: 0.")
     assert explain("ConceptOverlap", "no_such_metric") == ""
     assert explain("NoSuchAnalysis", "shared") == ""
     assert (heading_of("Lape"), heading_of("NoSuchAnalysis")) == ("Language neurons", "")
