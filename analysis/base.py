@@ -10,16 +10,17 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from analysis.cost import Shape
 from analysis.snapshots import Snapshot
-from babelscope.files import file_sha256
+from babelscope.files import file_sha256, folder_sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +89,8 @@ class Kept:
 class Analysis(ABC):
     """Base of every measure. Subclasses are keyword-only dataclasses: their fields are the options of the YAML file.
 
-    A field that names a file enters the fingerprint with the digest of the file's content, so that an edited concept
-    file never passes for the old one.
+    A field that names a file (or, if it is one of `folders`, a folder) enters the fingerprint with the digest of the
+    content, so that an edited concept file never passes for the old one.
     """
 
     name: str = ""
@@ -104,6 +105,8 @@ class Analysis(ABC):
     """Whether its values are held against random networks, see `analysis.checkpoints.random_networks`."""
     not_settings: ClassVar[tuple[str, ...]] = ("name", "batch_tokens", "max_bytes")
     """Fields that cannot change the numbers, so they stay out of the fingerprint."""
+    folders: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Fields that may name a folder, with the glob pattern of its files that count."""
     positive: ClassVar[tuple[str, ...]] = ()
     """Options that must be at least 1, beside those of the base."""
     fractions: ClassVar[tuple[str, ...]] = ()
@@ -154,6 +157,8 @@ class Analysis(ABC):
             chosen[field.name] = value
             if isinstance(value, (str, Path)) and len(str(value)) < 512 and Path(value).is_file():
                 chosen[field.name] = f"sha256:{file_sha256(value)}"
+            elif field.name in self.folders and (digests := folder_sha256(Path(value), self.folders[field.name])):
+                chosen[field.name] = digests
         return json.loads(json.dumps(chosen, default=str, sort_keys=True))
 
     def fingerprint(self) -> str:

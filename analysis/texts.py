@@ -117,12 +117,13 @@ def read_texts(
 
 
 @lru_cache(maxsize=4)
-def text_sizes(path: str) -> dict[tuple[str, str], list[int]]:
-    """UTF-8 bytes of the texts of every language and split of a file, read once; raises as `read_texts`."""
+def text_sizes(path: str, stamp: tuple[int, int] | None) -> dict[tuple[str, str], list[int]]:
+    """UTF-8 bytes of the texts of every language and split of a file, read once for each `file_stamp`; raises as
+    `read_texts`."""
     sizes: dict[tuple[str, str], list[int]] = {}
     for line, record in read_records(path):
         for language, text in _languages_of(Path(path), line, record):
-            sizes.setdefault((language, str(record.get("split"))), []).append(len(text.text.encode()))
+            sizes.setdefault((language, split_of(record)), []).append(len(text.text.encode()))
     return sizes
 
 

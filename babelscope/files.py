@@ -108,6 +108,18 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_sha256(folder: Path, pattern: str) -> dict[str, str]:
+    """SHA-256 of the content of every file of a folder that matches the glob pattern, by its path in the folder."""
+    files = [path for path in folder.glob(pattern) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(files)}
+
+
+def file_stamp(path: str | Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew (time in nanoseconds, bytes); None if it is not there."""
+    path = Path(path)
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+
+
 def remove_leftovers(folder: Path, name: str = "") -> None:
     """Clear what killed writers (of `name`, or of anything) left in `folder`; the caller holds a lock against living
     ones."""

@@ -130,7 +130,10 @@ def ranking() -> dict[str, Waits]:
     found = {}
     with fake_cuda() as waits:
         for name, updates in (("two", 2), ("three", 3)):
-            stream = ((6 * i, [torch.rand(6, 16, device="cuda:0") for _ in range(2)]) for i in range(updates))
+            stream = (
+                (6 * i, i == updates - 1, [torch.rand(6, 16, device="cuda:0") for _ in range(2)])
+                for i in range(updates)
+            )
             waits.clear()
             top_units(stream, ConceptSet(("de", "en"), ("x", "y"), pools), 3, halves=True)
             found[name] = Waits(waits)

@@ -37,13 +37,9 @@ class ConceptPool:
     matches: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Concept to: key of a negative to the key of the positive that it was chosen for, where the file says so."""
 
-    def labels(self, concepts: Sequence[str]) -> tuple[list[Tensor], list[Tensor] | None]:
+    def labels(self, concepts: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:
         """Positives and negatives in the order of `concepts`, as `analysis.experts.average_precision` takes them."""
-        yes = [self.positives[concept] for concept in concepts]
-        no = [self.negatives[concept] for concept in concepts]
-        if all(len(p) + len(n) == len(self.texts) for p, n in zip(yes, no, strict=True)):
-            return yes, None
-        return yes, no
+        return [self.positives[concept] for concept in concepts], [self.negatives[concept] for concept in concepts]
 
     def prevalence(self, concept: str) -> float:
         """Share of positives among the concept's labelled texts: the AP of a unit that knows nothing."""

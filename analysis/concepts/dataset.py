@@ -91,6 +91,13 @@ def load_concepts(
     return ConceptSet(chosen_languages, chosen, pools, _groups(path, pools, chosen))
 
 
+def concept_files(path: str | Path) -> list[Path]:
+    """The files that `load_concepts` reads: the sentences, and the word forms beside them."""
+    path = Path(path)
+    sentences = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    return [file for file in (*sentences, lexicon_path(path)) if file.is_file()]
+
+
 def _groups(path: Path, pools: Mapping[str, ConceptPool], concepts: Sequence[str]) -> tuple[int, ...]:
     """Groups of concepts that share a word form in some language, or a third of the positives of the rarer one."""
     forms: dict[str, set[tuple[str, str]]] = {}

@@ -81,14 +81,14 @@ def _anywhere(words: Iterable[str], sizes: Iterable[int]) -> Iterator[str]:
 
 
 def lexicon_pattern(entries: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that finds every whole word which matches an entry; apply it to `fold(text)`, positions hold for `text`
-    too.
+    """A pattern that finds every whole word which matches an entry, in whatever case that is written; apply it to
+    `fold(text)`, positions hold for `text` too.
 
     Raises:
         ValueError: no entries, or an entry that is empty.
     """
     parts = []
-    for entry in sorted(set(entries), key=lambda entry: (-len(entry), entry)):
+    for entry in sorted(set(map(fold, entries)), key=lambda entry: (-len(entry), entry)):
         body = entry.strip("*")
         if not body:
             raise ValueError(f"lexicon entry {entry!r} has no letters")
@@ -219,8 +219,14 @@ def read_lexicon(path: str | Path) -> dict[str, dict[str, tuple[str, ...]]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {
-            concept: {language: tuple(entries) for language, entries in languages.items()}
+            concept: {language: _entry_list(entries) for language, entries in languages.items()}
             for concept, languages in content["lexicon"].items()
         }
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: not a lexicon file ({error!r})") from None
+
+
+def _entry_list(entries: object) -> tuple[str, ...]:
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError(f"{entries!r:.60} is not a list of words")
+    return tuple(entries)

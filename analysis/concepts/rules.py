@@ -121,6 +121,8 @@ def _parse(line: str) -> ConceptRule:
     domain = domain or "any"
     if not name or not forms:
         raise ValueError(f"{'name' if not name else 'forms'} must not be empty")
+    if no_word := next((form for form in forms.split() if not re.search(f"[{WORD_CHARACTERS}]", form)), None):
+        raise ValueError(f"form {no_word!r} has no letter or digit")
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(KINDS)}")
     if domain != "any" and domain not in DOMAINS:

@@ -96,10 +96,12 @@ def settle_ties(values: Tensor) -> Tensor:
     arithmetic. Rounding errors, which depend on the device and on the batch, break such ties, so that ranks and experts
     would differ from machine to machine. The grid is coarser than these errors and finer than float16. Large is the
     99 % quantile, so that one massive activation does not make all others equal; what is larger than that has a grid of
-    its own magnitude.
+    its own magnitude. A unit that is 0 on more than 99 % of the texts (a ReLU that fires on the positives of a concept
+    alone) has the grid of its largest response.
     """
     sizes = values.abs()
-    usual = sizes.topk(max(1, round((1.0 - USUAL) * values.shape[1])), dim=1).values[:, -1:]
+    largest = sizes.topk(max(1, round((1.0 - USUAL) * values.shape[1])), dim=1).values
+    usual = torch.where(largest[:, -1:] > 0, largest[:, -1:], largest[:, :1])
     # Below 2^-100 the scale itself would overflow; such units are dead.
     exponent = torch.frexp(usual).exponent.clamp_(min=-100)
     # Products with powers of two are exact; one power a unit is ten times as fast as torch.ldexp on every response.

@@ -21,19 +21,28 @@ class RankCorrelation:
     def __init__(self, num_groups: int) -> None:
         self._weighted = np.zeros((num_groups, num_groups))
         self._num_units = 0
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def update(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Add one site: scores (..., U) by each half, all leading dimensions together being the groups.
+    def update(self, one: np.ndarray, other: np.ndarray, *, complete: bool = True) -> None:
+        """Add units of one site: scores (..., U) by each half, all leading dimensions together being the groups.
 
         A group whose scores are all equal correlates with nothing: its correlation here counts as 0.
+
+        Args:
+            complete: the site ends with these units. Ranks are those of the whole site, however many parts it comes in.
         """
-        num_units = one.shape[-1]
-        self._weighted += num_units * (_standardised_ranks(one) @ _standardised_ranks(other).T)
-        self._num_units += num_units
+        self._waiting.append((one, other))
+        if not complete:
+            return
+        first, second = (np.concatenate(parts, axis=-1) for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
+        self._weighted += first.shape[-1] * (_standardised_ranks(first) @ _standardised_ranks(second).T)
+        self._num_units += first.shape[-1]
 
     def result(self) -> np.ndarray:
         """(G, G) in [-1, 1]: rows by the first half, columns by the second."""
         assert self._num_units > 0, "no site was added"
+        assert not self._waiting, "the last site is there in part"
         return self._weighted / self._num_units
 
 

@@ -31,11 +31,7 @@ def rank_rows(sharing: Sharing) -> Iterator[Row]:
         return
     p = [mean_above_zero(values, table.clusters) for values in excess.T]
     yield from sharing.per_pair("rank_transfer", excess, 0.0, p)
-    low, high = sharing.interval(ceiling)
-    for place, language in enumerate(table.languages):
-        value, bounds = float(ceiling[:, place].mean()), (float(low[place]), float(high[place]))
-        yield Row(metric="rank_ceiling", value=value, language=language, chance=0.0, low=bounds[0], high=bounds[1])
-    yield sharing.over_all("rank_ceiling", ceiling, 0.0)
+    yield from sharing.per_language("rank_ceiling", ceiling, 0.0)
     yield from sharing.by_concept("rank_ceiling", ceiling, 0.0)
     yield from _normalized(sharing, excess, ceiling[:, sharing.pairs].mean(-1))
 

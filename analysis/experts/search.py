@@ -63,7 +63,7 @@ class Found:
 
 
 def top_units(
-    stream: Iterable[tuple[int, Sequence[Tensor]]],
+    stream: Iterable[tuple[int, bool, Sequence[Tensor]]],
     concept_set: ConceptSet,
     k: int,
     *,
@@ -75,8 +75,8 @@ def top_units(
     """The `k` best units of every concept in every language.
 
     Args:
-        stream: flat id of the first unit, and the responses (U, N) of consecutive units of one site to each language's
-            texts.
+        stream: flat id of the first unit, whether a site ends with these units, and the responses (U, N) of consecutive
+            units of one site to each language's texts.
         deepest: with halves, as many units of each are kept (at least `k`).
         halves, shuffles, seed: see `analysis.experts.table.find_experts`.
     """
@@ -88,14 +88,14 @@ def top_units(
     tops = [TopUnits(num_groups, k) for _ in range(num_labellings)]
     deep = [TopUnits(num_groups, max(deepest, k)) for _ in range(2 * halves)]
     correlation = RankCorrelation(num_groups)
-    for first, values in stream:
+    for first, complete, values in stream:
         settled = [settle_ties(part) for part in values]
         scores = [average_precision(part, one).cpu().numpy() for part, one in zip(settled, labels, strict=True)]
         ap = np.split(np.stack(scores), num_labellings, axis=1)  # (L, C, U) of every labelling
         details: list[Details | None] = [_both(_keep_ap(ap[0]), _describe(values, settled, pools, concepts))]
         if halves:  # held out: each half's experts with their AP on the other half
             details += [_keep_ap(ap[2]), _keep_ap(ap[1])]
-            correlation.update(ap[1], ap[2])
+            correlation.update(ap[1], ap[2], complete=complete)
         details += [None] * shuffles
         for top, scores_of, keep in zip(tops, ap, details, strict=True):
             top.update(scores_of.reshape(num_groups, -1), first, keep)

@@ -113,6 +113,21 @@ class Sharing:
             yield self.over_all(metric, values[:, places], level, condition=condition, **columns)
             yield from self.by_concept(metric, values[:, places], level, condition=condition, **columns)
 
+    def per_language(self, metric: str, values: np.ndarray, chance: np.ndarray | float) -> Iterator[Row]:
+        """One row per language, means over concepts of `values` (C, L) with their intervals; then `over_all`."""
+        expected = np.broadcast_to(chance, values.shape[1:])
+        low, high = self.interval(values)
+        for place, language in enumerate(self.table.languages):
+            yield Row(
+                metric=metric,
+                value=values[:, place].mean(),
+                language=language,
+                chance=expected[place],
+                low=low[place],
+                high=high[place],
+            )
+        yield self.over_all(metric, values, float(expected.mean()))
+
     def over_all(self, metric: str, values: np.ndarray, chance: float | None = None, **columns: Any) -> Row:
         """One row: the mean of `values` (C, ...) with the interval over concepts."""
         by_concept = values.reshape(len(values), -1).mean(1)
@@ -211,14 +226,4 @@ def quality_rows(sharing: Sharing) -> Iterator[Row]:
         )
         found.append(("ap_heldout", held, others if len(table.concepts) > 1 else table.prevalence))
     for metric, values, chance in found:
-        low, high = sharing.interval(values.T)
-        for place, language in enumerate(table.languages):
-            yield Row(
-                metric=metric,
-                value=values[place].mean(),
-                language=language,
-                chance=chance[place].mean(),
-                low=low[place],
-                high=high[place],
-            )
-        yield sharing.over_all(metric, values.T, float(chance.mean()))
+        yield from sharing.per_language(metric, values.T, chance.mean(1))

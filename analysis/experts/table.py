@@ -142,12 +142,13 @@ def find_experts(
     offsets = dict(zip(sites, space.offsets[:-1].tolist(), strict=True))
     texts = [text for pool in pools for text in pool.texts]
 
-    def stream() -> Iterator[tuple[int, Sequence[Tensor]]]:
+    def stream() -> Iterator[tuple[int, bool, Sequence[Tensor]]]:
         for responses in iter_responses(snapshot, texts, sites, extraction):
             values = torch.split(responses.values, sizes, dim=1)
             if listener is not None:
                 listener(values)
-            yield offsets[responses.site] + responses.first_unit, values
+            complete = responses.first_unit + len(responses.values) == responses.site.num_units
+            yield offsets[responses.site] + responses.first_unit, complete, values
 
     found = top_units(stream(), concept_set, count, deepest=deepest, halves=halves, shuffles=shuffles, seed=seed)
     return ExpertTable(

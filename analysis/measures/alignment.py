@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from analysis.base import Kept, Row
+from analysis.base import Row
 from analysis.cost import PERMUTED, Shape
 from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import SENTENCE_POOLINGS, iter_sentence_states, unit_hash
@@ -99,11 +99,10 @@ class Alignment(StateAnalysis):
                 f"{self.name}: num_texts={self.num_texts} must be at least {max(4, self.neighbours + 2)} "
                 f"for neighbours={self.neighbours}"
             )
-        self._chosen = Kept()
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        chosen: dict[str, list[str]] = self._chosen.get(
-            tuple(snapshot.clones.items()), lambda: choose_parallel(self.read(snapshot), self.num_texts, self.seed)
+        chosen: dict[str, list[str]] = self._kept.get(
+            self._depends_on(snapshot), lambda: choose_parallel(self.read(snapshot), self.num_texts, self.seed)
         )
         languages = sorted(chosen)
         pairs = list(combinations(range(len(languages)), 2))

@@ -97,9 +97,10 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
             share=self.share,
             extraction=self.extraction,
         )
+        held_out = concept_set.half(1)
         rises = np.full((len(CONDITIONS), *table.experts.units.shape[:2], len(table.languages)), np.nan)
         for place, concept in enumerate(table.concepts):
-            texts = read_words(snapshot, concept_set.half(1), concept, words, self.texts_per_concept, self.extraction)
+            texts = read_words(snapshot, held_out, concept, words, self.texts_per_concept, self.extraction)
             plain = texts.losses(snapshot, {}, self.extraction)
             for source in range(len(table.languages)):
                 for number, condition in enumerate(CONDITIONS):
@@ -175,14 +176,13 @@ class ConceptWords:
         nats, tokens = np.zeros(len(self.owner)), np.zeros(len(self.owner))
 
         def run(model: PreTrainedModel, batch: Batch) -> None:
-            with force_units(model, forcing):
-                losses, rows = token_losses(model, batch)
             wanted = torch.zeros_like(batch.content)
             for row, index in enumerate(batch.indices.tolist()):
                 wanted[row, : len(self.wanted[index])] = torch.from_numpy(self.wanted[index])
-            counted = wanted[:, 1:][batch.content[:, 1:]]  # (M,), in the order of the losses
-            places = batch.indices[rows[counted]].numpy()
-            np.add.at(nats, places, losses[counted].double().numpy())
+            with force_units(model, forcing):
+                losses, rows = token_losses(model, batch, wanted)
+            places = batch.indices[rows].numpy()
+            np.add.at(nats, places, losses.double().numpy())
             np.add.at(tokens, places, 1)
 
         if len(self.owner):

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from analysis.base import Row
+from analysis.base import Kept, Row
 from analysis.concepts.concept_set import ConceptSet
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import iter_sentence_states
@@ -50,10 +50,13 @@ class ConceptDirections(ConceptAnalysis):
     shuffles: int = 5
     """Shuffles of the labels for the chance level."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._labellings = Kept()
+
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
         concept_set = self.load(snapshot.clones, concepts=self.only_concepts)
-        shuffled = [concept_set.shuffled(self.seed + number) for number in range(self.shuffles)]
-        labellings = [_labels(labelling) for labelling in (concept_set, *shuffled)]
+        labellings: list[list[HalfLabels]] = self._labellings.get(concept_set, lambda: self._label(concept_set))
         pools = [concept_set.pools[language] for language in concept_set.languages]
         texts = [text for pool in pools for text in pool.texts]
         sites = find_sites(snapshot.model, "hidden")
@@ -66,6 +69,11 @@ class ConceptDirections(ConceptAnalysis):
             chance.append(np.mean([one.auroc for one in null], axis=0))
         layers = [site.layer for site in sites]
         yield from _rows(concept_set, layers, np.stack(auroc), np.stack(chance), np.stack(cosine))
+
+    def _label(self, concept_set: ConceptSet) -> list[list[HalfLabels]]:
+        """Labels of every language, as they are and shuffled."""
+        shuffled = [concept_set.shuffled(self.seed + number) for number in range(self.shuffles)]
+        return [_labels(labelling) for labelling in (concept_set, *shuffled)]
 
 
 def _labels(concept_set: ConceptSet) -> list[HalfLabels]:

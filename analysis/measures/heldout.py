@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from analysis.base import Attachment, Kept, Row
+from analysis.base import Attachment, Row
 from analysis.cost import Shape
 from analysis.extraction.losses import BITS, content_tokens, text_losses
 from analysis.measures.text_analysis import TextAnalysis, shared_texts, vocabulary
@@ -66,10 +66,9 @@ class HeldOutLoss(TextAnalysis):
         super().__post_init__()
         if self.max_length < 2:
             raise ValueError(f"{self.name}: max_length is {self.max_length}; at least 2 tokens are needed")
-        self._kept = Kept()
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
-        prepared = self._kept.get(snapshot.reading, lambda: self._prepare(snapshot))
+        prepared = self._kept.get(self._depends_on(snapshot), lambda: self._prepare(snapshot))
         generator = np.random.default_rng(self.seed)
         values: list[float] = []
         resampled_means = np.zeros(self.num_bootstrap)

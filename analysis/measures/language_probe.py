@@ -32,7 +32,7 @@ from analysis.base import Attachment, Kept, Row
 from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
-from analysis.measures.text_analysis import TokenProbe, shared_texts, vocabulary
+from analysis.measures.text_analysis import TokenProbe, shared_texts, shown_layers, vocabulary
 from analysis.probes.dip import MINIMUM_BLOCKS, count_dip, measure_dip
 from analysis.probes.folds import Fold, count_tokens, shared_tokens, token_identity_accuracy
 from analysis.probes.logistic import fit_logistic
@@ -57,7 +57,7 @@ class LanguageProbe(TokenProbe):
     Attachment `dip`: right answers on shared tokens by sentence key, from which `middle_dip` of two steps compares.
 
     Raises (when measuring):
-        FileNotFoundError, ValueError: see `TokenProbe.draw`.
+        FileNotFoundError, ValueError: see `TokenProbe.draw` and `shown_layers`.
     """
 
     train_split: str = "train"
@@ -85,7 +85,8 @@ class LanguageProbe(TokenProbe):
     def measure(self, snapshot: Snapshot) -> Iterator[Row | Attachment]:
         sample, folds = self.draw(snapshot)
         controls = self._controls(sample, folds[0]) if self.controls else np.empty((0, len(sample)), dtype=np.int64)
-        layers = [site.layer for site in find_sites(snapshot.model, "hidden")]
+        sites = find_sites(snapshot.model, "hidden")
+        layers, shown = [site.layer for site in sites], shown_layers(self.confusion_layers, sites)
         predicted = np.zeros((len(layers), len(folds), len(sample)), dtype=np.int64)  # (Y, S, N), a fold's rows only
         surprise = np.zeros(predicted.shape)  # bits for the true language
         by_controls = np.zeros((len(layers), len(controls), len(sample)), dtype=np.int64)
@@ -112,7 +113,7 @@ class LanguageProbe(TokenProbe):
         yield from self._baselines(snapshot, sample, folds)
         if self.controls:
             yield from self._control_rows(sample, layers, folds[0], predicted[:, 0], by_controls, controls)
-        yield from self._by_language(sample, folds, layers, predicted)
+        yield from self._by_language(sample, folds, layers, predicted, shown)
 
     def work(self, shape: Shape) -> float:
         languages, tokens = self.read_tokens(shape)
@@ -153,7 +154,7 @@ class LanguageProbe(TokenProbe):
     def _baselines(self, snapshot: Snapshot, sample: TokenSample, folds: Sequence[Fold]) -> Iterator[Row]:
         chance = 1 / len(sample.languages)
         yield Row(metric="accuracy_majority", value=chance, chance=chance)
-        counts = self._counts.get(snapshot.reading, lambda: self._count_tokens(snapshot))
+        counts = self._counts.get(self._depends_on(snapshot), lambda: self._count_tokens(snapshot))
         if counts is not None:
             identity = float(np.mean([token_identity_accuracy(counts, sample, fold) for fold in folds]))
             yield Row(metric="accuracy_token_identity", value=identity, chance=chance)
@@ -192,17 +193,17 @@ class LanguageProbe(TokenProbe):
             for layer, value in zip(layers, values, strict=True):
                 yield Row(metric=metric, value=float(value), layer=layer, chance=null)
 
+    @staticmethod
     def _by_language(
-        self, sample: TokenSample, folds: Sequence[Fold], layers: Sequence[int], predicted: np.ndarray
+        sample: TokenSample, folds: Sequence[Fold], layers: Sequence[int], predicted: np.ndarray, shown: Sequence[int]
     ) -> Iterator[Row]:
-        """Recall of every language and confusion, per layer and over layers."""
+        """Recall of every language and confusion (of the `shown` layers), per layer and over layers."""
         size = len(sample.languages)
         matrix = np.zeros((len(layers), size, size))
         for number, fold in enumerate(folds):
             for index in range(len(layers)):
                 np.add.at(matrix[index], (sample.language[fold.test], predicted[index, number, fold.test]), 1)
         matrix /= matrix.sum(axis=2, keepdims=True)
-        shown = [-1, layers[-1] // 2, layers[-1]] if self.confusion_layers is None else self.confusion_layers
         for layer, shares in zip([*layers, None], [*matrix, matrix.mean(axis=0)], strict=True):
             for i, language in enumerate(sample.languages):
                 yield Row(metric="recall", value=float(shares[i, i]), layer=layer, language=language, chance=1 / size)

@@ -11,18 +11,19 @@ Shapes:  N pairs
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
 
-from analysis.base import Analysis, Row
+from analysis.base import Analysis, Kept, Row
 from analysis.extraction.losses import content_tokens, text_losses
 from analysis.geometry.calibration import influence_interval
 from analysis.snapshots import Snapshot
-from babelscope.files import file_sha256
+from babelscope.files import file_stamp
 from babelscope.records import refuse_unknown
 
 COLUMNS = {
@@ -57,6 +58,8 @@ class MinimalPairs(Analysis):
     """
 
     default_name: ClassVar[str] = "minimal_pairs"
+    version: ClassVar[int] = 2
+    folders: ClassVar[Mapping[str, str]] = MappingProxyType({"pairs": "*/data.tsv"})
 
     pairs: str
     """Tab-separated file with a column `language`, or a folder with `<language>/data.tsv`."""
@@ -74,34 +77,24 @@ class MinimalPairs(Analysis):
         for option in ("max_pairs", "max_length"):
             if getattr(self, option) < 2:
                 raise ValueError(f"{self.name}: {option}={getattr(self, option)} must be at least 2")
-        self._read: dict[str, list[Pair]] | None = None
-
-    def settings(self) -> dict[str, object]:
-        root = Path(self.pairs)
-        digests = {str(path.relative_to(root)): file_sha256(path) for path in _files(root)} if root.is_dir() else {}
-        return {**super().settings(), **({"pairs": digests} if digests else {})}
+        self._kept = Kept()
 
     def measure(self, snapshot: Snapshot) -> Iterator[Row]:
-        if self._read is None:
-            self._read = read_pairs(self.pairs, self.languages)
-        right: dict[str, np.ndarray] = {}
-        margins: dict[str, np.ndarray] = {}
-        for language, every in self._read.items():
+        stamps = tuple(map(file_stamp, _files(Path(self.pairs))))
+        read: dict[str, list[Pair]] = self._kept.get(stamps, lambda: read_pairs(self.pairs, self.languages))
+        by_language: list[Row] = []
+        for language, every in read.items():
             chosen = np.unique(np.linspace(0, len(every) - 1, min(self.max_pairs, len(every))).round().astype(int))
             pairs = [every[index] for index in chosen.tolist()]
             margin = self._losses(snapshot, [pair.bad for pair in pairs])
             margin -= self._losses(snapshot, [pair.good for pair in pairs])
-            right[language], margins[language] = 0.5 + 0.5 * np.sign(margin), margin
             phenomena = np.array([pair.phenomenon for pair in pairs])
-            yield from _rows(right[language], margin, language, None)
+            by_language += _rows(margin, language, None)
+            yield from by_language[-2:]
             for phenomenon in sorted(set(phenomena.tolist())):
-                here = phenomena == phenomenon
-                yield from _rows(right[language][here], margin[here], language, phenomenon)
-        for metric, found, chance in (("pair_accuracy", right, 0.5), ("pair_margin", margins, 0.0)):
-            value = float(np.mean([values.mean() for values in found.values()]))
-            errors = [values.var(ddof=1) / len(values) for values in found.values() if len(values) > 1]
-            half = 1.96 * float(np.sqrt(np.sum(errors))) / len(found)
-            yield Row(metric=metric, value=value, chance=chance, low=value - half, high=value + half)
+                yield from _rows(margin[phenomena == phenomenon], language, phenomenon)
+        for metric in ("pair_accuracy", "pair_margin"):
+            yield _mean_row([row for row in by_language if row.metric == metric])
 
     def _losses(self, snapshot: Snapshot, texts: Sequence[str]) -> np.ndarray:
         """Nats of whole sentences, (N,)."""
@@ -158,12 +151,26 @@ def _read_file(path: Path, language: str | None) -> Iterator[Pair]:
             yield pair
 
 
-def _rows(right: np.ndarray, margin: np.ndarray, language: str, phenomenon: str | None) -> Iterator[Row]:
+def _rows(margin: np.ndarray, language: str, phenomenon: str | None) -> Iterator[Row]:
     """Accuracy with Wilson's interval and margin with Student's; no interval from a single pair."""
     for metric, values, chance, is_share in (
-        ("pair_accuracy", right, 0.5, True),
+        ("pair_accuracy", 0.5 + 0.5 * np.sign(margin), 0.5, True),
         ("pair_margin", margin, 0.0, False),
     ):
         value = float(values.mean())
         low, high = influence_interval(value, values, is_share) if len(values) > 1 else (None, None)
         yield Row(metric=metric, value=value, language=language, concept=phenomenon, chance=chance, low=low, high=high)
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    """Mean over languages, with the interval that theirs make (square-and-add, Zou & Donner, Statistics in Medicine
+    2008): one of Wilson's never lacks a width. No interval where a language has none."""
+    value = float(np.mean([row.value for row in rows]))
+    overall = replace(rows[0], value=value, language=None, low=None, high=None)
+    bounds = [
+        (row.value - row.low, row.high - row.value) for row in rows if row.low is not None and row.high is not None
+    ]
+    if len(bounds) < len(rows):
+        return overall
+    below, above = np.linalg.norm(bounds, axis=0) / len(rows)
+    return replace(overall, low=value - below, high=value + above)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
@@ -124,23 +123,20 @@ class ConceptOverlap(ConceptAnalysis):
         super().__post_init__()
         if self.sentences < 0:
             raise ValueError(f"{self.name}: sentences={self.sentences} must be 0 or more")
-        self._loaded, self._surface = Kept(), Kept()
+        self._surface = Kept()
 
     def concept_set(self, clones: Mapping[str, Clone] = MappingProxyType({})) -> ConceptSet:
-        """The labelled sentences, read once and again only if the file or the snapshot's clones change."""
-        path = Path(self.concepts)
-        stamp = (*((path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()), tuple(clones.items()))
-        options = {
-            "concepts": self.names,
-            "splits": self.splits,
-            "negatives": self.negatives,
-            "max_positives": self.max_positives,
-            "max_negatives": self.max_negatives,
-            "strict": self.strict,
-            "drop_scarce": self.drop_scarce,
-        }
-        loaded: ConceptSet = self._loaded.get(stamp, lambda: self.load(clones, **options))
-        return loaded
+        """The labelled sentences, see `load`."""
+        return self.load(
+            clones,
+            concepts=self.names,
+            splits=self.splits,
+            negatives=self.negatives,
+            max_positives=self.max_positives,
+            max_negatives=self.max_negatives,
+            strict=self.strict,
+            drop_scarce=self.drop_scarce,
+        )
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """See the class; draws from its own generators only."""

@@ -10,6 +10,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from analysis.base import Analysis, Kept, Row
 from analysis.concepts.concept_set import ConceptSet
-from analysis.concepts.dataset import load_concepts
+from analysis.concepts.dataset import concept_files, load_concepts
 from analysis.concepts.file import lexicon_path
 from analysis.cost import Shape
 from analysis.extraction.options import Extraction, context_length
@@ -28,7 +29,7 @@ from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
 from analysis.statistics import mean_interval
 from analysis.texts import Text, read_texts, text_sizes
-from babelscope.files import file_sha256
+from babelscope.files import file_sha256, file_stamp
 from babelscope.records import Clone
 
 logger = logging.getLogger(__name__)
@@ -65,9 +66,7 @@ def shared_texts(
     path: str, languages: Sequence[str], splits: Sequence[str], clones: Mapping[str, Clone]
 ) -> dict[str, list[Text]]:
     """`read_texts`, once for all analyses of a list and all snapshots, until the file changes."""
-    file = Path(path)
-    stamp = (file.stat().st_mtime_ns, file.stat().st_size) if file.exists() else None
-    return _texts(path, stamp, tuple(languages), tuple(splits), tuple(clones.items()))
+    return _texts(path, file_stamp(path), tuple(languages), tuple(splits), tuple(clones.items()))
 
 
 @lru_cache(maxsize=4)
@@ -100,7 +99,7 @@ class TextAnalysis(Analysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._drawn = Kept()
+        self._kept = Kept()
 
     def read(self, snapshot: Snapshot) -> dict[str, list[Text]]:
         """Texts of every language, clones of the snapshot among them; not to be changed.
@@ -122,17 +121,18 @@ class TextAnalysis(Analysis):
                 snapshot, texts, tokens_per_language, self.extraction, tokens_per_text=tokens_per_text, seed=seed
             )
 
-        found: TokenSample = self._drawn.get(self._depends_on(snapshot), draw)
+        found: TokenSample = self._kept.get(self._depends_on(snapshot), draw)
         return found
 
     def _depends_on(self, snapshot: Snapshot) -> tuple[Hashable, ...]:
-        """What drawn tokens depend on beside the options."""
-        return *snapshot.reading, context_length(snapshot.model, self.max_length)
+        """What is made of the texts alone depends on, beside the options: the same for all snapshots of a run, until
+        the file changes."""
+        return file_stamp(self.texts), *snapshot.reading, context_length(snapshot.model, self.max_length)
 
     def num_tokens(self, shape: Shape, count: int | None = None) -> tuple[int, float]:
         """Languages, and tokens of the first `count` texts of each (None: of all), about."""
         found: dict[str, list[int]] = {}
-        for (language, split), sizes in text_sizes(self.texts).items():
+        for (language, split), sizes in text_sizes(self.texts, file_stamp(self.texts)).items():
             if language in (self.languages or [language]) and split in (self.splits or [split]):
                 found.setdefault(language, []).extend(sizes)
         return len(found), sum(shape.tokens(sizes[:count], self.max_length) for sizes in found.values())
@@ -162,6 +162,8 @@ class LabelledAnalysis(Analysis):
     max_bytes: int = 2**30
     """Bytes of responses or sentence vectors held at once; fewer mean more forward passes."""
 
+    folders: ClassVar[Mapping[str, str]] = MappingProxyType({"concepts": "**/*.json"})
+
     @property
     def extraction(self) -> Extraction:
         return Extraction(pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
@@ -176,18 +178,30 @@ class ConceptAnalysis(LabelledAnalysis):
 
     min_languages: ClassVar[int] = 2
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._kept = Kept()
+
     @property
     def extraction(self) -> Extraction:
         return replace(super().extraction, max_length=self.max_length)
 
     def load(self, clones: Mapping[str, Clone], **chosen: Any) -> ConceptSet:
-        """The labelled sentences, those of a model's clones among them; `chosen` are further options of the reader.
+        """The labelled sentences, those of a model's clones among them; read again only if clones or files change.
+
+        Args:
+            chosen: further options of the reader, always the same ones.
 
         Raises:
             FileNotFoundError, ValueError: see `load_concepts`; or a file with too few languages.
         """
-        options = {"languages": self.languages, "min_positives": self.min_positives, "clones": clones, **chosen}
-        found = load_concepts(self.concepts, **options)
+
+        def read() -> ConceptSet:
+            options = {"languages": self.languages, "min_positives": self.min_positives, "clones": clones, **chosen}
+            return load_concepts(self.concepts, **options)
+
+        stamps = tuple(map(file_stamp, concept_files(self.concepts)))
+        found: ConceptSet = self._kept.get((stamps, tuple(clones.items())), read)
         if len(found.languages) < self.min_languages:
             raise ValueError(f"{self.name}: {self.concepts} has only {found.languages[0]!r}; two languages are needed")
         return found
@@ -259,7 +273,7 @@ class TokenProbe(StateAnalysis):
         """
         key = self._sample_key()
         if key not in snapshot.shared:
-            snapshot.shared[key] = self._drawn.get(self._depends_on(snapshot), lambda: self._draw(snapshot))
+            snapshot.shared[key] = self._kept.get(self._depends_on(snapshot), lambda: self._draw(snapshot))
         sample, folds = snapshot.shared[key]
         return sample, folds
 

@@ -62,13 +62,8 @@ class Trajectories(ConceptOverlap):
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         """See the class."""
         concept_set = self.concept_set(snapshot.clones)
-        units = self._frozen(concept_set, snapshot.id.run)
-        sites = find_sites(snapshot.model, self.site_set)
-        space = UnitSpace(sites)
-        if int(units.max()) >= space.num_units:
-            raise ValueError(
-                f"{self.results}: experts up to unit {int(units.max())}, but the model has {space.num_units}"
-            )
+        space = UnitSpace(find_sites(snapshot.model, self.site_set))
+        units = self._frozen(concept_set, space, snapshot.id.run)
         ap, counts, total = self._follow(snapshot, concept_set, units)
         bins = np.minimum((ap * BINS).astype(int), BINS - 1)  # (L, C, K, L')
         above = space.num_units - counts.cumsum(-1)  # units in higher bins, (L', C, BINS)
@@ -79,10 +74,23 @@ class Trajectories(ConceptOverlap):
         yield from self._rows(concept_set, ap, rank, total / space.num_units, k / space.num_units)
         yield Attachment("units", self._table(concept_set, units, ap, rank))
 
-    def _frozen(self, concept_set: ConceptSet, run: str) -> np.ndarray:
-        """(L, C, K) flat ids of the experts that are followed."""
+    def _frozen(self, concept_set: ConceptSet, space: UnitSpace, run: str) -> np.ndarray:
+        """(L, C, K) flat ids of the experts that are followed.
+
+        Raises:
+            FileNotFoundError: there are no experts of that step.
+            ValueError: experts of other sites, or none of a concept in a language.
+        """
         root = self.results.replace("{run}", run)
         frame = ResultTable(root).attachment(self.frozen_step, self.frozen_from, "experts").to_pandas()
+        unit = frame["unit"].to_numpy()
+        site = space.site_indices(unit)
+        modules = np.array([*(known.module for known in space.sites), ""])  # the last is that of ids beyond all units
+        if not ((frame["module"] == modules[site]) & (frame["index"] == unit - space.offsets[site])).all():
+            raise ValueError(
+                f"{root}: the experts of {self.frozen_from!r} are units of other sites than {self.site_set}; give the "
+                "site_set that found them"
+            )
         found = []
         for language in concept_set.languages:
             for concept in concept_set.concepts:
@@ -162,8 +170,8 @@ def find_births(results: ResultTable, share: float, analysis: str = "trajectorie
     """When every frozen expert became one, in every language: concept, language, unit, other_language, birth.
 
     `birth` is the first step from which on the unit is among the best `share` of units in `other_language` at every
-    later measured step; missing where it is not at the last one. Sorted by birth within a unit, it is the order in
-    which languages join.
+    later measured step; missing where it is not, or was not followed, at the last one. Sorted by birth within a unit,
+    it is the order in which languages join.
     """
     steps = [step for step, name in results.entries() if name == analysis]
     keys = ["concept", "language", "unit"]
@@ -173,6 +181,6 @@ def find_births(results: ResultTable, share: float, analysis: str = "trajectorie
         ranks = frame[[name for name in frame.columns if name.startswith("rank_")]]
         inside[step] = (ranks.rename(columns=lambda name: name.removeprefix("rank_")) < share).stack()
     table = pd.DataFrame(inside).rename_axis(index=[*keys, "other_language"])[steps]
-    lasting = table[steps[::-1]].astype(bool).cummin(axis=1)[steps]
+    lasting = table[steps[::-1]].eq(True).cummin(axis=1)[steps]
     birth = lasting.idxmax(axis=1).where(lasting.any(axis=1))
     return birth.rename("birth").reset_index().sort_values([*keys, "birth"], ignore_index=True)

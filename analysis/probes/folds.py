@@ -128,9 +128,3 @@ def cluster_draws(hits: np.ndarray, totals: np.ndarray, seed: int = 0) -> np.nda
     ratio = (hits @ drawn.T) / np.maximum(totals @ drawn.T, 1)  # (..., S, R)
     draws: np.ndarray = ratio.mean(axis=-2)
     return draws
-
-
-def cluster_intervals(hits: np.ndarray, totals: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """95 % bounds (...,) of `cluster_draws`."""
-    low, high = np.quantile(cluster_draws(hits, totals, seed), [0.025, 0.975], axis=-1)
-    return low, high

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from analysis.base import Row
 from analysis.extraction.states import TokenSample
-from analysis.probes.folds import cluster_draws, cluster_intervals
+from analysis.probes.folds import cluster_draws
 
 
 def score_rows(
@@ -33,7 +33,7 @@ def score_rows(
     """
     sums, totals = _by_key(scores, mask, sample)
     sums = np.concatenate([sums, sums.mean(axis=0, keepdims=True)])  # last: the mean over layers
-    low, high = cluster_intervals(sums, totals)
+    low, high = np.quantile(cluster_draws(sums, totals), [0.025, 0.975], axis=-1)
     value = sums.sum(axis=-1) / totals.sum(axis=-1)  # (Y + 1, S)
     for index, layer in enumerate([*layers, None]):
         yield Row(

@@ -5,13 +5,14 @@ over UTF-8 bytes, so that texts of different scripts and models with different t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.checkpoints.loading import Loading, load_model, load_tokenizer
 from analysis.extraction.losses import BITS, content_tokens, text_losses
+from babelscope.files import file_stamp
 
 
 def bits_per_text(
@@ -53,7 +54,8 @@ def bits_under(name: str, texts: Sequence[str], batch_tokens: int) -> list[float
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    model, tokenizer = _judge(name)
+    folder = check_folder(name).resolve()
+    model, tokenizer = _judge(folder, tuple(map(file_stamp, sorted(folder.iterdir()))))
     return bits_per_text(model, tokenizer, texts, batch_tokens)
 
 
@@ -65,7 +67,7 @@ def check_folder(name: str) -> Path:
     return folder
 
 
-@cache
-def _judge(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    folder = check_folder(name)
-    return load_model(folder, name, Loading()), load_tokenizer(folder, name)
+@lru_cache(maxsize=1)
+def _judge(folder: Path, stamps: tuple[tuple[int, int] | None, ...]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loaded once for all snapshots; again if the folder's files change, or another folder is asked for."""
+    return load_model(folder, str(folder), Loading()), load_tokenizer(folder, str(folder))

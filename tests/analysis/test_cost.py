@@ -13,11 +13,11 @@ from analysis.measures import build_analyses
 SMALL = Shape(layers=2, width=16, ffn=64, vocabulary=256, body=10_000.0, head=8_192.0)
 
 
-def write_texts(path: Path) -> str:
+def write_texts(path: Path, split: str = "test") -> str:
     with path.open("w") as file:
         for number in range(40):
             for language in ("en", "es"):
-                record = {"language": language, "uid": str(number), "split": "test", "text": "abcdefgh" * 8}
+                record = {"language": language, "uid": str(number), "split": split, "text": "abcdefgh" * 8}
                 file.write(json.dumps(record) + "\n")
     return str(path)
 
@@ -53,6 +53,16 @@ def test_every_text_analysis_of_the_default_list_is_predicted(tmp_path: Path) ->
         work("Alignment", permutations=600) - work("Alignment", permutations=400)
     )
     assert work("Compression") > 0
+
+
+def test_a_split_counts_under_any_of_its_names_and_a_new_file_is_read_anew(tmp_path: Path) -> None:
+    path = write_texts(tmp_path / "texts.jsonl", "dev")
+    (analysis,) = build_analyses([{"class_path": "Lape", "init_args": {"texts": path, "splits": ["valid"]}}])
+    found = analysis.work(SMALL)
+    assert found is not None
+    assert found > 0
+    assert write_texts(tmp_path / "texts.jsonl", "train") == path
+    assert analysis.work(SMALL) == 0
 
 
 def test_what_nobody_predicts_is_none(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def make_network(kind: str, concept_set: ConceptSet, length: np.ndarray, rng: np
 def search(values: list[np.ndarray], concept_set: ConceptSet) -> Found:
     """As on a model: site by site."""
     tensors = [torch.from_numpy(part.astype(np.float32)) for part in values]
-    stream = ((site * UNITS, [part[site * UNITS : (site + 1) * UNITS] for part in tensors]) for site in range(SITES))
+    parts = ([part[site * UNITS : (site + 1) * UNITS] for part in tensors] for site in range(SITES))
+    stream = ((site * UNITS, True, values) for site, values in enumerate(parts))
     return top_units(stream, concept_set, K, halves=True)
 
 

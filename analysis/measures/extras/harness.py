@@ -6,6 +6,7 @@ Tasks of one's own are YAML files in a folder (`include`).
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import random
@@ -21,7 +22,7 @@ import torch
 
 from analysis.base import Analysis, Row
 from analysis.snapshots import Snapshot
-from babelscope.files import file_sha256
+from babelscope.files import folder_sha256
 
 
 @dataclass(kw_only=True)
@@ -62,8 +63,7 @@ class EvalHarness(Analysis):
 
     def settings(self) -> dict[str, object]:
         folder = Path(self.include) if self.include else None
-        files = sorted(folder.rglob("*")) if folder is not None and folder.is_dir() else []
-        digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files if path.is_file()}  # type: ignore[arg-type]
+        digests = {} if folder is None else folder_sha256(folder, "**/*")
         harness = version("lm_eval") if importlib.util.find_spec("lm_eval") else None
         return {**super().settings(), "include": digests, "harness": harness}
 
@@ -81,9 +81,10 @@ class EvalHarness(Analysis):
             raise ValueError(
                 f"{self.name}: the harness has no task {missing[0]!r}; own tasks go into a folder `include`"
             )
-        model = HFLM(
-            pretrained=snapshot.model, tokenizer=snapshot.tokenizer, backend="causal", batch_size=self.batch_size
-        )
+        # A copy: the harness gives a tokenizer without padding another of its tokens for it, which would then count as
+        # special in whatever is measured, and saved, after it.
+        tokenizer = copy.deepcopy(snapshot.tokenizer)
+        model = HFLM(pretrained=snapshot.model, tokenizer=tokenizer, backend="causal", batch_size=self.batch_size)
         with _generators_put_back():
             scores: dict[str, Any] = simple_evaluate(
                 model=model,

@@ -70,6 +70,7 @@ def test_an_excluded_phrase_with_a_capital_is_matched_as_written(tmp_path: Path)
         ("water\tnoun\twater\t\tstory", "kind 'noun' is unknown"),
         ("water\tword\twater\t\tfiction", "domain 'fiction' is unknown"),
         ("water\tword\t\t\tstory", "forms must not be empty"),
+        ("percent\tword\tpercent %", "form '%' has no letter or digit"),
         ("water\tword\twater\t(mill\tstory", "no regular expression"),
         ("fire\tword\tfire\t\tstory", "listed twice"),
     ],
@@ -352,9 +353,14 @@ def test_a_failed_write_leaves_the_earlier_file(planted: Path, tmp_path: Path, m
 def test_a_lexicon_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such lexicon"):
         read_lexicon(tmp_path / "x.lexicon.json")
-    (tmp_path / "bad.json").write_text('{"lexicon": [1]}', encoding="utf-8")
-    with pytest.raises(ValueError, match="not a lexicon file"):
-        read_lexicon(tmp_path / "bad.json")
+    for content in (
+        '{"lexicon": [1]}',
+        '{"lexicon": {"water": {"en": "water"}}}',
+        '{"lexicon": {"water": {"en": [1]}}}',
+    ):
+        (tmp_path / "bad.json").write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match="not a lexicon file"):
+            read_lexicon(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,9 @@ def test_rounding_errors_do_not_break_ties() -> None:
     smooth = torch.randn(200, NUM_TEXTS, generator=generator)
     assert (score(settle_ties(smooth), yes) - score(smooth, yes)).abs().mean() < 1e-4
     assert torch.equal(settle_ties(torch.zeros(2, 3)), torch.zeros(2, 3))
+    sparse = torch.zeros(1, 8000)  # a ReLU that fires on the positives of one concept of a large pool
+    sparse[0, :40] = torch.linspace(5e-5, 1e-4, 40)
+    assert len(settle_ties(sparse).unique()) == 41, "small beside 1, but not beside what the unit gives"
     extremes = settle_ties(torch.tensor([[1e-42, 0.0], [3e38, -3e38]]))
     assert torch.isfinite(extremes).all()
     torch.testing.assert_close(extremes[1], torch.tensor([3e38, -3e38]), rtol=2e-4, atol=0.0)

@@ -147,6 +147,9 @@ def test_sites_in_parts_give_the_same_experts(stream: Callable[..., Snapshot], t
         assert np.array_equal(getattr(whole.experts, name), getattr(parts.experts, name))
     assert np.array_equal(whole.on_p90, parts.on_p90)
     assert np.array_equal(whole.auroc, parts.auroc)
+    assert whole.halves is not None
+    assert parts.halves is not None
+    assert np.array_equal(whole.halves.correlation, parts.halves.correlation), "ranks are those of the whole site"
 
 
 def test_planted_unit_ranks_first_where_it_was_planted(

@@ -120,6 +120,8 @@ def test_rows_are_reproducible_and_in_the_right_number(
     assert rows == list(_probe(path, **options).measure(snapshot))
     assert len(_rows(rows, "confusion", layer=0)) == len(_rows(rows, "confusion", layer=None)) == 9
     assert {row.layer for row in _rows(rows, "recall")} == {-1, 0, 1, None}
+    with pytest.raises(ValueError, match="no layer 7: the model has -1"):
+        next(_probe(path, confusion_layers=[0, 7]).measure(snapshot))
     without = list(_probe(path, controls=False, **options).measure(snapshot))
     assert not _rows(without, "selectivity")
     assert _rows(without, "accuracy") == _rows(rows, "accuracy")

@@ -16,6 +16,7 @@ from analysis.base import Row
 from analysis.measures import build_analyses
 from analysis.measures.minimal_pairs import MinimalPairs, Pair, read_pairs
 from analysis.snapshots import Snapshot
+from analysis.statistics import wilson_interval
 
 PAIRS = {
     "eng": [
@@ -86,6 +87,27 @@ def test_a_model_that_learned_the_right_sentences_is_right(
     assert learned.chance == 0.5
     assert 0.3 < learned.low < 1.0, "three right ones of three leave much open"
     assert found["pair_margin", "eng", None].value > 1
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_mean_over_languages_has_the_interval_that_theirs_make(
+    share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_xglm: PreTrainedModel, tiny_snapshot: Callable
+) -> None:
+    """All pairs right leave a width; half of them right, as for one binomial share of all pairs together."""
+    lines = [f"{language}\tgood {number}\tbad {number}\tx" for language in ("de", "en") for number in range(50)]
+    (tmp_path / "pairs.tsv").write_text("language\tgood\tbad\tphenomenon\n" + "\n".join(lines), encoding="utf-8")
+
+    def losses(self: MinimalPairs, snapshot: Snapshot, texts: list[str]) -> np.ndarray:
+        return np.array([float(text.startswith("bad") == (int(text.split()[1]) < 50 * share)) for text in texts])
+
+    monkeypatch.setattr(MinimalPairs, "_losses", losses)
+    found = by_cell(list(MinimalPairs(pairs=str(tmp_path / "pairs.tsv")).measure(tiny_snapshot(tiny_xglm))))
+    row = found["pair_accuracy", None, None]
+    low, high = wilson_interval(round(100 * share), 100)
+    assert row.value == share
+    assert row.low == pytest.approx(low, abs=0.02)
+    assert row.high == pytest.approx(high, abs=0.005)
+    assert row.low < row.value
 
 
 def test_a_single_file_names_the_language_and_pairs_are_spread(tmp_path: Path) -> None:

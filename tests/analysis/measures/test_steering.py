@@ -32,6 +32,7 @@ from analysis.results import ResultTable
 from analysis.snapshots import Snapshot
 from analysis.steering.concept_check import read_concepts
 from analysis.steering.conditions import Control
+from analysis.steering.fluency import bits_under
 from analysis.steering.generation import Decoding, Job, encode_prompt, generate
 from analysis.steering.judging import UNDETERMINED, LanguageDetector
 from callbacks.analyses import measuring
@@ -338,6 +339,28 @@ def test_another_model_can_judge_fluency(
     assert texts["bits_per_byte_judge"].notna().all()
     judged = value_of(rows, "bits_per_byte_judge", "none")["value"]
     assert judged == pytest.approx(np.log2(384), rel=0.2), "random weights: about uniform over the vocabulary"
+
+
+def test_the_model_that_judges_fluency_is_that_of_the_folder_as_it_is_now(
+    tiny_bloom: PreTrainedModel,
+    tiny_gpt2: PreTrainedModel,
+    byte_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folders = [tmp_path / "one" / "judge", tmp_path / "other" / "judge"]
+    for folder, model in zip(folders, (tiny_bloom, tiny_gpt2), strict=True):
+        model.save_pretrained(folder)
+        byte_tokenizer.save_pretrained(folder)
+    whole = [bits_under(str(folder), ["a text"], 512) for folder in folders]
+    assert whole[0] != whole[1]
+    relative = []
+    for folder in folders:
+        monkeypatch.chdir(folder.parent)
+        relative.append(bits_under("judge", ["a text"], 512))
+    assert relative == whole
+    tiny_bloom.save_pretrained(folders[1])
+    assert bits_under("judge", ["a text"], 512) == whole[0]
 
 
 class Always(LanguageDetector):

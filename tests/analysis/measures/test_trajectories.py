@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
@@ -73,6 +75,10 @@ def test_births_of_a_planted_unit(
         measured[snapshot.id.step] = list(follow.measure(snapshot))
         table.write(snapshot.id, follow, measured[snapshot.id.step], 0.1)
 
+    elsewhere = Trajectories(**options, results=follow.results, frozen_step=32, site_set=["mlp.in", "mlp.out"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"are units of other sites than \['mlp.in', 'mlp.out'\]; give the site_set"):
+        list(elsewhere.measure(snapshots[0]))
+
     births = find_births(table, share=5 / space.num_units)
     own = births[(births["unit"] == UNIT) & (births["concept"] == "fire") & (births["language"] == "de")]
     assert dict(zip(own["other_language"], own["birth"], strict=True)) == {"de": 8, "en": 16}
@@ -81,6 +87,12 @@ def test_births_of_a_planted_unit(
     assert rest["birth"].isna().mean() > 0.8, "noise is followed nowhere"
 
     units = table.attachment(16, "trajectories", "units").to_pandas()
+    path = table.path(16, "trajectories", "units")
+    stored = pq.read_table(path)
+    pq.write_table(stored.filter(pc.not_equal(stored["unit"], UNIT)), path)  # step 16 followed other units
+    births = find_births(table, share=5 / space.num_units)
+    assert births[births["unit"] == UNIT]["birth"].dropna().eq(32).all(), "what was not looked at is not known to be in"
+
     row = units[(units["unit"] == UNIT) & (units["language"] == "en") & (units["concept"] == "fire")].iloc[0]
     assert row["ap_de"] == row["ap_en"] == 1.0
     assert row["rank_de"] == row["rank_en"] == 0.0

@@ -73,6 +73,8 @@ def test_concept_words_are_found_in_their_language() -> None:
     assert lexicon.hits("河水很深", "water", ["zh", "en"])
     assert lexicon.knows("water", "de")
     assert not lexicon.knows("water", "fr")
+    by_hand = ConceptLexicon({"water": {"de": ["Wasser*"]}})
+    assert by_hand.spans("Der Wasserfall", "water", ["de"]) == [(4, 14)], "a word list written by hand has capitals"
 
 
 def test_variety_measures_by_hand() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from analysis.measures import build_analyses
 from analysis.measures.extras.harness import EvalHarness
@@ -93,6 +96,31 @@ def test_a_local_task_scores_what_the_model_says(
     assert all(torch.equal(weights[name], value) for name, value in tiny_xglm.state_dict().items())
     with pytest.raises(ValueError, match="the harness has no task 'letters_es'"):
         list(EvalHarness(tasks={"letters_es": "es"}, include=str(tasks)).measure(snapshot))
+
+
+def test_the_harness_cannot_change_the_tokenizer(
+    monkeypatch: pytest.MonkeyPatch, tiny_snapshot: Callable[..., Snapshot], tiny_xglm: PreTrainedModel
+) -> None:
+    """Given a tokenizer without padding, the harness makes another of its tokens the padding."""
+
+    def take(pretrained: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **_: object) -> None:
+        tokenizer.pad_token_id = tokenizer.unk_token_id
+
+    parts = {
+        "lm_eval": {"simple_evaluate": lambda **_: {"results": {"letters_en": {"acc,none": 0.5}}}},
+        "lm_eval.models": {},
+        "lm_eval.models.huggingface": {"HFLM": take},
+        "lm_eval.tasks": {"TaskManager": lambda include_path: SimpleNamespace(all_tasks=["letters_en"])},
+    }
+    for name, members in parts.items():
+        module = ModuleType(name)
+        vars(module).update(members, __spec__=ModuleSpec(name, None), __path__=[])
+        monkeypatch.setitem(sys.modules, name, module)
+    snapshot = tiny_snapshot(tiny_xglm)
+    padding = snapshot.tokenizer.pad_token
+    (row,) = EvalHarness(tasks={"letters_en": "en"}).measure(snapshot)
+    assert row.value == 0.5
+    assert snapshot.tokenizer.pad_token == padding
 
 
 def test_a_changed_task_makes_results_stale(tasks: Path) -> None:
