@@ -24,8 +24,8 @@ def against_capacity(runs: Sequence[CapacityRun]) -> go.Figure:
     figure = base_figure("Rise of sharing above the untrained network, by width", rise_of(runs))
     rows = []
     for _, members in by_size(runs):
-        rises = np.array([run.rise for run in members if run.rise is not None])
-        rows.append((members[0].width, rises.mean(), *mean_interval(rises)))
+        of_size = np.array([run.rise for run in members if run.rise is not None])
+        rows.append((members[0].width, of_size.mean(), *mean_interval(of_size)))
     means = pd.DataFrame(rows, columns=["width", "value", "low", "high"]).astype(float)
     name = "mean over seeds, 95 %"
     add_line(figure, means["width"], means["value"], name, 0, error_y=error_bars(means))

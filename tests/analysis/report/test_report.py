@@ -204,9 +204,8 @@ def test_a_mean_that_never_moves_is_no_figure(tmp_path: Path) -> None:
     for step in (0, 8):
         rows = []
         for layer, (place, (a, b)) in itertools.product((0, 1), enumerate(PAIRS)):
-            where = {"layer": layer, "language": a, "other_language": b}
-            rows.append(Row(metric="confusion", value=0.1 + 0.1 * ((place + layer) % 3), **where))
-            rows.append(Row(metric="cka", value=0.1 * layer, **where))
+            for metric, value in (("confusion", 0.1 + 0.1 * ((place + layer) % 3)), ("cka", 0.1 * layer)):
+                rows.append(Row(metric=metric, value=value, layer=layer, language=a, other_language=b))
         table.write(SnapshotId("planted", step, step), SomethingNew(), rows, seconds=0.1)
     titles = [figure["layout"]["title"]["text"] for figure in figures_in(write_report([tmp_path]))]
     assert "CKA by layer" in titles
