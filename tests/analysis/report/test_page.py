@@ -42,6 +42,7 @@ def open_page(page: Path, tmp_path: Path, width: int, probe: str = "", height: i
 def test_a_page_of_the_real_size_draws_what_is_seen(large: Path, tmp_path: Path) -> None:
     """What it costs is in benchmarks/bench_report.py: it follows from the number of figures drawn."""
     assert large.stat().st_size < 15e6
+    assert '<figure class="card broad">' in large.read_text(encoding="utf-8"), "a matrix of 16 languages"
     drawn = []
     for height in (900, 2700):  # a headless window gets no frame after it was scrolled, so a taller one stands for that
         elements, console = open_page(large, tmp_path, 1400, height=height)
