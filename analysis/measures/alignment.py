@@ -114,7 +114,7 @@ class Alignment(StateAnalysis):
         sites = self._sites(snapshot)
         flat = [text for language in languages for text in chosen[language]]
         by_layer: list[dict[str, Similarity]] = []
-        for _, vectors in iter_sentence_states(snapshot, flat, sites, replace(self.extraction, pool=self.pool)):
+        for _, vectors in iter_sentence_states(snapshot, flat, sites, self.extraction):
             states = vectors.view(len(languages), num_texts, -1)
             if self.centre:
                 states = states - states.mean(dim=1, keepdim=True)

@@ -9,7 +9,7 @@ decides is therefore `rank_transfer`, between disjoint halves of the sentences a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -24,7 +24,6 @@ from analysis.experts.sentences import LargestResponses, moving_sentences
 from analysis.experts.sharing import Sharing
 from analysis.experts.surface import token_experts
 from analysis.experts.table import find_experts, resolve_k
-from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures.text_analysis import ConceptAnalysis
 from analysis.snapshots import Snapshot
@@ -177,10 +176,6 @@ class ConceptOverlap(ConceptAnalysis):
         yield Attachment("experts", table.to_arrow())
         if largest is not None:
             yield Attachment("sentences", moving_sentences(concept_set, table, largest))
-
-    @property
-    def extraction(self) -> Extraction:
-        return replace(super().extraction, storage=self.storage)
 
     def work(self, shape: Shape) -> float:
         """Units are taken to be those of all linear layers."""

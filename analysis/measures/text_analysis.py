@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,7 @@ from babelscope.records import Clone
 
 logger = logging.getLogger(__name__)
 
+EXTRACTION_OPTIONS = tuple(option.name for option in fields(Extraction))
 BEYOND_SAMPLE = 1.2
 """Tokens read for each that is drawn, where many are drawn from one text."""
 
@@ -81,7 +82,17 @@ def _texts(
 
 
 @dataclass(kw_only=True)
-class TextAnalysis(Analysis):
+class ReadingAnalysis(Analysis):
+    """Base of the measures that read texts through the model."""
+
+    @property
+    def extraction(self) -> Extraction:
+        """How: by those of the analysis's own options that a pass has, else by its defaults."""
+        return Extraction(**{name: getattr(self, name) for name in EXTRACTION_OPTIONS if hasattr(self, name)})
+
+
+@dataclass(kw_only=True)
+class TextAnalysis(ReadingAnalysis):
     """Base of the measures on texts of several languages."""
 
     texts: str
@@ -137,13 +148,9 @@ class TextAnalysis(Analysis):
                 found.setdefault(language, []).extend(sizes)
         return len(found), sum(shape.tokens(sizes[:count], self.max_length) for sizes in found.values())
 
-    @property
-    def extraction(self) -> Extraction:
-        return Extraction(batch_tokens=self.batch_tokens, max_length=self.max_length)
-
 
 @dataclass(kw_only=True)
-class LabelledAnalysis(Analysis):
+class LabelledAnalysis(ReadingAnalysis):
     """Base of the measures on labelled sentences."""
 
     concepts: str
@@ -164,10 +171,6 @@ class LabelledAnalysis(Analysis):
 
     folders: ClassVar[Mapping[str, str]] = MappingProxyType({"concepts": "**/*.json"})
 
-    @property
-    def extraction(self) -> Extraction:
-        return Extraction(pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
-
 
 @dataclass(kw_only=True)
 class ConceptAnalysis(LabelledAnalysis):
@@ -181,10 +184,6 @@ class ConceptAnalysis(LabelledAnalysis):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._kept = Kept()
-
-    @property
-    def extraction(self) -> Extraction:
-        return replace(super().extraction, max_length=self.max_length)
 
     def load(self, clones: Mapping[str, Clone], **chosen: Any) -> ConceptSet:
         """The labelled sentences, those of a model's clones among them; read again only if clones or files change.
@@ -232,10 +231,6 @@ class StateAnalysis(TextAnalysis):
 
     max_bytes: int = 2**30
     """Bound on the states held at once."""
-
-    @property
-    def extraction(self) -> Extraction:
-        return replace(super().extraction, max_bytes=self.max_bytes)
 
 
 @dataclass(kw_only=True)
