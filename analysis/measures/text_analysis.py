@@ -138,7 +138,8 @@ class TextAnalysis(ReadingAnalysis):
     def _depends_on(self, snapshot: Snapshot) -> tuple[Hashable, ...]:
         """What is made of the texts alone depends on, beside the options: the same for all snapshots of a run, until
         the file changes."""
-        return file_stamp(self.texts), *snapshot.reading, context_length(snapshot.model, self.max_length)
+        length = context_length(snapshot.model, self.max_length)
+        return file_stamp(self.texts), snapshot.tokenizer_hash, tuple(snapshot.clones.items()), length
 
     def num_tokens(self, shape: Shape, count: int | None = None) -> tuple[int, float]:
         """Languages, and tokens of the first `count` texts of each (None: of all), about."""

@@ -59,15 +59,19 @@ def test_bad_arguments_are_refused(byte_tokenizer: PreTrainedTokenizerFast) -> N
         next(iter_batches(encode_texts(byte_tokenizer, TEXTS), 0, 1))
 
 
-def test_long_texts_are_cut_and_the_tokenizer_keeps_no_limit(
-    byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+def test_long_texts_are_cut(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded = encode_texts(byte_tokenizer, ["a" * 100], max_length=10)
+    assert len(encoded.ids[0]) == 10
+
+
+@pytest.mark.parametrize("given", [None, 50])
+def test_a_tokenizer_is_saved_with_its_own_limit(
+    given: int | None, byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     tokenizer = copy.deepcopy(byte_tokenizer)
-    for given in (None, 50):
-        if given is not None:
-            tokenizer.backend_tokenizer.enable_truncation(given)
-        encoded = encode_texts(tokenizer, ["a" * 100], max_length=10)
-        assert len(encoded.ids[0]) == 10
-        tokenizer.save_pretrained(tmp_path)
-        saved = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["truncation"]
-        assert (saved and saved["max_length"]) == given
+    if given is not None:
+        tokenizer.backend_tokenizer.enable_truncation(given)
+    encode_texts(tokenizer, ["a" * 100], max_length=10)
+    tokenizer.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["truncation"]
+    assert (saved and saved["max_length"]) == given
