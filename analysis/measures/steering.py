@@ -74,7 +74,7 @@ class Steering(WordAnalysis):
         bits_per_byte               of the texts under the unforced model, and under `fluency_model` as
                                     bits_per_byte_judge
         distinct_2, repetition      variety of the texts, and 4-gram repetition within a text
-    with 95 % intervals over concepts (over seeds where there is one concept), and
+    with 95 % intervals over concepts (where there is one: of shares over its texts, of all else over seeds), and
         concept_hit_effect, concept_hit_other_effect, concept_in_other_language_effect, concept_hit_experts_effect
                                     experts minus the control in `condition`, paired over concepts; chance 0, `p`.
      `check_accuracy` is
