@@ -11,6 +11,7 @@ every stored result was made by an analysis of the lists with exactly its settin
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,17 @@ class Planned:
 
     file: str
     settings: dict[str, object]
-    steps: tuple[int, ...] | None
-    """None: any."""
+    steps: tuple[int | str, ...]
+    """As the list's `steps` says them, in parts: numbers, ranges, all."""
+
+    def covers(self, step: int) -> bool:
+        """Whether one of the parts has this step; `first` and `last` may be any."""
+        from analysis.checkpoints.names import select_steps  # the folder imports the hub's client
+
+        for part in self.steps:
+            with suppress(ValueError):
+                return bool(select_steps([step], part))
+        return False
 
 
 def check_plan(folder: Path, table: ResultTable) -> str:
@@ -67,10 +77,10 @@ def read_plan(path: Path) -> dict[str, list[Planned]]:
             raise ValueError(f"{path}: {name} is not the file that was planned; restore it from where it was committed")
         content = read_yaml(name) if name.endswith((".yaml", ".yml")) else None
         if isinstance(content, dict) and "analyses" in content:
-            steps = content.get("steps")
-            only = tuple(steps) if isinstance(steps, list) else None
+            steps = content.get("steps", "all")
+            parts = tuple(steps if isinstance(steps, list) else str(steps).split(","))
             for analysis in load_analyses(name):
-                planned.setdefault(analysis.name, []).append(Planned(name, analysis.settings(), only))
+                planned.setdefault(analysis.name, []).append(Planned(name, analysis.settings(), parts))
     if not planned:
         raise ValueError(f"{path}: no list of analyses among the files of the plan")
     return planned
@@ -92,7 +102,7 @@ def check_results(planned: dict[str, list[Planned]], stored: Iterable[tuple[int,
 
 def _difference(planned: Planned, step: int, settings: dict[str, object]) -> str:
     """What differs from the plan, empty if nothing does; a file that is not here any more is taken on its word."""
-    if planned.steps is not None and step not in planned.steps:
+    if not planned.covers(step):
         return f"{planned.file} has steps {', '.join(map(str, planned.steps))}"
     for key in sorted({*planned.settings, *settings}):
         here, there = planned.settings.get(key), settings.get(key)

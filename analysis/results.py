@@ -78,7 +78,8 @@ class ResultTable:
     ) -> list[Row]:
         """Store what `analysis.measure` gave for one snapshot; returns the rows.
 
-        Nothing is written before `measured` is exhausted, so an analysis that raises leaves no file.
+        Nothing is written before `measured` is exhausted, so an analysis that raises leaves no file. Attachments of an
+        earlier measurement that this one lacks are removed.
         `seconds` is the wall time that the measurement took; `extra` enters the stamp (weights hash and the like).
         """
         rows: list[Row] = []
@@ -102,8 +103,12 @@ class ResultTable:
             "settings": analysis.settings(),
             "seconds": seconds,
         }
+        written = set()
         for attachment in attachments:
-            _write_stamped(self.path(snapshot_id.step, analysis.name, attachment.name), attachment.table, stamp)
+            written.add(path := self.path(snapshot_id.step, analysis.name, attachment.name))
+            _write_stamped(path, attachment.table, stamp)
+        for path in set(self.folder(snapshot_id.step).glob(f"{analysis.name}.*.parquet")) - written:
+            path.unlink(missing_ok=True)  # of an earlier measurement, which does not belong to these rows
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA)
         _write_stamped(self.path(snapshot_id.step, analysis.name), table, stamp)
         return rows

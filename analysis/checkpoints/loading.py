@@ -44,7 +44,7 @@ PADDED_VOCABULARY = 0.9
 
 
 def read_config(folder: Path, name: str, loading: Loading) -> PretrainedConfig:
-    """The configuration in `folder`, with overrides; code from the repository is refused.
+    """The configuration in `folder`; code from the repository is refused.
 
     Raises:
         FileNotFoundError: no config.json.
@@ -65,7 +65,6 @@ def read_config(folder: Path, name: str, loading: Loading) -> PretrainedConfig:
             "if transformers has the architecture, name its class in loading.architecture"
         )
     content.pop("auto_map", None)
-    content.update(loading.config_overrides)
     try:
         if loading.architecture is not None:
             config_class = model_class(loading.architecture).config_class

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import INDEXES, SINGLES, load_pickled, select_weights, untie
-from analysis.snapshots import SnapshotId
+from analysis.snapshots import SnapshotId, step_of
 from babelscope.errors import one_line
 from babelscope.files import file_sha256
 
@@ -57,7 +57,7 @@ class RunFolder(CheckpointSource):
         if not snapshots.is_dir():
             raise FileNotFoundError(f"{self.path}: no folder 'snapshots'; expected the folder of a run (runs/<name>)")
         found = []
-        for folder in sorted(p for p in snapshots.glob("step_*") if p.is_dir()):
+        for folder in sorted(p for p in snapshots.iterdir() if step_of(p.name) is not None and p.is_dir()):
             manifest = folder / MANIFEST
             if not manifest.is_file():
                 logger.warning("%s: no %s, so it is unfinished and left out", folder, MANIFEST)
@@ -179,17 +179,24 @@ class LightningCheckpoint(LocalSource):
     prefix: str | None = None
     """Start of the names of the model's weights in `state_dict`, e.g. `wrapper.model.`; None finds it."""
 
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the files, as a whole path."""
+        return (self.path if self.path.is_dir() else self.path.parent).absolute()
+
     def list_checkpoints(self) -> Sequence[Checkpoint]:
         files = sorted(self.path.glob("*.ckpt")) if self.path.is_dir() else [self.path]
         if not files or not files[0].is_file():
             raise FileNotFoundError(f"{self.path}: no Lightning checkpoint (*.ckpt)")
-        folder = self.path if self.path.is_dir() else self.path.parent
-        run = self.run or (folder.parent.name if folder.name == "checkpoints" else folder.resolve().name)
+        run = self.run or (self.folder.parent if self.folder.name == "checkpoints" else self.folder.resolve()).name
+        told = {file: self.naming.step(file.stem) for file in files}
         found = []
-        for file in files:
-            step = self.naming.step(file.stem)
+        for file, step in told.items():
             if step is None:
                 step = load_pickled(file, file.name).get("global_step")
+                if step is not None and step in told.values():
+                    logger.info("%s: step %s again, as Lightning's last.ckpt is; left out", file, step)
+                    continue
             if not isinstance(step, int):
                 raise ValueError(f"{file}: neither its name nor its content tells the step (naming.step_pattern)")
             found.append(self._made(run, step, file.stem, file, file.name))
@@ -201,8 +208,7 @@ class LightningCheckpoint(LocalSource):
     def fetch_config(self, checkpoint: Checkpoint) -> Path:
         if self.config is not None:
             return self.config
-        folder = self.path if self.path.is_dir() else self.path.parent
-        snapshots = sorted(p.parent for p in (folder.parent / "snapshots").glob("step_*/config.json"))
+        snapshots = sorted(p.parent for p in (self.folder.parent / "snapshots").glob("step_*/config.json"))
         if not snapshots:
             raise FileNotFoundError(
                 f"{self.label(checkpoint)}: a .ckpt holds no model config; set 'config' to a folder with config.json"

@@ -16,8 +16,6 @@ class Loading:
 
     architecture: str | None = None
     """Class to use when the config names none or a wrong one: `BloomForCausalLM` of transformers, or a dotted path."""
-    config_overrides: dict[str, str | int | float | bool | None] = field(default_factory=dict)
-    """Entries of config.json to replace."""
     dtype: Literal["float32", "float16", "bfloat16", "stored"] = "float32"
     """Precision of weights and forward pass. float32 is what reported results use; `stored` takes the file's own."""
     device: str = "auto"

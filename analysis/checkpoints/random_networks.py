@@ -11,17 +11,22 @@ that say so (`Analysis.needs_null`) are taken once on several networks with othe
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from analysis.base import Analysis
 from analysis.results import ResultTable, null_folder
 from analysis.snapshots import Snapshot, SnapshotId
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +50,30 @@ def random_network(snapshot: Snapshot, seed: int) -> Snapshot:
     return replace(snapshot, id=start, model=drawn, replicas=(), shared={})
 
 
-def missing_null(results: Path, run: str, analyses: Sequence[Analysis], count: int) -> list[tuple[int, list[Analysis]]]:
-    """Numbers of the random networks that are not measured yet, and by which analyses."""
-    start, found = SnapshotId(run, 0, 0), []
+def missing_null(
+    results: Path, run: str, analyses: Sequence[Analysis], count: int, shape: str | None = None
+) -> list[tuple[int, list[Analysis]]]:
+    """Numbers of the random networks that are not measured yet, and by which analyses; `shape` is that of the model
+    (`shape_of`), where it is known: networks of a model that bore the run's name before do not count."""
+    found = []
     for number in range(count):
         table = ResultTable(null_folder(results, number))
-        lacking = [one for one in analyses if one.needs_null and not table.has(start, one)]
+        lacking = [one for one in analyses if one.needs_null and not _has(table, run, one, shape)]
         if lacking:
             found.append((number, lacking))
     return found
+
+
+def shape_of(model: PreTrainedModel) -> str:
+    """Short hash of the class and of the shapes of all parameters."""
+    shapes = [(key, tuple(value.shape)) for key, value in model.named_parameters()]
+    return hashlib.sha256(f"{type(model).__name__} {shapes}".encode()).hexdigest()[:16]
+
+
+def _has(table: ResultTable, run: str, analysis: Analysis, shape: str | None) -> bool:
+    """Whether the random network of `table` was measured; before 2026-11-26 results did not say its shape."""
+    stamp = table.stamp(0, analysis.name) or {}
+    return table.has(SnapshotId(run, 0, 0), analysis) and shape in (None, stamp.get("shape", shape))
 
 
 def measure_null(
@@ -63,22 +83,21 @@ def measure_null(
 
     Processes that share a results folder wait for each other, one network at a time.
     """
-    done = []
-    for number, lacking in missing_null(results, snapshot.id.run, analyses, count):
+    done, shape = [], shape_of(snapshot.model)
+    for number, lacking in missing_null(results, snapshot.id.run, analyses, count, shape):
         folder = null_folder(results, number)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             table = ResultTable(folder)
             network: Snapshot | None = None
             for analysis in lacking:
-                if table.has(SnapshotId(snapshot.id.run, 0, 0), analysis):
+                if _has(table, snapshot.id.run, analysis, shape):
                     continue
                 network = network or random_network(snapshot, FIRST_SEED + number)
                 started = time.perf_counter()
                 measured = list(analysis.measure(network))
-                table.write(
-                    network.id, analysis, measured, time.perf_counter() - started, {"seed": FIRST_SEED + number}
-                )
+                about = {"seed": FIRST_SEED + number, "shape": shape}
+                table.write(network.id, analysis, measured, time.perf_counter() - started, about)
                 done.append(f"{analysis.name}, random network {number}")
                 log.info("measured: %s", done[-1])
             del network

@@ -65,7 +65,6 @@ class CheckpointSource(ABC):
     """Precision, device and architecture."""
     random_baseline: bool = False
     """Add step 0 for a suite without one: the suite's config with random weights."""
-    baseline_seed: int = 0
     _listed: tuple[Checkpoint, ...] | None = field(default=None, init=False, repr=False)
     _tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict, init=False, repr=False)
 
@@ -126,9 +125,7 @@ class CheckpointSource(ABC):
             if self.random_baseline:
                 if found and found[0].id.step == 0:
                     raise ValueError(f"{found[0].id.run}: has a step 0 of its own; leave random_baseline out")
-                baseline = Checkpoint(
-                    id=SnapshotId(found[0].id.run, 0, 0), name="random", size=0, marks={"seed": str(self.baseline_seed)}
-                )
+                baseline = Checkpoint(id=SnapshotId(found[0].id.run, 0, 0), name="random", size=0, marks={"seed": "0"})
                 found.insert(0, baseline)
             self._listed = tuple(found)
         return self._listed
@@ -174,9 +171,11 @@ class CheckpointSource(ABC):
             model_source = self.checkpoints()[1]
             folder = self.fetch_config(model_source)
             tokenizer = self.load_tokenizer(model_source, folder)
-            model = build_random(folder, name, self.loading, seed=self.baseline_seed)
+            model = build_random(folder, name, self.loading, seed=0)
         else:
             folder = self.fetch(checkpoint)
+            if not folder.exists():
+                raise FileNotFoundError(f"{name}: {folder} is not there any more")
             tokenizer = self.load_tokenizer(checkpoint, folder)
             model = self.load(checkpoint, folder)
         try:

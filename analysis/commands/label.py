@@ -15,8 +15,8 @@ from analysis.concepts.file import check_suffix, format_summary, lexicon_path, w
 from analysis.concepts.labelling import label_by_lists, label_concepts
 from analysis.concepts.matching import LabellingSettings
 
-CONCEPT_LIST = Path("data/concepts.tsv")
-"""The list that ships with the repository, seen from its root."""
+CONCEPT_LIST = Path(__file__).resolve().parents[2] / "data" / "concepts.tsv"
+"""The list that ships with the repository, whatever the working folder is."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -20,7 +20,12 @@ WATCH_SECONDS = 20.0
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder (runs/demo) or result folder")
-    parser.add_argument("--out", type=Path | None, default=None, help="HTML file; null is report.html in the first run")
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        default=None,
+        help="file; null is report.html (of several runs comparison.html) in the first run",
+    )
     parser.add_argument(
         "--steps",
         nargs=2,
@@ -57,24 +62,46 @@ def run(options: Namespace) -> int:
     return 0
 
 
+def _targets(options: Namespace) -> tuple[Path | None, str]:
+    """The page to write, and the format that is asked for: by `--format`, or by the name of `--out`.
+
+    Raises:
+        ValueError: options that contradict each other.
+        FileNotFoundError: a format that needs a browser, of which none is installed.
+    """
+    from analysis.report.browser import find_browser
+
+    out, kind = options.out, options.format
+    if options.capacity and options.steps:
+        raise ValueError("--steps compares two steps of one run; leave out --capacity")
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out {out}: this is a folder; name a file in it")
+    if out is not None and (named := out.suffix[1:]) in ("pdf", "png"):
+        if kind not in ("html", named):
+            raise ValueError(f"--out {out} --format {kind}: the name says {named}; leave out one of the two")
+        out, kind = out.with_suffix(".html"), named
+    if kind != "html" and find_browser() is None:
+        raise FileNotFoundError(
+            f"--format {kind} needs Chromium or Chrome, of which none is installed; leave it out for html"
+        )
+    return out, kind
+
+
 def _write(options: Namespace, console: Console) -> Path:
-    from analysis.report.browser import find_browser, render
+    from analysis.report.browser import render
     from analysis.report.capacity.page import write_capacity_report
     from analysis.report.report import write_report
     from analysis.report.tables import console_table
 
-    if options.format != "html" and find_browser() is None:
-        raise FileNotFoundError(
-            f"--format {options.format} needs Chromium or Chrome, of which none is installed; leave it out for html"
-        )
+    out, kind = _targets(options)
     if options.capacity:
-        path = options.out or options.runs[0].parent / "capacity.html"
+        path = out or options.runs[0].parent / "capacity.html"
         said, sizes, _ = write_capacity_report(options.runs, path)
         console.print(console_table(sizes))
         console.print(said, markup=False)
     else:
-        path = write_report(options.runs, options.out, tuple(options.steps) if options.steps else None)
-    return path if options.format == "html" else render(path, path.with_suffix(f".{options.format}"))
+        path = write_report(options.runs, out, tuple(options.steps) if options.steps else None)
+    return path if kind == "html" else render(path, path.with_suffix(f".{kind}"))
 
 
 def _print_closing(folder: Path, console: Console) -> None:

@@ -89,15 +89,20 @@ def text_losses(
     return losses
 
 
-def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Losses in nats of all content tokens but a text's first, (M,) float32, and the row of the batch of each, (M,)."""
+def token_losses(model: PreTrainedModel, batch: Batch, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Losses in nats of all content tokens but a text's first, (M,) float32, and the row of the batch of each, (M,).
+
+    Args:
+        wanted: (B, T) bool, content tokens that alone are scored, at least one behind a first: the head costs more than
+            the body where the vocabulary is large.
+    """
     hidden = run_body(model, batch)
-    scored = batch.content[:, 1:]
+    scored = (batch.content if wanted is None else wanted)[:, 1:]
     chosen = hidden[:, :-1][scored.to(hidden.device)]
     targets = batch.input_ids[:, 1:][scored]
     losses = [
-        F.cross_entropy(logits, wanted.to(logits.device), reduction="none").cpu()
-        for logits, wanted in zip(_iter_logits(model, chosen), targets.split(LOGITS_AT_ONCE), strict=True)
+        F.cross_entropy(logits, target.to(logits.device), reduction="none").cpu()
+        for logits, target in zip(_iter_logits(model, chosen), targets.split(LOGITS_AT_ONCE), strict=True)
     ]
     return torch.cat(losses), scored.nonzero()[:, 0]
 

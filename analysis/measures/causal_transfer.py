@@ -170,14 +170,13 @@ class ConceptWords:
         nats, tokens = np.zeros(len(self.owner)), np.zeros(len(self.owner))
 
         def run(model: PreTrainedModel, batch: Batch) -> None:
-            with force_units(model, forcing):
-                losses, rows = token_losses(model, batch)
             wanted = torch.zeros_like(batch.content)
             for row, index in enumerate(batch.indices.tolist()):
                 wanted[row, : len(self.wanted[index])] = torch.from_numpy(self.wanted[index])
-            counted = wanted[:, 1:][batch.content[:, 1:]]  # (M,), in the order of the losses
-            places = batch.indices[rows[counted]].numpy()
-            np.add.at(nats, places, losses[counted].double().numpy())
+            with force_units(model, forcing):
+                losses, rows = token_losses(model, batch, wanted)
+            places = batch.indices[rows].numpy()
+            np.add.at(nats, places, losses.double().numpy())
             np.add.at(tokens, places, 1)
 
         if len(self.owner):

@@ -35,6 +35,7 @@ def render(page: Path, out: Path, size: tuple[int, int] = PNG_SIZE) -> Path:
     browser = find_browser()
     if browser is None:
         raise FileNotFoundError(f"{out.suffix[1:]} needs Chromium or Chrome, of which none is installed")
+    out.unlink(missing_ok=True)  # else an older one would pass for what the browser makes now
     kind, view = [f"--print-to-pdf={out.resolve()}", "--no-pdf-header-footer"], "#paper"
     if out.suffix == ".png":
         kind, view = [f"--screenshot={out.resolve()}", f"--window-size={size[0]},{size[1]}"], "#all"

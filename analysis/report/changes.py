@@ -18,6 +18,7 @@ from scipy.stats import t
 
 from analysis.report.figures import select
 from analysis.report.run import RunRecord
+from analysis.report.tables import with_interval
 from analysis.statistics import Contrast, against_band, paired_contrast
 
 DECISIVE = "rank_transfer"
@@ -81,13 +82,14 @@ class Change:
 
     @property
     def interval(self) -> str:
-        return f"{self.contrast.difference:+.4f} [{self.contrast.low:+.4f}, {self.contrast.high:+.4f}]"
+        return with_interval(self.contrast.difference, self.contrast.low, self.contrast.high, "+.4f")
 
 
 def find_change(record: RunRecord, analysis: str, metric: str, condition: str | None = None) -> Change | None:
     """Compare the last usable snapshot with random networks over the per-concept rows of a metric.
 
-    None without such rows, without a level to compare with, or with fewer than two concepts.
+    None without such rows, without a level to compare with, with fewer than two concepts, or where all of them depend
+    on each other, so that nothing shows their spread.
     """
     rows = _by_concept(record.frame, analysis, metric, condition)
     usable = [step for step in record.usable_steps if step in set(rows["step"])]
@@ -106,6 +108,8 @@ def find_change(record: RunRecord, analysis: str, metric: str, condition: str | 
         return None
     last = last.loc[level.index]
     clusters = concept_clusters(record, analysis, usable[-1], list(last.index))
+    if len(np.unique(clusters)) < 2:
+        return None
     values, reference = last.to_numpy(), level.to_numpy()  # (C,), (C, n)
     if several:
         contrast = against_band(values, reference.T, clusters)

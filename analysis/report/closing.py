@@ -95,7 +95,7 @@ def _cost_table(record: RunRecord) -> Table | None:
     history = record.history
     shares = history[history["key"] == "analysis_cost/share"] if len(history) else history
     seconds: dict[str, list[float]] = {}
-    for _, analysis, stamp in record.stamps():
+    for _, analysis, stamp in record.stamps:
         seconds.setdefault(analysis, []).append(float(stamp["seconds"]))
     if not seconds:
         return None

@@ -22,7 +22,12 @@ def explain(class_of: str, metric: str) -> str:
         return ""
     said = _plain(cells["what"])
     chance = _plain(cells.get("chance", ""))
-    parts = {"": f"{said[:1].upper()}{said[1:]}", "Unit: ": unit_of(class_of, metric), "Chance: ": chance}
+    name = cells["what"].startswith("`")
+    parts = {
+        "": said if name else f"{said[:1].upper()}{said[1:]}",
+        "Unit: ": unit_of(class_of, metric),
+        "Chance: ": chance,
+    }
     parts["How it can mislead: "] = trap(class_of, metric)
     return " ".join(f"{name}{part}." for name, part in parts.items() if part)
 

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 
 from analysis.report.headlines import FIELDS, layer_label
 from analysis.report.style import (
+    CHANCE,
     PALETTE,
     START,
     add_floor,
@@ -26,10 +27,18 @@ from analysis.report.style import (
     over_training,
 )
 
+MOST_LAYERS = 13
+"""Labels of a horizontal axis of layers: more of them would be written upright."""
+
 
 def select(frame: pd.DataFrame, analysis: str, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
     """Rows of one metric with exactly the fields `by` set, of `FIELDS`."""
-    rows = frame[(frame["analysis"] == analysis) & (frame["metric"] == metric)]
+    return with_fields(frame[frame["analysis"] == analysis], metric, by=by)
+
+
+def with_fields(frame: pd.DataFrame, metric: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """The same of a frame of one analysis."""
+    rows = frame[frame["metric"] == metric]
     return rows[(rows[list(FIELDS)].notna() == [field in by for field in FIELDS]).all(axis=1)]
 
 
@@ -39,23 +48,42 @@ def over_steps(rows: pd.DataFrame, title: str, *, unit: str = "", group: str | N
     `rows` have one value a step, or one a step and `group` (a column such as `language`).
     """
     figure = base_figure(title, unit)
-    groups = [(None, rows)] if group is None else list(rows.groupby(group, sort=True))
-    for index, (name, part) in enumerate(groups):
-        part = part.sort_values("step")
-        colour = PALETTE[index % len(PALETTE)]
-        steps = part["step"].tolist()
-        if group is None:
-            figure.add_traces(interval_band(steps, part, colour))
-        add_line(figure, steps, part["value"], str(name or "measured"), index)
-        if group is None:
-            if part["chance"].notna().any():
-                add_level(figure, steps, part["chance"], "chance")
-            start = part[part["step"] == 0]["value"]
-            if len(start) == 1 and len(part) > 1:
-                add_level(figure, steps, [float(start.iloc[0])] * len(steps), "untrained (step 0)", START, "dot")
-    if group is not None and rows["chance"].notna().any() and rows["chance"].nunique() == 1:
-        add_floor(figure, float(rows["chance"].iloc[0]), "chance")
     over_training(figure)
+    if group is not None:
+        for index, (name, part) in enumerate(rows.groupby(group, sort=True)):
+            part = part.sort_values("step")
+            add_line(figure, part["step"].tolist(), part["value"], str(name), index)
+        if rows["chance"].nunique() == 1:
+            add_floor(figure, float(rows["chance"].dropna().iloc[0]), "chance")
+        return figure
+    rows = rows.sort_values("step")
+    steps = rows["step"].tolist()
+    if len(rows) == 1:  # neither a band nor a level has a width
+        add_line(figure, steps, rows["value"], "measured", 0, error_y=error_bars(rows))
+        if rows["chance"].notna().all():
+            add_floor(figure, float(rows["chance"].iloc[0]), "chance")
+        return figure
+    figure.add_traces(interval_band(steps, rows, PALETTE[0]))
+    add_line(figure, steps, rows["value"], "measured", 0)
+    if rows["chance"].notna().any():
+        add_level(figure, steps, rows["chance"], "chance")
+    if steps[0] == 0:
+        add_level(figure, steps, [float(rows["value"].iloc[0])] * len(steps), "untrained (step 0)", START, "dot")
+    return figure
+
+
+def by_language(rows: pd.DataFrame, title: str, *, unit: str = "") -> go.Figure:
+    """A marker a language and step, with its interval, beside the chance of each language."""
+    figure = base_figure(title, unit)
+    rows = rows.sort_values(["step", "language"])
+    for index, (step, part) in enumerate(rows.groupby("step")):
+        error = error_bars(part) if part[["low", "high"]].notna().all(axis=None) else None
+        add_line(figure, part["language"], part["value"], f"step {step}", index, mode="markers", error_y=error)
+    last = rows[rows["step"] == rows["step"].max()]
+    if last["chance"].notna().any():
+        chance = {"symbol": "line-ew-open", "size": 14, "color": CHANCE}
+        figure.add_trace(go.Scatter(x=last["language"], y=last["chance"], mode="markers", name="chance", marker=chance))
+    figure.update_xaxes(type="category")
     return figure
 
 
@@ -67,6 +95,10 @@ def against_random(rows: pd.DataFrame, band: pd.DataFrame, title: str, *, unit: 
     levels = band.groupby("network")["value"].mean()
     steps = sorted(rows["step"].unique().tolist())
     low, high = float(levels.min()), float(levels.max())
+    named = f"{len(levels)} random networks"
+    if len(steps) == 1:
+        figure.add_hrect(y0=low, y1=high, fillcolor=START, opacity=0.3, line_width=0, annotation_text=named)
+        return figure
     figure.add_trace(
         go.Scatter(
             x=[steps[0], steps[-1], steps[-1], steps[0]],
@@ -76,7 +108,7 @@ def against_random(rows: pd.DataFrame, band: pd.DataFrame, title: str, *, unit: 
             fillcolor="rgba(194,87,26,0.18)",
             line={"width": 0},
             hoverinfo="skip",
-            name=f"{len(levels)} random networks",
+            name=named,
         )
     )
     return figure
@@ -97,11 +129,16 @@ def picked(rows: pd.DataFrame, by: str, title: str, *, unit: str = "") -> go.Fig
 def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = "", axis: str = "tokens") -> go.Figure:
     """One line a run over tokens seen (log axis); the step-0 value, which has no place there, is a dotted level."""
     figure = base_figure(title, unit)
+    chances = {chance for rows in runs.values() for chance in rows["chance"].dropna()}
+    if len(chances) == 1:
+        add_floor(figure, chances.pop(), "chance")
     for index, (name, rows) in enumerate(runs.items()):
         rows = rows.sort_values("step")
         trained = rows[rows[axis].fillna(0) > 0]
         error = error_bars(trained) if trained[["low", "high"]].notna().all(axis=None) else None
         add_line(figure, trained[axis].astype(float), trained["value"], name, index, error_y=error)
+        if chances and len(trained):
+            add_level(figure, trained[axis].astype(float), trained["chance"], f"{name}, chance")
         start = rows[rows["step"] == 0]
         if len(start) and len(trained):
             ends = [float(trained[axis].min()), float(trained[axis].max())]
@@ -146,7 +183,7 @@ def layer_curves(
             add_floor(figure, float(part["value"].mean()), name, colour, "dashdot")
         else:
             add_level(figure, _labels(part), part["value"], name, colour, "dashdot")
-    figure.update_xaxes(title="layer", type="category")
+    figure.update_xaxes(title="layer", type="category", nticks=MOST_LAYERS)
     return figure
 
 
@@ -165,7 +202,7 @@ def profile(rows: pd.DataFrame, band: pd.DataFrame, title: str, *, unit: str = "
         named = f"{band['network'].nunique()} random networks"
         figure.add_traces(interval_band(_labels(span), span, START, named))
     figure.update_layout(barmode="group")
-    figure.update_xaxes(title="layer", type="category")
+    figure.update_xaxes(title="layer", type="category", nticks=MOST_LAYERS)
     return figure
 
 

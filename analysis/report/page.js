@@ -5,7 +5,14 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const axis = document.getElementById("axis");
 let printing = false, paper = false; // on paper the page is narrower than the window that it is drawn in
 
-const parse = place => JSON.parse(document.getElementById("figure-" + place.dataset.figure).textContent);
+// Colours that a dark ground swallows, and what stands for them.
+const ON_DARK = {"#006644": "#f2f2f2", "#aa3377": "#bf3b7b", "#44546a": "#a3adb7"};
+function parse(place) {
+  let text = document.getElementById("figure-" + place.dataset.figure).textContent;
+  if (dark.matches && !printing)
+    for (const [given, seen] of Object.entries(ON_DARK)) text = text.replaceAll(given, seen);
+  return JSON.parse(text);
+}
 
 // Typed arrays come in base64.
 const KINDS = {f8: Float64Array, f4: Float32Array, i4: Int32Array, i2: Int16Array, i1: Int8Array,
@@ -30,6 +37,7 @@ function themed(layout) {
   layout.modebar = {orientation: "h", bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--accent")};
   for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key)))
     Object.assign(layout[name], {automargin: true, gridcolor: grid, linecolor: colour("--soft"), zerolinecolor: grid});
+  if (layout.yaxis) layout.yaxis.exponentformat = "e"; // not 1f for 1e-15
   return layout;
 }
 
@@ -94,11 +102,36 @@ function pick(figure, place) {
   for (const trace of figure.data) trace.visible = !trace.meta || !trace.meta.pick || trace.meta.pick === chooser.value;
 }
 
+const ruler = document.createElement("canvas").getContext("2d");
+function widest(texts, size) {
+  ruler.font = size + "px " + getComputedStyle(document.body).fontFamily;
+  return Math.max(0, ...texts.map(text => ruler.measureText(text).width));
+}
+
+// A title that is too wide is broken, which plotly does not do; numbers that do not fit into their cells are left out.
+function fit(figure, width) {
+  const title = figure.layout.title;
+  if (title && widest([title.text], 14) > width - 20) {
+    const lines = [""];
+    for (const word of title.text.split(" "))
+      if (widest([lines[0] + " " + word], 14) > width - 20) lines.unshift(word);
+      else lines[0] = (lines[0] + " " + word).trim();
+    title.text = lines.reverse().join("<br>");
+    figure.layout.margin.t += 18 * (lines.length - 1);
+  }
+  for (const trace of figure.data)
+    if (trace.text && trace.type === "heatmap") {
+      const cell = (width - 190) / list(trace.x).length;
+      if (widest(list(trace.text).flatMap(row => list(row)), trace.textfont.size) > cell - 1) trace.texttemplate = "";
+    }
+}
+
 function draw(place) {
   const figure = parse(place);
   const width = paper ? (place.closest(".single") ? 690 : 335) : place.clientWidth;
   if (figure.layout.meta && figure.layout.meta.axis === "step") onSteps(figure, width < 600 ? 7 : 9);
   pick(figure, place);
+  fit(figure, width);
   place.dataset.drawn = "yes";
   if (paper) Object.assign(figure.layout, {width, height: 300, autosize: false});
   if (width < 460) {
@@ -107,10 +140,6 @@ function draw(place) {
     figure.layout.legend = {...figure.layout.legend, ...place};
     figure.layout.margin = {...figure.layout.margin, l: 48, r: 12, b: 48 + 20 * rows};
     figure.layout.height = (figure.layout.height || 380) + 20 * rows;
-    if (figure.layout.title) { // plotly cuts a title that is wider than the figure
-      figure.layout.title.text = figure.layout.title.text.replace(/(.{24,40}) /g, "$1<br>");
-      figure.layout.margin.t = 46 + 18 * (figure.layout.title.text.split("<br>").length - 1);
-    }
   }
   return Plotly.react(place, figure.data, themed(figure.layout),
     {responsive: !paper, displaylogo: false, displayModeBar: printing || width < 460 ? false : "hover",
@@ -206,6 +235,7 @@ for (const input of document.querySelectorAll("input.filter"))
 const steps = Object.keys(TOKENS).map(Number).sort((a, b) => a - b).filter(step => step > 0);
 if (Object.values(TOKENS).some(value => value === null)) axis.querySelector("[value=tokens]").remove();
 if (steps.length > 3 && steps[steps.length - 1] / steps[0] > 30) axis.value = "log";
+document.getElementById("steps").hidden = !all().some(place => (parse(place).layout.meta || {}).axis === "step");
 axis.addEventListener("change", redraw);
 dark.addEventListener("change", redraw);
 addEventListener("beforeprint", () => {
@@ -219,6 +249,6 @@ addEventListener("afterprint", () => {
 if (["#all", "#paper"].includes(location.hash)) { // a picture or a PDF is made of the page
   paper = location.hash === "#paper";
   printing = true;
-  document.querySelectorAll("details").forEach(fold => { if (fold.querySelector(".figure")) fold.open = true; });
+  document.querySelectorAll("details.fold").forEach(fold => fold.open = true);
   all().forEach(draw);
 } else all().forEach(place => seen.observe(place));

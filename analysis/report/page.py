@@ -138,13 +138,15 @@ class Page:
         if isinstance(item, Table):
             return {"table": item}
         figure, caption = (item.figure, item.caption) if isinstance(item, Captioned) else (item, "")
-        self._figures.append(_script_data(json.loads(figure.to_json())))
-        return {"figure": len(self._figures) - 1, "title": figure.layout.title.text or "", "caption": caption}
+        data = json.loads(figure.to_json())
+        self._figures.append(_script_data(data))
+        card = {"figure": len(self._figures) - 1, "title": figure.layout.title.text or "", "caption": caption}
+        return card | {"broad": (data["layout"].get("meta") or {}).get("broad", False)}
 
 
 def _script_data(content: object) -> Markup:
-    """JSON that cannot end the script element which holds it."""
-    return Markup(json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/"))
+    """JSON that cannot end the script element which holds it, nor keep it open as `<!--` and `<script` would."""
+    return Markup(json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"))
 
 
 def _inside(name: str) -> Markup:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.figure_factory as ff
@@ -11,6 +13,11 @@ from scipy.spatial.distance import squareform
 
 from analysis.report.style import DIVERGING, heatmap, layout
 
+TEXT = 9
+"""Size of the numbers in cells, pixels."""
+MOST_COLUMNS = 10
+"""Columns whose numbers can be read where two figures stand side by side."""
+
 
 def pair_matrix(
     rows: pd.DataFrame, title: str, *, unit: str = "", directed: bool = False, diverging: bool = False
@@ -19,19 +26,22 @@ def pair_matrix(
     matrix = pair_table(rows, directed=directed)
     largest = float(np.nanmax(np.abs(matrix.to_numpy()))) if matrix.notna().any().any() else 1.0
     scale = {"colorscale": DIVERGING, "zmin": -largest, "zmax": largest} if diverging else {}
-    decimals = 3 if len(matrix) <= 18 else None
-    figure = heatmap(matrix, title, unit=unit, hover="%{y}, %{x}", decimals=decimals, textfont={"size": 9}, **scale)
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(type="category", autorange="reversed", scaleanchor="x")
-    return figure
+    return _matrix(matrix, title, unit=unit, hover="%{y}, %{x}", decimals=3, **scale)
 
 
 def directed_matrix(rows: pd.DataFrame, title: str, *, unit: str = "", across: str = "other_language") -> go.Figure:
     """Matrix of values from `language` (down) to the field `across`; the two need not be the same set."""
     matrix = rows.pivot_table(index="language", columns=across, values="value").sort_index()
-    figure = heatmap(matrix, title, unit=unit, hover="%{y} to %{x}", decimals=2)
+    return _matrix(matrix, title, unit=unit, hover="%{y} to %{x}", decimals=2)
+
+
+def _matrix(matrix: pd.DataFrame, title: str, **options: Any) -> go.Figure:
+    """A heatmap with the first row above; one of many columns says that it wants the whole width of a page."""
+    figure = heatmap(matrix, title, textfont={"size": TEXT}, **options)
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category", autorange="reversed")
+    if matrix.shape[1] > MOST_COLUMNS:
+        figure.update_layout(meta={"broad": True}, height=max(380, 120 + 24 * len(matrix)))
     return figure
 
 
@@ -44,6 +54,13 @@ def pair_table(rows: pd.DataFrame, *, directed: bool = False) -> pd.DataFrame:
         if not directed:
             matrix.loc[row.other_language, row.language] = row.value
     return matrix
+
+
+def change_of_pairs(pairs: pd.DataFrame, before: int, after: int) -> pd.DataFrame:
+    """Rows of step `after` of the pairs that both steps have, with the difference as their value."""
+    keys = ["language", "other_language"]
+    one, other = (pairs[pairs["step"] == step].set_index(keys) for step in (before, after))
+    return other.assign(value=other["value"] - one["value"]).reset_index().dropna(subset=["value"])
 
 
 def dendrogram(rows: pd.DataFrame, title: str) -> go.Figure | None:
@@ -64,9 +81,12 @@ def dendrogram(rows: pd.DataFrame, title: str) -> go.Figure | None:
         colorscale=["#44546a"] * 8,
     )
     figure.update_layout({**layout(title), "width": None, "autosize": True, "showlegend": False})
-    figure.update_xaxes(range=[0, 10 * len(matrix)])  # a leaf every ten units, the first at five
+    figure.update_xaxes(
+        range=[0, 10 * len(matrix)], mirror=False, ticks=""
+    )  # a leaf every ten units, the first at five
     lowest = float(condensed.min())
-    figure.update_yaxes(title="1 - shared", gridcolor="#e8e8e8", range=[lowest - 0.1 * (1.0 - lowest), 1.0])
+    bottom = lowest - 0.1 * (1.0 - lowest)
+    figure.update_yaxes(title="1 - share of K", gridcolor="#e8e8e8", range=[bottom, 1.0], mirror=False, ticks="")
     return figure
 
 

@@ -24,7 +24,7 @@ from analysis.report.chapters import (
 )
 from analysis.report.chapters.methods import methods
 from analysis.report.closing import closing_tables
-from analysis.report.comparison.runs import add_comparison
+from analysis.report.comparison.runs import add_comparison, told_apart
 from analysis.report.comparison.steps import add_steps
 from analysis.report.page import Page
 from analysis.report.run import RunRecord, analyses_of_class, read_run
@@ -60,18 +60,21 @@ def write_report(
 ) -> Path:
     """Write the report of one run, of two steps of it, or the comparison of several runs; returns its path.
 
-    `out` defaults to `report.html` in the (first) run's folder, for two steps to `steps_<first>_<second>.html`.
+    `out` defaults to a file in the (first) run's folder: `report.html`, for two steps `steps_<first>_<second>.html`,
+    for several runs `comparison.html`.
 
     Raises:
         FileNotFoundError: a run folder does not exist or holds no results.
-        ValueError: no run was given, or two steps of several runs or without results.
+        ValueError: no run was given, one twice, or two steps of several runs or without results.
     """
     if not runs:
         raise ValueError("report: name at least one run folder")
-    records = [read_run(run) for run in runs]
-    if steps is not None and len(records) > 1:
+    if steps is not None and len(runs) > 1:
         raise ValueError("report: --steps compares two steps of one run; name one")
-    name = "report.html" if steps is None else f"steps_{steps[0]}_{steps[1]}.html"
+    records = told_apart([read_run(run) for run in runs])
+    name = "report.html" if len(records) == 1 else "comparison.html"
+    if steps is not None:
+        name = f"steps_{steps[0]}_{steps[1]}.html"
     path = Path(out) if out is not None else records[0].folder / name
     page = Page(" · ".join(record.name for record in records), records[0].tokens if len(records) == 1 else {})
     if steps is not None:
@@ -115,6 +118,7 @@ def verdicts(record: RunRecord) -> list[str]:
         for name in analyses_of_class(record, class_of)
         for sentence in sentences(record, name)
     ]
+    said += record.warnings
     if record.unusable:
         steps = ", ".join(map(str, record.unusable))
         said.append(f"Left out of all of this: step {steps}, a copy of another checkpoint or broken (see Provenance).")
@@ -130,7 +134,7 @@ def _provenance(page: Page, record: RunRecord) -> None:
     if record.identity:
         page.data("Identity of the weights", record.identity)
     settings: dict[str, dict] = {}
-    for step, analysis, stamp in record.stamps():
+    for step, analysis, stamp in record.stamps:
         entry = settings.setdefault(analysis, {"settings": stamp["settings"], "fingerprints": {}})
         entry["fingerprints"].setdefault(stamp["fingerprint"], []).append(step)
     page.data("Settings of the analyses", settings)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -97,18 +96,36 @@ class RunRecord:
     @cached_property
     def classes(self) -> dict[str, str]:
         """Name of every analysis to its class."""
-        return {analysis: class_name(stamp["settings"]) for _, analysis, stamp in self.stamps()}
+        return {analysis: class_name(stamp["settings"]) for _, analysis, stamp in self.stamps}
 
     @cached_property
     def parameters(self) -> tuple[int, int] | None:
         """All parameters, and those without embeddings; None where they are not known."""
         return count_parameters(self.folder)
 
-    def stamps(self) -> Iterator[tuple[int, str, dict]]:
-        for step, analysis in self.table.entries():
-            stamp = self.table.stamp(step, analysis)
-            if stamp is not None:
-                yield step, analysis, stamp
+    @cached_property
+    def stamps(self) -> list[tuple[int, str, dict]]:
+        """Step, analysis and what the writer noted of it, of every result that can be read."""
+        found = ((step, analysis, self.table.stamp(step, analysis)) for step, analysis in self.table.entries())
+        return [(step, analysis, stamp) for step, analysis, stamp in found if stamp is not None]
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What makes results incomplete or incomparable: files that cannot be read, and settings that changed."""
+        read = {(step, analysis) for step, analysis, _ in self.stamps}
+        torn = [f"{analysis} at step {step}" for step, analysis in self.table.entries() if (step, analysis) not in read]
+        said = [f"Not readable: {', '.join(torn)}; `python -m analysis run` measures it again."] if torn else []
+        ways: dict[str, dict[str, list[str]]] = {}
+        for step, analysis, stamp in self.stamps:
+            ways.setdefault(analysis, {}).setdefault(stamp["fingerprint"], []).append(str(step))
+        for analysis, steps_of in ways.items():
+            if len(steps_of) > 1:
+                groups = "; ".join(", ".join(steps) for steps in steps_of.values())
+                said.append(
+                    f"Mixed settings: {analysis} was measured in {len(steps_of)} ways (steps {groups}), which do not "
+                    "compare; `python -m analysis run` measures again what differs from its list."
+                )
+        return said
 
 
 def read_run(folder: str | Path) -> RunRecord:

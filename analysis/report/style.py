@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,8 +80,11 @@ def error_bars(rows: pd.DataFrame) -> dict:
 def heatmap(
     table: pd.DataFrame, title: str, *, unit: str, hover: str, decimals: int | None = None, **options: Any
 ) -> go.Figure:
-    """A figure of a table, its index down and its columns across; `decimals` writes the values into the cells."""
-    text = None if decimals is None else table.map(lambda v: "" if pd.isna(v) else f"{v:.{decimals}f}").to_numpy()
+    """A figure of a table, its index down and its columns across; `decimals` writes the values into the cells.
+
+    The page leaves them out where a cell is too narrow for them.
+    """
+    text = None if decimals is None else table.map(lambda v: _short(v, decimals)).to_numpy()
     cells = go.Heatmap(
         z=table.to_numpy(),
         x=list(table.columns),
@@ -93,7 +97,14 @@ def heatmap(
     )
     figure = base_figure(title, "")
     figure.add_trace(cells)
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False)
     return figure
+
+
+def _short(value: float, decimals: int) -> str:
+    """`.021` for 0.021, so that more of it fits into a cell."""
+    return "" if pd.isna(value) else re.sub(r"^(-?)0\.", r"\1.", f"{value:.{decimals}f}")
 
 
 def interval_band(

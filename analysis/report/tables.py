@@ -30,6 +30,13 @@ def number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
+def with_interval(value: float, low: float | None, high: float | None, form: str = ".3f") -> str:
+    """`0.175 [0.162, 0.188]`; the value alone where there is no interval."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return f"{value:{form}}"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
 FILE_WIDTH = 220
 """Characters of a line where the output is a file or a pipe, which have no edge."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -24,16 +24,15 @@ from tokenizers import Tokenizer
 
 from analysis.concepts.families import FAMILIES, main_scripts
 from analysis.measures.trajectories import find_births
-from analysis.preregistration import check_results, read_plan
+from analysis.preregistration import Planned, check_results, read_plan
 from analysis.report.changes import concept_clusters
 from analysis.report.run import RunRecord, read_run
-from analysis.snapshots import step_name
 
 HERE = Path(__file__).parent
 NAME = re.compile(r"(?:(capacity|clone)-)?d(\d+)-seed(\d+)")
 """Of a run: which part of the study, its width and its seed."""
-BY_CONCEPT = ("rank_transfer", "rank_ceiling", "causal_transfer", "causal_own", "direction_transfer")
-"""Metrics whose concepts are kept one by one."""
+BY_CONCEPT = ("rank_transfer", "causal_transfer", "causal_transfer_random", "causal_own")
+"""Metrics whose concepts are kept one by one: intervals are over seeds and concepts."""
 BY_PAIR = ("rank_transfer", "shared", "causal_transfer")
 LEFT_OUT = ("confusion", "recall", "ablation", "perplexity", "accuracy_control", "selectivity", "expert_units")
 SHARE = 0.03
@@ -104,7 +103,7 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
     """Write the tables of all runs in `runs`, which holds the concept file too; returns a line on each.
 
     Raises:
-        FileNotFoundError: no run has results.
+        FileNotFoundError: no run has results, or the first one no snapshot with the tokenizer.
         ValueError: results that were not planned.
     """
     found = find_runs(runs)
@@ -122,10 +121,19 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
             table = find_births(record.table, SHARE)
             keys = ["language", "other_language", "birth"]
             births.append(table.groupby(keys, dropna=False).size().rename("units").reset_index().assign(**about))
-        concepts = sorted(set(record.frame["concept"].dropna()))
-        numbers = concept_clusters(record, "overlap", record.steps[-1], concepts)
-        clusters |= dict(zip(concepts, numbers.tolist(), strict=True))
-        said.append(f"{record.folder.name}: steps {', '.join(map(str, record.steps))}")
+        measured = [step for step, name in record.table.entries() if name == "overlap"]
+        if measured:
+            concepts = sorted(set(record.frame["concept"].dropna()))
+            numbers = concept_clusters(record, "overlap", measured[-1], concepts)
+            clusters |= dict(zip(concepts, numbers.tolist(), strict=True))
+        said.append(f"{record.folder.name}: steps {', '.join(map(str, record.steps))}{_gaps(planned, record)}")
+    tokenizer = next(iter(sorted(found[0][1].folder.glob("snapshots/*/tokenizer.json"))), None)
+    if tokenizer is None:
+        raise FileNotFoundError(
+            f"{found[0][1].folder}: no snapshot with a tokenizer.json, which distances are made with"
+        )
+    languages = sorted(set(pd.read_parquet(runs / "concepts.parquet", columns=["language"])["language"]))
+    distances = language_distances(runs / "concepts.parquet", tokenizer, languages)
     out.mkdir(parents=True, exist_ok=True)
     _write(pd.concat(rows), out / "rows.parquet", pa.schema(COLUMNS))
     _write(pd.DataFrame({"concept": list(clusters), "cluster": list(clusters.values())}), out / "concepts.parquet")
@@ -133,11 +141,19 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
         (out / f"{name}.parquet").unlink(missing_ok=True)
         if frames:
             _write(pd.concat(frames), out / f"{name}.parquet")
-    last = found[0][1]
-    tokenizer = last.folder / "snapshots" / step_name(last.steps[-1]) / "tokenizer.json"
-    languages = sorted(set(pd.read_parquet(runs / "concepts.parquet", columns=["language"])["language"]))
-    _write(language_distances(runs / "concepts.parquet", tokenizer, languages), out / "languages.parquet")
+    _write(distances, out / "languages.parquet")
     return said
+
+
+def _gaps(planned: Mapping[str, Sequence[Planned]], record: RunRecord) -> str:
+    """What the run has at some of its steps and lacks at others where the plan has it too."""
+    entries = set(record.table.entries())
+    gaps = []
+    for name in sorted({name for _, name in entries}):
+        wanted = [step for step in record.steps if any(one.covers(step) for one in planned[name])]
+        lacking = [str(step) for step in wanted if (step, name) not in entries]
+        gaps += [f"; no {name} at {', '.join(lacking)}"] if lacking else []
+    return "".join(gaps)
 
 
 def _write(frame: pd.DataFrame, path: Path, schema: pa.Schema | None = None) -> None:

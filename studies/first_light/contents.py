@@ -22,13 +22,16 @@ from studies.first_light.secondary import (
 )
 from studies.first_light.study import NATURAL, STRATA, Study
 
+WITH_CLONE = ("transfer_gain", "normalized")
+"""Measures that `ConceptOverlap` averages over all pairs, those of the clone among them."""
+
 
 def decision_table(study: Study) -> Table:
     rows = []
     decisions = decide(study)
     for name, question in QUESTIONS.items():
         if name not in decisions:
-            rows.append([f"{name}: {question}", "not measured", "", "", "", "", ""])
+            rows.append([f"{name}: {question}", "not measured", "", "", "", "", "its numbers are not complete"])
             continue
         one = decisions[name]
         p = "" if one.p_holm is None else p_value(one.p_holm)
@@ -95,15 +98,13 @@ def depth_table(study: Study) -> Table:
     ]
     last = study.steps[-1]
     for metric, label, k in named:
+        everything = "all pairs, the clone's too" if metric in WITH_CLONE else "all natural pairs"
         for condition in (None, *NATURAL):
             table = study.means(metric, condition, k=k)
             if not {0, last} <= set(table.index) or len(change := (table.loc[last] - table.loc[0]).dropna()) < 2:
                 continue
             rise = interval(mean_contrast(change.to_numpy()))
-            pairs, levels = (
-                NATURAL.get(condition or "", "all natural pairs"),
-                (table.loc[0].mean(), table.loc[last].mean()),
-            )
+            pairs, levels = NATURAL.get(condition or "", everything), (table.loc[0].mean(), table.loc[last].mean())
             rows.append([label, pairs, *(f"{level:.4f}" for level in levels), rise, signs(change)])
     return Table(
         "Expert sets",

@@ -39,7 +39,7 @@ class Decision:
     """The statistic with its 95 % interval and its two-sided p (of H2 against a fall by `FALL`, 1 if it falls less)."""
     by_seed: tuple[float, ...]
     visible: float
-    """The smallest effect that would have been seen with a power of 80 %."""
+    """The smallest effect that would have been seen with a power of 80 %; of H2 the smallest fall."""
     why: str
     p_holm: float | None = None
     """Adjusted over H1 to H4; None for H1b, which is read only with H1."""
@@ -96,7 +96,8 @@ def decide_dip(steps: Sequence[int], dips: np.ndarray, middle: np.ndarray) -> tu
         outcome, why = "undecided", f"the interval does not lie below -{FALL}"
     against = two_way_interval(falls[1:] + FALL)
     found = replace(contrast, p=against.p if against.difference < 0 else 1.0)
-    return Decision("H2", outcome, found, _floats(by_seed), _visible(contrast, len(dips) - 1), why), steps[chosen]
+    visible = FALL + _visible(contrast, len(dips) - 1)  # the interval must lie below the fall that counts
+    return Decision("H2", outcome, found, _floats(by_seed), visible, why), steps[chosen]
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def draw_figures(study: Study) -> Iterator[tuple[str, str, str]]:
         )
     yield (
         "depth",
-        "Where shared experts lie: share of K in each block, at several steps; dashed: random sets with the same "
-        "number in each site, last step.",
+        "Where shared experts lie: share of K in each block, at several steps, all pairs and the clone's too; dashed: "
+        "random sets with the same number in each site, last step.",
         write_figure([_depth(study, "shared_units", "shared units / K", 0)]),
     )
     if len(table := capacity_values(study)):

@@ -32,20 +32,22 @@ CLAIMS = (
 
 
 def decide(study: Study) -> dict[str, Decision]:
-    """Every hypothesis for which there are numbers."""
+    """Every hypothesis for which all seeds have their numbers, at all snapshots that it reads."""
     found: dict[str, Decision] = {}
     for name, condition in (("H1", "disjoint_scripts"), ("H1b", "clone")):
         rises, clusters = study.rises("rank_transfer", condition)
         if rises.size:
             found[name] = decide_rise(name, rises, clusters)
-    if len(study.dips) and len((dips := study.dip_arrays)[1]) > 2:  # one chooses the step, two or more test it
-        found["H2"], _ = decide_dip(*dips)
+    seeds = list(study.steps_of)
+    if len(seeds) > 2 and study.dip_steps == study.steps_of:  # one seed chooses the step, two or more test it
+        found["H2"], _ = decide_dip(*study.dip_arrays)
     capacity = capacity_values(study)
-    if len(capacity) and capacity.groupby("run_seed")["width"].nunique().min() > 1:
+    runs = capacity.drop_duplicates(["width", "run_seed"])
+    if len(runs) > 1 + len(set(runs["run_seed"])):
         found["H3"] = decide_capacity(*capacity_comparison(capacity))
     gains = study.by_concept("causal_transfer", "disjoint_scripts", study.steps[-1])
     own = study.by_concept("causal_own", None, study.steps[-1])
-    if gains.size and own.size:
+    if gains.size and list(gains.index) == list(own.index) == seeds:
         found["H4"] = decide_transfer(gains.to_numpy(), float(own.to_numpy().mean()), study.clusters_of(gains.columns))
     return correct(found)
 
@@ -66,7 +68,7 @@ def capacity_comparison(table: pd.DataFrame) -> tuple[list[int], list[int], list
 
 def capacity_values(study: Study) -> pd.DataFrame:
     """width, run_seed, step, loss, value (rise of R without a common script over the split-half ceiling) of the
-    capacity runs that are measured to their end."""
+    capacity runs that are measured to their end, of seeds that have several widths."""
     runs = study.rows[study.rows["part"] == "capacity"]
     found = []
     for (width, seed), own in runs.groupby(["width", "run_seed"]):
@@ -80,4 +82,5 @@ def capacity_values(study: Study) -> pd.DataFrame:
             table["value"] = (table["level"] - table.loc[0, "level"]) / table["ceiling"]
             table.loc[0, "value"] = 0.0
             found.append(table.reset_index().assign(width=width, run_seed=seed))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["width", "run_seed"])
+    return table[table.groupby("run_seed")["width"].transform("nunique") > 1]

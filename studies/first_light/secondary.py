@@ -44,7 +44,7 @@ def transfer_table(study: Study) -> Table:
     for metric, label in (
         ("direction_transfer", "AUROC of concept directions, other languages"),
         ("direction_own", "the same, own language"),
-        ("accuracy_mlp", "MLP probe of the language, mean over layers"),
+        ("accuracy_mlp", "MLP probe of the language, mean of embeddings, middle and last"),
     ):
         table = study.means(metric)
         for step in table.index:
@@ -62,16 +62,20 @@ def transfer_table(study: Study) -> Table:
 
 def birth_table(study: Study) -> Table:
     """When the last step's experts of a language became experts in it, and in others."""
-    births = study.births[study.births["part"] == "seeds"]
-    where = np.where(births["language"] == births["other_language"], "own language", "other languages")
+    where = np.where(study.births["language"] == study.births["other_language"], "own language", "other languages")
     counted = (
-        births.assign(where=where).groupby(["where", "run_seed", "birth"], dropna=False)["units"].sum().reset_index()
+        study.births.assign(where=where)
+        .groupby(["where", "run_seed", "birth"], dropna=False)["units"]
+        .sum()
+        .reset_index()
     )
     rows = []
     for name, own in counted.groupby("where", sort=False):
         total = own.groupby("run_seed")["units"].sum()
         for step in sorted(set(own["birth"].dropna().astype(int))):
-            until = own[own["birth"] <= step].groupby("run_seed")["units"].sum() / total
+            until = (
+                own[own["birth"] <= step].groupby("run_seed")["units"].sum().reindex(total.index, fill_value=0) / total
+            )
             rows.append([name, str(step), f"{until.mean():.3f}", f"{until.min():.3f} to {until.max():.3f}"])
     return Table(
         "Births",

@@ -33,7 +33,9 @@ class Study:
 
     rows: pd.DataFrame
     dips: pd.DataFrame
+    """Right answers of the seeds by step and sentence key."""
     births: pd.DataFrame
+    """How many frozen experts of the seeds were born at a step."""
     clusters: dict[str, int]
     """Concept to the number of those that depend on each other."""
     languages: pd.DataFrame
@@ -49,14 +51,12 @@ class Study:
 
         concepts = table("concepts")
         clusters = dict(zip(concepts["concept"], concepts["cluster"], strict=True)) if len(concepts) else {}
-        return cls(table("rows"), table("dips"), table("births"), clusters, table("languages"))
+        return cls(table("rows"), _of_main(table("dips")), _of_main(table("births")), clusters, table("languages"))
 
     @cached_property
     def main(self) -> pd.DataFrame:
         """Rows of the seeds of width 128."""
-        return (
-            self.rows[(self.rows["part"] == "seeds") & (self.rows["width"] == WIDTH)] if len(self.rows) else self.rows
-        )
+        return _of_main(self.rows)
 
     @cached_property
     def steps_of(self) -> dict[int, list[int]]:
@@ -118,19 +118,28 @@ class Study:
         return rows.pivot(index=["language", "other_language"], columns="run_seed", values="value")
 
     @cached_property
+    def dip_steps(self) -> dict[int, list[int]]:
+        """Seed to the snapshots at which D was measured."""
+        if self.dips.empty:
+            return {}
+        return {int(seed): sorted(set(own["step"])) for seed, own in self.dips.groupby("run_seed")}
+
+    @cached_property
     def dip_arrays(self) -> tuple[list[int], np.ndarray, np.ndarray]:
         """Steps, D by seed, step and sentence key (R, T, G), and the middle's accuracy (R, T)."""
-        own = self.dips[(self.dips["part"] == "seeds") & (self.dips["width"] == WIDTH)]
-        seeds = sorted(set(own["run_seed"]))
-        steps = sorted(set.intersection(*(set(own.loc[own["run_seed"] == seed, "step"]) for seed in seeds)))
+        steps = sorted(set.intersection(*map(set, self.dip_steps.values())))
         counts = [
-            own[own["step"].isin(steps)].pivot(index=["run_seed", "step"], columns="key", values=name)
+            self.dips[self.dips["step"].isin(steps)].pivot(index=["run_seed", "step"], columns="key", values=name)
             for name in ("embedding", "middle", "last", "total")
         ]
         common = (counts[3].notna() & (counts[3] > 0)).all()  # the same tokens of the same sentences in all runs
         table = np.stack([one.loc[:, common].to_numpy() for one in counts])  # (4, R x T, G)
-        table = table.reshape(4, len(seeds), len(steps), -1)
+        table = table.reshape(4, len(self.dip_steps), len(steps), -1)
         return steps, dip_values(*table), table[1].sum(-1) / table[3].sum(-1)
+
+
+def _of_main(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table["part"] == "seeds") & (table["width"] == WIDTH)] if len(table) else table
 
 
 def overall(

@@ -34,12 +34,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("analyses.yaml").write_text(LIST)
     folder = tmp_path / "run"
     folder.mkdir()
+    lock(folder)
+    measure(folder, 8)
+    return folder
+
+
+def lock(folder: Path) -> None:
     lines = [
         f"{hashlib.sha256(Path(name).read_bytes()).hexdigest()}  {name}\n" for name in ("base.yaml", "analyses.yaml")
     ]
     (folder / "plan.sha256").write_text("".join(lines))
-    measure(folder, 8)
-    return folder
 
 
 def measure(folder: Path, step: int, path: str = "analyses.yaml", number: int = 0) -> None:
@@ -81,10 +85,23 @@ def test_other_analyses_are_refused(run: Path, change, message: str, capsys: pyt
     assert not (run / "report.html").exists()
 
 
-def test_steps_and_texts_count_too(run: Path) -> None:
+@pytest.mark.parametrize("steps", ["[0, 8]", "0,8", "0:8", "8"])
+def test_steps_count_too_however_the_list_writes_them(run: Path, steps: str) -> None:
+    Path("analyses.yaml").write_text(LIST.replace("[0, 8]", steps))
+    lock(run)
+    read_run(run)
     measure(run, 16)
-    with pytest.raises(ValueError, match="at step 16 .* steps 0, 8"):
+    with pytest.raises(ValueError, match="at step 16 was not measured as planned: analyses.yaml has steps [0,: ]*8"):
         read_run(run)
+
+
+def test_a_plan_may_leave_the_last_step_open(run: Path) -> None:
+    Path("analyses.yaml").write_text(LIST.replace("[0, 8]", "0,last"))
+    lock(run)
+    assert read_run(run).registered
+
+
+def test_texts_count_too(run: Path) -> None:
     Path("texts.jsonl").write_text('{"language": "en", "text": "b", "uid": "1"}\n')
     with pytest.raises(ValueError, match="texts is sha256"):
         read_run(run)

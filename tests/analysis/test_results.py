@@ -50,6 +50,15 @@ def test_rows_come_back_bit_for_bit_and_in_order(table: ResultTable) -> None:
     assert table.attachment(16, "fixed", "experts").column("unit").to_pylist() == [3, 1, 2]
 
 
+def test_measured_again_without_an_attachment_the_old_one_is_gone(table: ResultTable) -> None:
+    table.write(HERE, Fixed(), measured(Fixed()), seconds=0.5)
+    table.write(HERE, Fixed(name="fixed_too"), measured(Fixed()), seconds=0.5)
+    table.write(HERE, Fixed(k=6), [Row(metric="shared", value=0.5)], seconds=0.5)
+    with pytest.raises(FileNotFoundError, match="no such result"):
+        table.attachment(16, "fixed", "experts")
+    assert table.attachment(16, "fixed_too", "experts").num_rows == 3
+
+
 def test_frame_stamps_run_step_tokens_and_analysis(table: ResultTable) -> None:
     table.write(HERE, Fixed(), measured(Fixed()), seconds=0.5)
     table.write(SnapshotId("demo", 2, None), Fixed(), measured(Fixed()), seconds=0.5)

@@ -21,7 +21,7 @@ from analysis.report.capacity.runs import CapacityRun, by_size, common_loss, rea
 from analysis.report.capacity.trend import Trend, trend_test
 from analysis.report.changes import POWER, smallest_visible
 from analysis.report.page import Page
-from analysis.report.tables import Table, number
+from analysis.report.tables import Table, number, with_interval
 from analysis.statistics import mean_interval
 
 ALPHA = 0.05
@@ -40,14 +40,15 @@ def write_capacity_report(folders: Sequence[str | Path], out: str | Path) -> tup
         folders: run folders; those whose training has not ended are named and left out.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_family`; or no run was measured against its untrained network.
+        FileNotFoundError, ValueError: see `read_family`; or fewer than two runs were measured against their untrained
+            network.
     """
     runs = read_family(folders)
     measured = [run for run in runs if run.rise is not None]
-    if not measured:
+    if len(measured) < 2:
         raise ValueError(
-            "no run has concept overlap of an untrained and of a trained network; put ConceptOverlap into the list of "
-            "analyses"
+            f"{len(measured)} of {len(runs)} finished runs have concept overlap of an untrained and of a trained "
+            "network; at least two are compared: name more runs, or put ConceptOverlap into their list of analyses"
         )
     trends = find_trends(measured)
     page = Page(f"Capacity: {Path(out).stem}")
@@ -216,8 +217,8 @@ def _with_interval(values: Sequence[float]) -> str:
     if not values:
         return ""
     low, high = mean_interval(np.array(values))
-    spread = " (one seed)" if low is None else f" [{low:+.4f}, {high:+.4f}]"
-    return f"{float(np.mean(values)):+.4f}{spread}"
+    said = with_interval(float(np.mean(values)), low, high, "+.4f")
+    return said if len(values) > 1 else f"{said} (one seed)"
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -158,10 +158,13 @@ def read_family(folders: Sequence[str | Path]) -> list[CapacityRun]:
     """The finished ones of these runs, smallest first.
 
     Raises:
+        FileNotFoundError: a folder does not exist.
         ValueError: no finished run, a run without hidden size, or two runs of one width and seed.
     """
     runs = []
     for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder; give the folders of the runs")
         run = CapacityRun(read_run(folder)) if (folder / "results").is_dir() else None
         if run is not None and run.finished:
             runs.append(run)

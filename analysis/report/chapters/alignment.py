@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from analysis.report.figures import select
 from analysis.report.run import RunRecord
+from analysis.report.tables import with_interval
 
 MEASURES = {
     "mutual_knn": "share of nearest neighbours that a sentence and its translation have in common",
@@ -20,11 +21,10 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
         if rows.empty:
             continue
         first, last = rows.iloc[0], rows.iloc[-1]
-        interval = "" if last.isna()["low"] else f" [{last['low']:.3f}, {last['high']:.3f}]"
         chance = "" if last.isna()["chance"] else f"; {last['chance']:.3f} for permuted sentences"
         start = f"; {first['value']:.3f} in the untrained network" if first["step"] == 0 and len(rows) > 1 else ""
         return [
-            f"Alignment: {what}, mean over pairs and layers: {last['value']:.3f}{interval} at step "
-            f"{int(last['step'])}{start}{chance}."
+            f"Alignment: {what}, mean over pairs and layers: {with_interval(last['value'], last['low'], last['high'])} "
+            f"at step {int(last['step'])}{start}{chance}."
         ]
     return []

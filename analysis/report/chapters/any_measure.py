@@ -101,30 +101,31 @@ def _figures_of(rows: pd.DataFrame, name: str, metric: str, unit: str) -> Iterab
     layers = select(rows, name, metric, by=("layer",))
     averaged = ""
     if layers.empty:
-        layers = rows[rows["layer"].notna() & rows["seed"].isna()]
         averaged = "Mean over languages, pairs and kinds of unit."
-        if not layers.empty:
-            layers = (
-                layers.groupby(["step", "layer"], as_index=False)
-                .agg({"value": "mean", "chance": "mean"})
-                .assign(low=float("nan"), high=float("nan"))
-            )
+        layers = rows[rows["layer"].notna() & rows["seed"].isna()]
+        moves = layers["value"].nunique() > 1
+        layers = layers.groupby(["step", "layer"], as_index=False).agg({"value": "mean", "chance": "mean"})
+        layers = layers.assign(low=float("nan"), high=float("nan"))
+        if moves and layers["value"].round(9).nunique() == 1:  # shares that sum to 1, such as a matrix of confusions
+            layers = layers[:0]
     if not layers.empty:
         if layers["step"].nunique() > 1:
             yield draw.layers_by_steps(layers, f"{title}, layer by training step", unit=unit), averaged
         yield draw.layer_curves(layers, f"{title} by layer", unit=unit), averaged
     languages = select(rows, name, metric, by=("language",))
-    if not languages.empty:
+    if languages["step"].nunique() > 1:
         yield draw.over_steps(languages, f"{title} per language", unit=unit, group="language"), ""
+    elif not languages.empty:
+        yield draw.by_language(languages, f"{title} by language", unit=unit), ""
     pairs = select(rows, name, metric, by=("language", "other_language"))
     if not pairs.empty:
         step = int(pairs["step"].max())
         newest = pairs[pairs["step"] == step]
         matrix = pair_matrix(newest, f"{title}, step {step}", unit=unit, directed=is_directed(newest))
-        yield matrix, _significance(rows)
+        yield matrix, significance(rows)
 
 
-def _significance(rows: pd.DataFrame) -> str:
+def significance(rows: pd.DataFrame) -> str:
     """How many tests of a measure stand after Benjamini-Hochberg over steps, layers (their mean included) and pairs."""
     tested = rows[rows["p"].notna() & rows["language"].notna() & rows["other_language"].notna()]
     if tested.empty:
@@ -137,29 +138,32 @@ def _significance(rows: pd.DataFrame) -> str:
 def overall_table(record: RunRecord, name: str) -> Table | None:
     """Overall numbers of an analysis at the first and the last snapshot, with interval and chance."""
     frame = record.frame[record.frame["analysis"] == name]
+    steps = sorted({int(frame["step"].min()), int(frame["step"].max())})
     rows = []
     for metric in frame["metric"].drop_duplicates():
-        values = select(frame, name, metric).sort_values("step")
-        if values.empty:
+        values = select(frame, name, metric).set_index("step")
+        if steps[-1] not in values.index:
             continue
-        first, last = values.iloc[0], values.iloc[-1]
+        last = values.loc[steps[-1]]
+        told = [f"{values.loc[step, 'value']:.4g}" if step in values.index else "" for step in steps]
         interval = "" if pd.isna(last["low"]) else f"[{last['low']:.4g}, {last['high']:.4g}]"
         chance = "" if pd.isna(last["chance"]) else f"{last['chance']:.4g}"
         probability = "" if pd.isna(last["p"]) else f"{last['p']:.2g}"
-        rows.append((in_words(metric), f"{first['value']:.4g}", f"{last['value']:.4g}", interval, chance, probability))
+        rows.append((in_words(metric), *told, interval, chance, probability))
     if not rows:
         return None
-    steps = sorted(frame["step"].unique())
+    header = ("", *(f"step {step}" for step in steps), "95 % interval", "chance", "p")
+    used = [index for index in range(len(header)) if index == 0 or any(row[index] for row in rows)]
     return Table(
         title="Overall numbers",
-        header=("", f"step {steps[0]}", f"step {steps[-1]}", "95 % interval", "chance", "p"),
-        rows=tuple(rows),
+        header=tuple(header[index] for index in used),
+        rows=tuple(tuple(row[index] for index in used) for row in rows),
     )
 
 
 def _about(record: RunRecord, name: str) -> str:
     """First paragraph of the docstring of the analysis's class, or "" for a class that is not known here."""
-    for _, analysis, stamp in record.stamps():
+    for _, analysis, stamp in record.stamps:
         if analysis == name:
             found = find_class(class_name(stamp["settings"]))
             text = (found.__doc__ or "") if found is not None else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from analysis.report.chapters.any_measure import add_figures, beside_own, newest_matrix, open_chapter, over_training
 from analysis.report.page import Page
 from analysis.report.run import RunRecord
+from analysis.report.tables import with_interval
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
@@ -16,9 +17,9 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
     within = f"; within a language {own:.4f}" if own is not None else ""
     verdict = "they carry it" if last["low"] > 0 else "no effect is shown"
     return [
-        f"Ablation ({name}): without a concept's experts of one language its words in another cost {last['value']:.4f} "
-        f"[{last['low']:.4f}, {last['high']:.4f}] nats more than without experts of other concepts, at step "
-        f"{int(last['step'])}{within}: {verdict}."
+        f"Ablation ({name}): without a concept's experts of one language its words in another cost "
+        f"{with_interval(last['value'], last['low'], last['high'], '.4f')} nats more than without experts of other "
+        f"concepts, at step {int(last['step'])}{within}: {verdict}."
     ]
 
 

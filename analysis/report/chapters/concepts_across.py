@@ -11,6 +11,7 @@ from analysis.report.explanations import in_words
 from analysis.report.figures import select
 from analysis.report.page import Card, Page
 from analysis.report.run import RunRecord
+from analysis.report.tables import with_interval
 
 
 def direction_verdicts(record: RunRecord, name: str) -> list[str]:
@@ -24,7 +25,7 @@ def direction_verdicts(record: RunRecord, name: str) -> list[str]:
     start = f"; {first['value']:.3f} untrained" if first["step"] == 0 and len(rows) > 1 else ""
     return [
         f"Directions ({name}): a concept's direction of one language tells its sentences in another with AUROC "
-        f"{last['value']:.3f} [{last['low']:.3f}, {last['high']:.3f}] at step {int(last['step'])} (shuffled labels "
+        f"{with_interval(last['value'], last['low'], last['high'])} at step {int(last['step'])} (shuffled labels "
         f"{last['chance']:.3f}{start}{within}), mean over layers."
     ]
 

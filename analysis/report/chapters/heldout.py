@@ -6,6 +6,7 @@ import numpy as np
 
 from analysis.report.figures import select
 from analysis.report.run import RunRecord
+from analysis.report.tables import with_interval
 from analysis.statistics import paired_contrast
 
 
@@ -25,6 +26,6 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
     contrast = paired_contrast(differences)
     share = int(np.sum(differences < 0))
     return [
-        f"{said}; {contrast.difference:+.3f} [{contrast.low:+.3f}, {contrast.high:+.3f}] against token frequencies "
+        f"{said}; {with_interval(contrast.difference, contrast.low, contrast.high, '+.3f')} against token frequencies "
         f"alone, below them in {share} of {len(differences)} languages."
     ]

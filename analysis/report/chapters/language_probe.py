@@ -10,6 +10,7 @@ from analysis.report.comparison.steps import dip_between
 from analysis.report.figures import select
 from analysis.report.page import Page
 from analysis.report.run import RunRecord
+from analysis.report.tables import with_interval
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
@@ -39,14 +40,13 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
 
 
 def _change_of_dip(record: RunRecord, name: str, step: int) -> str:
-    """Against the first usable step, on the same sentences."""
-    first = record.usable_steps[0]
+    """Against the first usable step that has one, on the same sentences."""
+    first = int(record.usable(select(record.frame, name, "middle_dip"))["step"].iloc[0])
     change = dip_between(record, name, first, step) if first < step else None
     if change is None:
         return ""
-    value, low, high = change
-    verdict = "it deepened" if high < 0 else "it filled" if low > 0 else "no change is shown"
-    return f"; since step {first} {value:+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}"
+    verdict = "it deepened" if change.high < 0 else "it filled" if change.low > 0 else "no change is shown"
+    return f"; since step {first} {with_interval(*change, '+.3f')}: {verdict}"
 
 
 def _place(row: pd.Series) -> str:
@@ -54,7 +54,7 @@ def _place(row: pd.Series) -> str:
 
 
 def _with_interval(row: pd.Series) -> str:
-    return f"{row['value']:.3f}" + ("" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]")
+    return with_interval(row["value"], row["low"], row["high"])
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:

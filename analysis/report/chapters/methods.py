@@ -63,7 +63,7 @@ def _training(record: RunRecord) -> Iterator[str]:
 
 
 def _measures(record: RunRecord) -> Iterator[str]:
-    newest = {analysis: stamp["settings"] for _, analysis, stamp in record.stamps()}
+    newest = {analysis: stamp["settings"] for _, analysis, stamp in record.stamps}
     for name, settings in sorted(newest.items()):
         rows = record.frame[record.frame["analysis"] == name]
         languages = {*rows["language"].dropna(), *rows["other_language"].dropna()}

@@ -6,6 +6,7 @@ from analysis.report.chapters.any_measure import add_figures, newest_matrix, ope
 from analysis.report.figures import select
 from analysis.report.page import Page
 from analysis.report.run import RunRecord
+from analysis.report.tables import with_interval
 
 
 def verdicts(record: RunRecord, name: str) -> list[str]:
@@ -19,9 +20,9 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
     worst, best = languages.iloc[0], languages.iloc[-1]
     verdict = "above a guess" if last["low"] > 0.5 else "no better than a guess is shown"
     return [
-        f"Grammar ({name}): the grammatical sentence of a pair is the more probable one in {last['value']:.1%} "
-        f"[{last['low']:.1%}, {last['high']:.1%}] at step {int(last['step'])} (chance 50 %; {worst['language']} "
-        f"{worst['value']:.1%} to {best['language']} {best['value']:.1%}): {verdict}."
+        f"Grammar ({name}): the grammatical sentence of a pair is the more probable one in "
+        f"{with_interval(last['value'], last['low'], last['high'], '.1%')} at step {int(last['step'])} (chance 50 %; "
+        f"{worst['language']} {worst['value']:.1%} to {best['language']} {best['value']:.1%}): {verdict}."
     ]
 
 

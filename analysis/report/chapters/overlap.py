@@ -6,12 +6,12 @@ import plotly.graph_objects as go
 
 from analysis.report import figures as draw
 from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum, find_change
-from analysis.report.chapters.any_measure import add_figures, captioned, open_chapter
+from analysis.report.chapters.any_measure import add_figures, captioned, open_chapter, significance
 from analysis.report.chapters.units import add_units
-from analysis.report.explanations import unit_of
+from analysis.report.explanations import in_words, unit_of
 from analysis.report.figures import select
 from analysis.report.page import Card, Page
-from analysis.report.pair_figures import dendrogram, pair_matrix
+from analysis.report.pair_figures import change_of_pairs, dendrogram, pair_matrix
 from analysis.report.run import RunRecord
 from analysis.report.style import PALETTE, add_level
 
@@ -37,14 +37,15 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
     paper = find_change(record, name, PAPER)
     if paper is None:
         return [
-            f"Sharing ({name}): neither random networks nor step 0 were measured on the same sentences, so a level "
-            "above chance cannot be told from surface overlap (shared subwords, names, lengths)."
+            f"Sharing ({name}): neither random networks nor step 0 were measured on the same sentences, or all "
+            "concepts depend on each other, so a level above chance cannot be told from surface overlap (shared "
+            "subwords, names, lengths)."
         ]
     return [
-        f"Sharing ({name}): these results are older than the held-out statistic that decides; measure them again for a "
-        f"verdict. Shared experts on the same sentences, which likeness of translations alone raises: {paper.last:.4f} "
-        f"at step {paper.step}, {paper.first:.4f} in {paper.reference}; difference {paper.interval} over "
-        f"{paper.num_concepts} concepts: {paper.verdict}."
+        f"Sharing ({name}): no verdict: results older than the held-out statistic that decides lack it (measure them "
+        "again), and so do concepts that all depend on each other. Shared experts on the same sentences, which "
+        f"likeness of translations alone raises: {paper.last:.4f} at step {paper.step}, {paper.first:.4f} in "
+        f"{paper.reference}; difference {paper.interval} over {paper.num_concepts} concepts: {paper.verdict}."
     ]
 
 
@@ -57,7 +58,8 @@ def headline(record: RunRecord, name: str, *, ceiling: bool = False) -> Card | N
         rows = record.usable(select(record.frame, name, metric))
         if not rows.empty:
             band = select(record.null_band(name), name, metric)
-            title, unit = f"Sharing of concept neurons ({metric.replace('_', ' ')})", unit_of("ConceptOverlap", metric)
+            title = f"Sharing of concept neurons ({in_words(metric).lower()})"
+            unit = unit_of("ConceptOverlap", metric)
             figure = draw.against_random(rows, band, title, unit=unit)
             most = record.usable(select(record.frame, name, "rank_ceiling"))
             if ceiling and metric == DECISIVE and not most.empty:
@@ -78,11 +80,10 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     )
     frame = record.frame
     shared = select(frame, name, "shared")
-    pairs = select(frame, name, "shared", by=("language", "other_language"))
     items: list[Card | None] = [headline(record, name, ceiling=True)]
 
-    def show(figure: go.Figure | None, metric: str) -> None:
-        items.append(None if figure is None else captioned(record, name, metric, figure))
+    def show(figure: go.Figure | None, metric: str, more: str = "") -> None:
+        items.append(None if figure is None else captioned(record, name, metric, figure, more))
 
     if not shared.empty and not select(frame, name, DECISIVE).empty:
         title, unit = "Shared share of the top K, mean over pairs and concepts", unit_of("ConceptOverlap", "shared")
@@ -98,21 +99,26 @@ def add_chapter(page: Page, record: RunRecord, name: str) -> None:
     for metric in (DECISIVE, PAPER):
         concepts = select(frame, name, metric, by=("concept",))
         if not concepts.empty and concepts["step"].nunique() > 1:
-            title, unit = f"A concept over training ({metric})", unit_of("ConceptOverlap", metric)
+            title, unit = f"{in_words(metric)} of a concept over training", unit_of("ConceptOverlap", metric)
             show(draw.picked(concepts, "concept", title, unit=unit), metric)
             break
-    if not pairs.empty:
-        steps = [step for step in sorted(pairs["step"].unique()) if step in record.usable_steps]
-        last = pairs[pairs["step"] == steps[-1]]
-        show(pair_matrix(last, f"Shared / K by language pair, step {steps[-1]}"), "shared")
-        if steps[0] == 0 and len(steps) > 1:
-            first = pairs[pairs["step"] == 0].set_index(["language", "other_language"])["value"]
-            difference = last.set_index(["language", "other_language"])
-            difference = difference.assign(value=difference["value"] - first).reset_index().dropna(subset=["value"])
-            title = f"Change against the untrained network, step {steps[-1]}"
-            show(pair_matrix(difference, title, diverging=True), "shared")
-        show(dendrogram(last, f"Languages by shared concept neurons, step {steps[-1]}"), "shared")
+    for metric in (DECISIVE, PAPER):
+        pairs = select(frame, name, metric, by=("language", "other_language"))
+        if pairs.empty:
+            continue
+        usable = record.usable(pairs)
+        step = int((pairs if usable.empty else usable)["step"].max())
+        last, unit = pairs[pairs["step"] == step], unit_of("ConceptOverlap", metric)
+        # Against chance nearly all pairs differ in the study's number, of translations alone; it has no such line.
+        tests = significance(frame[(frame["analysis"] == name) & (frame["metric"] == DECISIVE)])
+        tests = tests if metric == DECISIVE else ""
+        show(pair_matrix(last, f"{in_words(metric)} by language pair, step {step}", unit=unit), metric, tests)
+        if step > 0 and (pairs["step"] == 0).any():
+            title = f"{in_words(metric)}, change against the untrained network, step {step}"
+            show(pair_matrix(change_of_pairs(pairs, 0, step), title, unit=unit, diverging=True), metric)
+        if metric == PAPER:
+            show(dendrogram(last, f"Languages by shared concept neurons, step {step}"), metric)
     page.grid(items)
     add_units(page, record, name)
     page.heading("Nulls, ceilings and further measures")
-    add_figures(page, record, name, leave_out=("shared", "shared_units", "expert_units"))
+    add_figures(page, record, name, leave_out=(DECISIVE, PAPER, "shared_units", "expert_units"))

@@ -20,7 +20,7 @@ from analysis.report.figures import select
 from analysis.report.headlines import FIELDS
 from analysis.report.page import Captioned, Page, Texts, marked_pieces
 from analysis.report.run import RunRecord
-from analysis.report.tables import Table
+from analysis.report.tables import Table, with_interval
 
 MAX_TEXTS = 400
 """Texts shown in the page; all of them are in the attachment `texts`."""
@@ -40,11 +40,10 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
     rows = record.usable(select(record.frame, name, "concept_hit_effect", by=("condition", "k")))
     if rows.empty:
         return []
-    rows = rows[(rows["step"] == rows["step"].max()) & (rows["k"] == rows["k"].max())]
+    rows = rows[rows["step"] == rows["step"].max()]
+    rows = rows[rows["k"] == rows["k"].max()]
     last = rows.iloc[0]
-    effects_of = "; ".join(
-        f"{row['condition']} {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" for _, row in rows.iterrows()
-    )
+    effects_of = "; ".join(f"{row['condition']} {_effect(row)}" for _, row in rows.iterrows())
     return [
         f"Steering ({name}): texts that name the concept, held experts minus control, K = {int(last['k'])}, step "
         f"{int(last['step'])}: {effects_of}. "
@@ -118,7 +117,7 @@ def _differences(overall: pd.DataFrame, what: str) -> Table:
             str(row["condition"]),
             str(int(row["k"])),
             in_words(row["metric"].removesuffix("_effect")),
-            f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
+            _effect(row),
             f"{row['p']:.2g}",
         )
         for _, row in overall.sort_values(["k", "condition"], kind="stable").iterrows()
@@ -129,6 +128,10 @@ def _differences(overall: pd.DataFrame, what: str) -> Table:
         rows=rows,
         note="Paired over concepts: every concept and seed was written under both.",
     )
+
+
+def _effect(row: pd.Series) -> str:
+    return with_interval(row["value"], row["low"], row["high"], "+.3f")
 
 
 def _line(condition: str, k: int, numbers: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> tuple[str, ...]:

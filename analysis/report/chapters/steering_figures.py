@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from analysis.report.figures import with_fields
 from analysis.report.pair_figures import directed_matrix
 from analysis.report.style import PALETTE, add_floor, add_level, add_line, base_figure, error_bars, over_training
 from analysis.results import ResultTable
@@ -101,13 +102,7 @@ def output_language_bars(frame: pd.DataFrame, k: int) -> go.Figure | None:
 
 def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
     """Concept hit rate against K for every condition, with intervals; dashed: without intervention."""
-    rows = frame[
-        (frame["metric"] == "concept_hit")
-        & (frame["step"] == step)
-        & frame["language"].isna()
-        & frame["concept"].isna()
-        & frame["k"].notna()
-    ]
+    rows = with_fields(frame[frame["step"] == step], "concept_hit", by=("condition", "k"))
     if rows.empty:
         return None
     figure = base_figure(f"Texts that name the concept, step {step}", "share of texts")
@@ -123,32 +118,24 @@ def concept_hit_by_k(frame: pd.DataFrame, step: int) -> go.Figure | None:
 
 def hit_over_steps(frame: pd.DataFrame) -> go.Figure | None:
     """Concept hit rate over training at the largest K, one line a condition; None for a single step."""
-    rows = frame[(frame["metric"] == "concept_hit") & frame["language"].isna() & frame["concept"].isna()]
-    counts = held_counts(rows)
-    if not counts or rows["step"].nunique() < 2:
+    rows = with_fields(frame, "concept_hit", by=("condition", "k"))
+    if rows["step"].nunique() < 2:
         return None
-    k = counts[-1]
+    k = int(rows["k"].max())
     figure = base_figure(f"Texts that name the concept over training, K = {k}", "share of texts")
-    rows = rows[(rows["k"] == k) | (rows["condition"] == "none")]
-    for index, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
+    for index, (condition, part) in enumerate(rows[rows["k"] == k].groupby("condition", sort=False)):
         part = part.sort_values("step")
-        if condition == "none":
-            add_level(figure, part["step"].tolist(), part["value"], "no intervention")
-        else:
-            add_line(figure, part["step"].tolist(), part["value"], str(condition), index)
+        add_line(figure, part["step"].tolist(), part["value"], str(condition), index, error_y=error_bars(part))
+    plain = with_fields(frame, "concept_hit", by=("condition",)).sort_values("step")
+    add_level(figure, plain["step"].tolist(), plain["value"], "no intervention")
     over_training(figure)
     return figure
 
 
 def source_by_output(frame: pd.DataFrame, metric: str, k: int, step: int) -> go.Figure | None:
     """Matrix of `output_language` or `concept_in_language`: source language down, language of the text across."""
-    rows = frame[
-        (frame["metric"] == metric)
-        & (frame["condition"] == "experts")
-        & (frame["k"] == k)
-        & (frame["step"] == step)
-        & frame["language"].notna()
-    ]
+    rows = frame[(frame["condition"] == "experts") & (frame["k"] == k) & (frame["step"] == step)]
+    rows = with_fields(rows, metric, by=("condition", "k", "language", "other_language"))
     if rows.empty:
         return None
     what = "Language of the text" if metric == "output_language" else "... and concept named in it"

@@ -7,15 +7,15 @@ runs differ in size only measures with a null of their own are drawn against eac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from analysis.report import figures as draw
 from analysis.report.changes import DECISIVE, PAPER, find_change
-from analysis.report.explanations import in_words
+from analysis.report.explanations import explain, heading_of, in_words, unit_of
 from analysis.report.figures import select
-from analysis.report.page import Page
+from analysis.report.page import Captioned, Card, Page
 from analysis.report.run import RunRecord
 from analysis.report.tables import Table
 
@@ -39,16 +39,25 @@ def depends_on_size(metric: str) -> bool:
     return metric in SIZE_DEPENDENT or metric.startswith("shared_by_")
 
 
-def add_comparison(page: Page, records: Sequence[RunRecord]) -> None:
-    """Chapters for several runs.
+def told_apart(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs, those of one name with their folder behind it: one run may be measured twice, in two folders.
 
     Raises:
-        ValueError: two runs have the same name, so that their curves could not be told apart.
+        ValueError: a folder is given twice.
     """
+    folders = [record.folder.resolve() for record in records]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ValueError(f"report: {folder} is named twice")
     names = [record.name for record in records]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"report: two runs are called {name!r}; rename one of the folders")
+    return [
+        replace(record, name=f"{record.name} ({record.folder})") if names.count(record.name) > 1 else record
+        for record in records
+    ]
+
+
+def add_comparison(page: Page, records: Sequence[RunRecord]) -> None:
+    """Chapters for several runs, each of another name."""
     frame = pd.concat([record.frame for record in records], ignore_index=True)
     axis = "tokens" if frame.loc[frame["step"] > 0, "tokens"].notna().all() else "step"
     note = "" if axis == "tokens" else " Tokens seen are not known for all runs, so steps are the axis."
@@ -66,14 +75,15 @@ def _add_analysis(page: Page, records: Sequence[RunRecord], frame: pd.DataFrame,
         if not (part := select(record.frame, analysis, "shared")).empty and part["chance"].notna().any()
     }
     sizes_differ = len({round(chance, 9) for chance in chances.values()}) > 1
-    page.chapter(in_words(analysis))
+    class_of = next(record.classes[analysis] for record in records if analysis in record.classes)
+    page.chapter(heading_of(class_of) or in_words(analysis))
     if sizes_differ:
         page.paragraph(
             "The runs differ in the number of units (chance "
             + ", ".join(f"{name}: {chance:.4g}" for name, chance in chances.items())
             + "), so measures whose null depends on the size are left out here."
         )
-    items: list[go.Figure] = []
+    items: list[Card] = []
     for metric in rows["metric"].drop_duplicates():
         if sizes_differ and depends_on_size(metric):
             continue
@@ -83,7 +93,9 @@ def _add_analysis(page: Page, records: Sequence[RunRecord], frame: pd.DataFrame,
             layered = {record.name: _layer_mean(record, analysis, metric) for record in records}
             overall = {f"{name} (mean of layers)": part for name, part in layered.items() if not part.empty}
         if overall:
-            items.append(draw.compare_runs(overall, in_words(metric), axis=axis))
+            unit = unit_of(class_of, metric)
+            figure = draw.compare_runs(overall, in_words(metric), unit=unit, axis=axis)
+            items.append(Captioned(figure, explain(class_of, metric)))
     page.grid(items)
 
 
@@ -112,11 +124,11 @@ def _changes(records: Sequence[RunRecord]) -> Table | None:
         for analysis in sorted(record.frame["analysis"].unique()):
             change = find_change(record, analysis, DECISIVE) or find_change(record, analysis, PAPER)
             if change is not None:
-                rows.append((record.name, change.metric, *change.cells, change.verdict))
+                rows.append((record.name, in_words(change.metric), change.reference, *change.cells, change.in_a_word))
     if not rows:
         return None
     return Table(
-        title="Concept neurons across languages against random networks",
-        header=("run", "measure", "random", "last", "difference [95 %]", ""),
+        title="Concept neurons across languages, last usable snapshot, paired over concepts",
+        header=("run", "measure", "against", "there", "last", "difference [95 %]", ""),
         rows=tuple(rows),
     )

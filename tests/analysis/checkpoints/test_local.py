@@ -102,6 +102,28 @@ def test_weights_that_training_did_not_write_are_told(run: Path) -> None:
         source.tensors(bad, source.fetch(bad))
 
 
+def test_a_snapshot_that_is_removed_meanwhile_is_named(run: Path, tmp_path: Path) -> None:
+    source = RunFolder(path=run, loading=CPU)
+    assert len(source.ids()) == 3
+    shutil.rmtree(run / "snapshots" / "step_00000016")
+    with (
+        pytest.raises(
+            FileNotFoundError, match=r"demo step 16 \(step_00000016\): .*step_00000016 is not there any more"
+        ),
+        source.open(SnapshotId("demo", 16, 16384)),
+    ):
+        pass
+
+
+def test_a_copy_beside_the_snapshots_is_none_of_them_and_a_link_is(run: Path, tmp_path: Path) -> None:
+    snapshots = run / "snapshots"
+    shutil.copytree(snapshots / "step_00000004", snapshots / "step_00000004_before")
+    (snapshots / "step_00000016").rename(tmp_path / "elsewhere")
+    (snapshots / "step_00000016").symlink_to(tmp_path / "elsewhere")
+    (snapshots / "step_00000032").symlink_to(tmp_path / "nowhere")
+    assert [one.step for one in RunFolder(path=run).ids()] == [0, 4, 16]
+
+
 def test_a_damaged_manifest_and_an_empty_run_are_told(run: Path, tmp_path: Path) -> None:
     (run / "snapshots" / "step_00000004" / "snapshot.json").write_text('{"step": 4')
     with pytest.raises(ValueError, match=r"step_00000004/snapshot.json: damaged"):
@@ -126,6 +148,30 @@ def test_lightning_checkpoints_take_the_config_of_their_run(run: Path) -> None:
     assert source.ids() == [SnapshotId("demo", 8, 8192), SnapshotId("demo", 16, 16384)]
     with source.open(SnapshotId("demo", 16, 16384)) as snapshot:
         assert torch.equal(logits(snapshot.model), logits(small_model(16)))
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_the_last_checkpoint_of_lightning_counts_once(run: Path, link: bool) -> None:
+    for step in (8, 16):
+        save_lightning(run / "checkpoints" / f"epoch=0-step={step}.ckpt", small_model(step), step)
+    last = run / "checkpoints" / "last.ckpt"
+    last.symlink_to("epoch=0-step=16.ckpt") if link else save_lightning(last, small_model(16), 16)
+    named = [(one.id.step, one.name) for one in LightningCheckpoint(path=run / "checkpoints").checkpoints()]
+    assert named == [(8, "epoch=0-step=8.ckpt"), (16, "epoch=0-step=16.ckpt")]
+    last.unlink()
+    save_lightning(last, small_model(24), 24)
+    assert [one.id.step for one in LightningCheckpoint(path=run / "checkpoints").checkpoints()] == [8, 16, 24]
+
+
+@pytest.mark.parametrize(("here", "path"), [(".", "checkpoints"), ("checkpoints", "."), ("checkpoints", "step_8.ckpt")])
+def test_a_relative_path_names_the_run_and_finds_its_config(
+    run: Path, monkeypatch: pytest.MonkeyPatch, here: str, path: str
+) -> None:
+    save_lightning(run / "checkpoints" / "step_8.ckpt", small_model(8), 8)
+    monkeypatch.chdir(run / here)
+    source = LightningCheckpoint(path=Path(path), loading=CPU)
+    assert source.ids() == [SnapshotId("demo", 8)]
+    assert source.fetch_config(source.checkpoints()[0]).is_relative_to(run)
 
 
 @pytest.mark.parametrize("start", ["net.", "model._orig_mod.", "_orig_mod.model.", "wrapper.model."])
@@ -203,14 +249,13 @@ def test_a_single_folder_is_a_run_of_one(run: Path) -> None:
 
 def test_folders_tell_their_steps_by_name(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     for name in ("global_step20", "global_step3", "final"):
-        small_model(0).save_pretrained(tmp_path / "suite" / name)
+        small_model(7).save_pretrained(tmp_path / "suite" / name)
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
     source = LocalFolders(
         path=tmp_path / "suite",
         tokenizer=str(tmp_path / "tokenizer"),
         naming=Naming(tokens_per_step=10),
         random_baseline=True,
-        baseline_seed=7,
         loading=CPU,
     )
     assert source.ids() == [SnapshotId("suite", 0, 0), SnapshotId("suite", 3, 30), SnapshotId("suite", 20, 200)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -95,6 +95,17 @@ def test_networks_are_measured_once_by_the_analyses_that_need_them(trained: Snap
     assert table.steps() == []
     assert table.frame().empty
     assert ResultTable(null_folder(tmp_path, 2)).stamp(0, "shared")["seed"] == 1002
+
+
+def test_networks_of_another_shape_are_measured_again(
+    trained: Snapshot, tiny_llama: PreTrainedModel, tmp_path: Path
+) -> None:
+    measure_null(trained, [Shared()], tmp_path, 2)
+    before = ResultTable(null_folder(tmp_path, 0)).rows(0, "shared")
+    other = replace(trained, model=tiny_llama)  # the same run trained again, with another model
+    assert len(measure_null(other, [Shared()], tmp_path, 2)) == 2
+    assert ResultTable(null_folder(tmp_path, 0)).rows(0, "shared") != before
+    assert measure_null(other, [Shared()], tmp_path, 2) == []
 
 
 def test_the_band_has_the_networks_of_the_same_settings(trained: Snapshot, tmp_path: Path) -> None:

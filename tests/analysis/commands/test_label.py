@@ -31,6 +31,14 @@ def planted(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_list_that_ships_is_found_from_any_folder(
+    planted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(planted)
+    assert main(["label", "--texts", "texts.jsonl", "--out", "own.parquet", "--languages", "de", "ja"]) == 0
+    assert "water" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["concepts.parquet", "concepts.jsonl"])
 def test_the_command_writes_the_concept_file_and_its_lexicon(
     name: str, planted: Path, capsys: pytest.CaptureFixture[str]

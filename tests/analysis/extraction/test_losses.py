@@ -95,6 +95,10 @@ def test_losses_are_those_of_transformers_in_every_architecture(
     nats, rows = token_losses(model, batch)
     assert torch.bincount(rows).tolist() == [8, 5]
     assert float(nats.mean()) == pytest.approx(expected, abs=1e-4)
+    wanted = content & (torch.arange(9) % 3 == 1)
+    some, of = token_losses(model, batch, wanted)
+    assert of.tolist() == [0, 0, 0, 1, 1]
+    torch.testing.assert_close(some, nats[wanted[:, 1:][content[:, 1:]]], rtol=1e-5, atol=1e-5)
     assert before == {name: id(module) for name, module in model.named_modules()}
     if model_type in names(SCALED):
         with torch.no_grad():

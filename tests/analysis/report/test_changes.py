@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy import stats
 
-from analysis.base import Row
+from analysis.base import Attachment, Row
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.overlap import ConceptOverlap
 from analysis.report.changes import DECISIVE, changes_by_stratum, find_change, smallest_visible
+from analysis.report.comparison.steps import change_of
 from analysis.report.report import verdicts
 from analysis.report.run import RunRecord, read_run
 from analysis.results import ResultTable
@@ -89,6 +91,20 @@ def test_a_band_of_random_networks_is_the_reference_where_it_was_measured(
     assert change.num_networks == 5
     assert change.contrast.low < 0 < change.contrast.high
     assert change.verdict.startswith("no difference from 5 random networks is shown")
+
+
+def test_concepts_that_all_depend_on_each_other_give_no_verdict(tmp_path: Path) -> None:
+    """Their interval would have no width, and any difference would pass for one that is certain."""
+    write(tmp_path, {0: 0.05, 8: 0.09})
+    table = ResultTable(tmp_path / "results")
+    experts = pa.Table.from_pylist([{"concept": concept, "cluster": 0} for concept in CONCEPTS])
+    table.write(
+        SnapshotId("planted", 8, 80), OVERLAP, [*table.rows(8, "overlap"), Attachment("experts", experts)], seconds=1.0
+    )
+    record = read_run(tmp_path)
+    assert find_change(record, "overlap", DECISIVE) is None
+    assert change_of(record, "overlap", DECISIVE, 0, 8) is None
+    assert "all concepts depend on each other" in verdicts(record)[0]
 
 
 def test_strata_are_changes_of_their_own(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -89,9 +90,25 @@ def test_every_axis_and_every_figure_draws_and_gives_its_data(large: Path, tmp_p
 @needs_chromium
 def test_pdf_and_png_are_made_beside_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_large(tmp_path / "run", steps=3, layers=2)
-    for kind, start in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
-        assert main(["report", str(run), "--format", kind]) == 0
-        assert (run / f"report.{kind}").read_bytes().startswith(start)
+    for options, name, start in (
+        (["--format", "png"], "report.png", b"\x89PNG"),
+        (["--out", str(run / "mine.pdf")], "mine.pdf", b"%PDF"),
+    ):
+        assert main(["report", str(run), *options]) == 0
+        assert (run / name).read_bytes().startswith(start)
+        assert (run / name).with_suffix(".html").is_file()
+
+
+@pytest.mark.parametrize("kind", ["pdf", "png"])
+def test_an_older_picture_does_not_pass_for_a_new_one(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browser, "find_browser", lambda: "/bin/false")
+    page, out = tmp_path / "report.html", tmp_path / f"report.{kind}"
+    page.write_text("<p>")
+    out.write_bytes(b"of yesterday")
+    with pytest.raises(OSError, match=f"made no report.{kind}"):
+        browser.render(page, out)
 
 
 def test_without_a_browser_another_format_is_one_line(
@@ -173,9 +190,15 @@ def test_the_difference_of_colours_is_that_of_its_paper() -> None:
     assert ciede2000(np.array([50, 2.5, 0]), np.array([73, 25, -18])) == pytest.approx(27.1492, abs=1e-4)
 
 
+SCRIPT = Path(browser.__file__).with_name("page.js").read_text(encoding="utf-8")
+ON_DARK = json.loads(re.findall(r"ON_DARK = (\{.*\});", SCRIPT)[0])
+
+
+@pytest.mark.parametrize("ground", ["light", "dark"])
 @pytest.mark.parametrize("eye", SEEN_BY)
-def test_lines_can_be_told_apart_by_every_eye(eye: str) -> None:
-    seen = [to_lab(colour, SEEN_BY[eye]) for colour in PALETTE]
+def test_lines_can_be_told_apart_by_every_eye(eye: str, ground: str) -> None:
+    colours = [ON_DARK.get(colour, colour) if ground == "dark" else colour for colour in PALETTE]
+    seen = [to_lab(colour, SEEN_BY[eye]) for colour in colours]
     assert min(ciede2000(a, b) for a, b in itertools.combinations(seen, 2)) >= 10
 
 

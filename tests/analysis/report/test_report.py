@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -93,8 +94,8 @@ def test_the_file_stands_alone_and_shows_every_analysis(tmp_path: Path) -> None:
         "Probe accuracy by layer",
         "Sharing of concept neurons (shared)",
         "Where the shared neurons are",
-        "Shared / K by language pair, step 16",
-        "Change against the untrained network, step 16",
+        "Shared by language pair, step 16",
+        "Shared, change against the untrained network, step 16",
         "Languages by shared concept neurons, step 16",
         "CKA, layer by training step",
     ):
@@ -137,10 +138,90 @@ def test_runs_of_different_size_are_compared_on_corrected_measures_only(tmp_path
     assert "Shared" in [figure["layout"]["title"]["text"] for figure in figures_in(same)]
 
 
-def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
-    runs = [write(tmp_path / "a", {0: 0.1, 1: 0.1}), write(tmp_path / "b", {0: 0.1, 1: 0.1})]
-    with pytest.raises(ValueError, match="two runs are called 'planted'"):
-        write_report(runs)
+def test_two_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    """The name comes from the results, so a folder of another name would not help."""
+    one, other = (write(tmp_path / name, {0: 0.1, 1: 0.1}) for name in "ab")
+    own = write_report([one])
+    before = own.read_text(encoding="utf-8")
+    path = write_report([one, other])
+    assert path == one / "comparison.html"
+    assert own.read_text(encoding="utf-8") == before, "a run's own page stays"
+    names = {trace["name"] for figure in figures_in(path) for trace in figure["data"]}
+    assert {f"planted ({one})", f"planted ({other})"} <= names
+    with pytest.raises(ValueError, match="is named twice"):
+        write_report([one, one])
+
+
+def test_a_comparison_has_units_chance_and_explanations(tmp_path: Path) -> None:
+    runs = [write(tmp_path / name, {0: 0.05, 16: 0.09}, name=name) for name in ("one", "other")]
+    path = write_report(runs)
+    figure = next(f for f in figures_in(path) if f["layout"]["title"]["text"] == "Shared")
+    assert figure["layout"]["yaxis"]["title"]["text"] == "share of K"
+    assert [note["text"] for note in figure["layout"]["annotations"]] == ["chance"]
+    assert "Shared experts / K" in path.read_text(encoding="utf-8")
+
+
+def test_a_single_snapshot_worse_than_a_guess_has_a_page_with_chance_and_interval(tmp_path: Path) -> None:
+    """As a folder of freshly made weights, which passes for step 1: no step may feed a verdict."""
+    write(tmp_path, {1: 0.05})
+    table, here = ResultTable(tmp_path / "results"), SnapshotId("planted", 1, None)
+    path = write_report([tmp_path])
+    assert "step 1</th><th>step 1" not in path.read_text(encoding="utf-8")
+    figure = next(f for f in figures_in(path) if f["layout"]["title"]["text"].startswith("Sharing of concept"))
+    assert [(trace["name"], trace["error_y"]["type"]) for trace in figure["data"]] == [("measured", "data")]
+    assert figure["layout"]["annotations"][0]["text"] == "chance"
+    losses = [Row(metric="bits_per_byte", value=9.0), Row(metric="bits_per_byte_uniform", value=8.5)]
+    table.write(here, LOSS, losses, seconds=1.0)
+    assert "Shared by language pair, step 1" in [
+        f["layout"]["title"]["text"] for f in figures_in(write_report([tmp_path]))
+    ]
+
+
+def test_files_that_cannot_be_read_and_settings_that_changed_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write(tmp_path / "run", {0: 0.05, 8: 0.07, 16: 0.09})
+    ResultTable(run / "results").path(16, "language_probe").write_bytes(b"torn")
+    other = ConceptOverlap(concepts="none.parquet", k=7)
+    ResultTable(run / "results").write(SnapshotId("planted", 8, 8), other, [Row(metric="shared", value=0.1)], 1.0)
+    assert main(["report", str(run)]) == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "Not readable: language_probe at step 16;" in said
+    assert "Mixed settings: overlap was measured in 2 ways (steps 0, 16; 8)" in said
+
+
+def test_a_mean_that_never_moves_is_no_figure(tmp_path: Path) -> None:
+    table = ResultTable(tmp_path / "results")
+    for step in (0, 8):
+        rows = []
+        for layer, (place, (a, b)) in itertools.product((0, 1), enumerate(PAIRS)):
+            where = {"layer": layer, "language": a, "other_language": b}
+            rows.append(Row(metric="confusion", value=0.1 + 0.1 * ((place + layer) % 3), **where))
+            rows.append(Row(metric="cka", value=0.1 * layer, **where))
+        table.write(SnapshotId("planted", step, step), SomethingNew(), rows, seconds=0.1)
+    titles = [figure["layout"]["title"]["text"] for figure in figures_in(write_report([tmp_path]))]
+    assert "CKA by layer" in titles
+    assert "Confusion by layer" not in titles
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", "{}/there"], "there: this is a folder; name a file in it"),
+        (["--out", "{}/x.pdf", "--format", "png"], "the name says pdf; leave out one of the two"),
+        (["--capacity", "--steps", "0", "16"], "leave out --capacity"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    run = write(tmp_path / "run", {0: 0.05, 16: 0.09})
+    assert main(["report", str(run), *(option.format(tmp_path) for option in options)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.html"))
 
 
 def test_closing_tables_show_loss_against_unigram_and_the_cost(tmp_path: Path) -> None:

@@ -1,120 +1,203 @@
-"""Result tables of a study with a planted truth, in the shape in which `collect.py` writes them."""
+"""Studies with a planted truth: results of all runs as the analyses of the plan store them, and the tables of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import chdir
+from dataclasses import dataclass, field
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from analysis.base import Analysis, Attachment, Row
+from analysis.measures import load_analyses
+from analysis.results import ResultTable
+from analysis.snapshots import SnapshotId
+from studies.first_light.collect import collect
+
+ROOT = Path(__file__).parents[3]
 LANGUAGES = ("de", "en", "es", "fr", "hu", "it", "ja", "ko", "pl", "pt", "ru", "zh")
-OTHER_SCRIPT = {"ja": "han", "zh": "han", "ko": "hangul", "ru": "cyrillic"}
-OTHER_FAMILY = {"hu": "uralic", "ja": "japonic", "ko": "koreanic", "zh": "sinitic"}
+WORDS = {"ja": "漢かナ", "zh": "漢字語", "ko": "한글말", "ru": "дая"}
 STEPS = (0, *(2**power for power in range(6, 15)), 20_480)
 CONCEPTS = tuple(f"c{place}" for place in range(58))
-ROW = dict.fromkeys(("layer", "condition", "k", "concept", "language", "other_language", "chance", "low", "high"))
+STRATA = ("same_family", "same_script", "disjoint_scripts", "clone")
+SEEDS = range(1, 6)
+KEYS = 300
+WIDTH = 0.4
+"""Octaves in which R rises."""
 
 
-def distances() -> pd.DataFrame:
-    rng = np.random.default_rng(9)
-    rows = []
-    for one, other in combinations(LANGUAGES, 2):
-        script = float(OTHER_SCRIPT.get(one) != OTHER_SCRIPT.get(other))
-        family = float(OTHER_FAMILY.get(one, "ie") != OTHER_FAMILY.get(other, "ie"))
-        rows.append((one, other, script, family, 0.5 + 0.3 * script + 0.1 * rng.random()))
-    return pd.DataFrame(rows, columns=["language", "other_language", "script", "family", "vocabulary"])
+@dataclass(frozen=True)
+class Truth:
+    """What is planted."""
+
+    rise: dict[str, float] = field(
+        default_factory=lambda: {"same_family": 0.1, "same_script": 0.06, "disjoint_scripts": 0.03, "clone": 0.05}
+    )
+    """Of R by stratum, around the octave of `onset`."""
+    onset: dict[str, float] = field(
+        default_factory=lambda: {"same_family": 9.0, "same_script": 10.0, "disjoint_scripts": 11.0, "clone": 10.0}
+    )
+    level: float = 0.01
+    """R of untrained networks."""
+    middle: float = -0.08
+    """What the probe's accuracy in the middle changes by after step 256."""
+    ends: float = 0.0
+    """The same of both ends."""
+    transfer: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STRATA, 0.05))
+    """Causal transfer at the last step."""
+    slope: float = -0.02
+    """What a doubling of the width adds to rise / ceiling."""
+    by_loss: float = 0.0
+    """What a bit of held-out loss adds to it; wider models learn faster."""
 
 
-def write_study(
-    folder: Path,
-    *,
-    seeds: int = 5,
-    steps: tuple[int, ...] = STEPS,
-    rise: dict[str, float] | None = None,
-    onset: dict[str, float] | None = None,
-    fall: float = 0.08,
-    transfer: float = 0.05,
-    slope: float = -0.02,
-) -> Path:
-    """Write all tables: R rises by `rise` of each stratum around octave `onset`; D falls by `fall` after step 256;
-    causal transfer at the last step is `transfer`; a doubling of the width changes rise / ceiling by `slope`."""
-    rise = {"same_family": 0.1, "same_script": 0.06, "disjoint_scripts": 0.03, "clone": 0.05} | (rise or {})
-    onset = {"same_family": 9.0, "same_script": 10.0, "disjoint_scripts": 11.0, "clone": 10.0} | (onset or {})
+def write_study(folder: Path, truth: Truth | None = None, *, steps: tuple[int, ...] = STEPS) -> Path:
+    """All runs in `folder` / runs, and their tables in `folder` / results, which is returned."""
+    truth, runs = truth or Truth(), folder / "runs"
+    runs.mkdir(parents=True)
+    plant_concepts(runs / "concepts.parquet")
+    with chdir(ROOT):
+        lists = (ROOT / "studies" / "first_light" / "analyses").glob("*.yaml")
+        analyses = {
+            (path.stem, one.name): one for path in lists for one in load_analyses(path.relative_to(ROOT).as_posix())
+        }
     rng = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    concept_level = {stratum: 0.03 * rng.normal(size=len(CONCEPTS)) for stratum in (*rise, "with_clone")}
-    for seed in range(1, seeds + 1):
+    spread = {stratum: 0.03 * rng.normal(size=len(CONCEPTS)) for stratum in (None, *STRATA)}
+    for seed in SEEDS:
         later = 0.3 * rng.normal()
         for step in steps:
-            here = {"part": "seeds", "width": 128, "run_seed": seed, "step": step, "tokens": 1536 * step, **ROW}
-
-            def add(metric: str, value: float, here: dict[str, Any] = here, **where: object) -> None:
-                rows.append({**here, "metric": metric, "value": float(value), **where})
-
-            share = 0.0 if step == 0 else 1 / (1 + np.exp((np.array([*onset.values()]) + later - np.log2(step)) / 0.6))
-            risen = dict(zip(rise, np.array([*rise.values()]) * share, strict=True))
-            for stratum, by in {**risen, None: np.mean([*risen.values()][:3])}.items():
-                spread = concept_level[stratum or "same_script"] * (step > 0) + 0.02 * rng.normal(size=len(CONCEPTS))
-                values = 0.01 + by + spread - spread.mean() + 0.001 * rng.normal()
-                add("rank_transfer", values.mean(), condition=stratum, chance=0.0)
-                for concept, value in zip(CONCEPTS, values, strict=True):
-                    add("rank_transfer", value, condition=stratum, concept=concept, chance=0.0)
-                for metric in ("shared", "shared_shuffled", "shared_mismatched", "transfer_gain", "normalized"):
-                    add(metric, 0.03 + by * (metric == "shared") + 0.001 * rng.normal(), condition=stratum, chance=0.03)
-                for k in (28, 92, 276, 922):
-                    add("heldout_shared", by + 0.001 * rng.normal(), condition=stratum, k=k, chance=0.0)
-            for pair in distances().itertuples():
-                level = 0.08 * share_of(step) * (1 - pair.script) + 0.004 * rng.normal()
-                where = {"language": pair.language, "other_language": pair.other_language}
-                add("rank_transfer", level, **where)
-            for layer in range(-1, 8):
-                add("accuracy_shared", 0.7 + 0.01 * rng.normal(), layer=layer, chance=0.2)
-                if layer >= 0:
-                    add("shared_units", 0.005 + 0.001 * layer, layer=layer, chance=0.004)
-            for metric in ("cka_debiased", "mutual_knn", "bits_per_byte"):
-                add(metric, 1.0 + 0.01 * rng.normal(), chance=0.1)
-            if step in (0, 2048, steps[-1]):
-                carried = transfer * (step == steps[-1])
-                for stratum in (None, *rise):
-                    for concept in CONCEPTS:
-                        add("causal_transfer", carried + 0.02 * rng.normal(), condition=stratum, concept=concept)
-                for concept in CONCEPTS:
-                    add("causal_own", 0.3 * (step > 0) + 0.02 * rng.normal(), concept=concept)
-                add("direction_transfer", 0.6, chance=0.5)
-    for width, seed, step in product((32, 64, 128, 256), range(1, seeds + 1), (0, 2048, 10_240)):
-        here = {"part": "capacity", "width": width, "run_seed": seed, "step": step, "tokens": 1536 * step, **ROW}
-        value = (0.2 + slope * np.log2(width / 32)) * (step > 0) + 0.005 * rng.normal()
-        loss = 4.0 - step / 10_240 - 0.1 * np.log2(width / 32) * (step > 0)
-        for metric, number, where in (
-            ("bits_per_byte", loss, {}),
-            ("rank_transfer", value, {"condition": "disjoint_scripts"}),
-            ("rank_ceiling", 1.0, {}),
-        ):
-            rows.append({**here, "metric": metric, "value": float(number), **where})
+            found: dict[tuple[str, str], Iterable[Row | Attachment]] = {}
+            found["core", "held_out"] = [Row(metric="bits_per_byte", value=4.0 - 0.1 * share_of(step), chance=3.9)]
+            found["core", "overlap"] = [*overlap_rows(truth, step, later, spread, rng), experts()]
+            found["seeds", "language_probe"] = probe_rows(truth, step, rng)
+            found["seeds", "alignment"] = [
+                Row(metric=metric, value=1.0 + 0.01 * rng.normal(), chance=0.1)
+                for metric in ("cka_debiased", "mutual_knn")
+            ]
+            if step in (512, 4096, steps[-1]):
+                found["followed", "trajectories"] = followed(step, steps[-1])
+            if step in (0, 2048, 20_480):
+                found["dear", "causal_transfer"] = transfer_rows(truth, step, rng)
+                found["dear", "concept_directions"] = [Row(metric="direction_transfer", value=0.6, chance=0.5)]
+                found["dear", "probe_suite"] = [Row(metric="accuracy_mlp", value=0.9, chance=0.1)]
+            store(runs, f"d128-seed{seed}", step, found, analyses)
+    for width, seed, step in product((32, 64, 128, 256), SEEDS, (0, 2048, 10_240)):
+        octaves = np.log2(width / 32)
+        loss = 4.0 - step / 10_240 - 0.1 * octaves * (step > 0)
+        value = (0.2 + truth.slope * octaves + truth.by_loss * (4.0 - loss)) * (step > 0) + 0.005 * rng.normal()
+        rows = [
+            Row(metric="rank_transfer", value=value, condition="disjoint_scripts"),
+            Row(metric="rank_ceiling", value=1.0),
+        ]
+        found = {("capacity", "held_out"): [Row(metric="bits_per_byte", value=loss)], ("capacity", "overlap"): rows}
+        store(runs, f"capacity-d{width}-seed{seed}", step, found, analyses)
     for width, seed, step in product((32, 128), (1, 2, 3), (0, 10_240)):
-        here = {"part": "clone", "width": width, "run_seed": seed, "step": step, "tokens": 1536 * step, **ROW}
-        for metric in ("rank_transfer", "normalized", "shared"):
-            rows.append({**here, "metric": metric, "value": 0.4 * (step > 0) + 0.01 * seed, "condition": "clone"})
-    pd.DataFrame(rows).to_parquet(folder / "rows.parquet")
-    dips = []
-    for seed, step in product(range(1, seeds + 1), steps):
-        for name, level in (("embedding", 0.6), ("middle", 0.85 - fall * (step > 256) * share_of(step)), ("last", 0.8)):
-            right = rng.binomial(20, level if step > 0 or name == "embedding" else 0.6, size=300)
-            dips.append(pd.DataFrame({"key": [f"k{key:03}" for key in range(300)], "name": name, "right": right}))
-            dips[-1] = dips[-1].assign(run_seed=seed, step=step)
-    wide = pd.concat(dips).pivot(index=["run_seed", "step", "key"], columns="name", values="right").astype(float)
-    wide.assign(total=20.0, part="seeds", width=128).reset_index().to_parquet(folder / "dips.parquet")
-    births = [
-        {"part": "seeds", "width": 128, "run_seed": seed, "language": one, "other_language": other, "birth": birth}
-        for seed, one, other, birth in product(range(1, seeds + 1), ("de", "en"), ("de", "en"), (512.0, 4096.0, None))
-    ]
-    pd.DataFrame(births).assign(units=40).to_parquet(folder / "births.parquet")
-    pd.DataFrame({"concept": CONCEPTS, "cluster": range(len(CONCEPTS))}).to_parquet(folder / "concepts.parquet")
-    distances().to_parquet(folder / "languages.parquet")
-    return folder
+        value = 0.4 * (step > 0) + 0.01 * seed
+        rows = [Row(metric=name, value=value, condition="clone") for name in ("rank_transfer", "shared")]
+        store(runs, f"clone-d{width}-seed{seed}", step, {("clone", "overlap"): rows}, analyses)
+    with chdir(ROOT):
+        collect(runs, folder / "results")
+    return folder / "results"
+
+
+def store(
+    runs: Path,
+    run: str,
+    step: int,
+    found: Mapping[tuple[str, str], Iterable[Row | Attachment]],
+    analyses: dict[tuple[str, str], Analysis],
+) -> None:
+    """Results by list and analysis, with the settings of the plan."""
+    with chdir(ROOT):
+        for key, measured in found.items():
+            ResultTable(runs / run / "results").write(SnapshotId(run, step, 1536 * step), analyses[key], measured, 1.0)
+    snapshot = runs / run / "snapshots" / f"step_{step:08d}"
+    snapshot.mkdir(parents=True)
+    tokenizer = Tokenizer(models.WordLevel({letter: place for place, letter in enumerate(letters())}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(snapshot / "tokenizer.json"))
+
+
+def letters() -> list[str]:
+    return sorted(set("".join(WORDS.values())) | set("abcdefghij"))
+
+
+def plant_concepts(path: Path) -> None:
+    """Sentences of which scripts and frequencies of tokens are read."""
+    rng = np.random.default_rng(9)
+    texts = []
+    for language in LANGUAGES:
+        own = list(WORDS.get(language, "abcdefghij"))
+        drawn = rng.choice(own, size=400, p=rng.dirichlet(np.ones(len(own))))
+        texts.append((language, "".join(drawn)))
+    pd.DataFrame(texts, columns=["language", "text"]).to_parquet(path)
+
+
+def overlap_rows(
+    truth: Truth, step: int, later: float, spread: dict[str | None, np.ndarray], rng: np.random.Generator
+) -> Iterator[Row]:
+    risen = {
+        stratum: rise * (step > 0) / (1 + np.exp((truth.onset[stratum] + later - np.log2(step or 1)) / WIDTH))
+        for stratum, rise in truth.rise.items()
+    }
+    for stratum, by in {**risen, None: float(np.mean([*risen.values()][:3]))}.items():
+        own = spread[stratum] * (step > 0) + 0.02 * rng.normal(size=len(CONCEPTS))
+        values = truth.level + by + own - own.mean() + 0.001 * rng.normal()
+        yield Row(metric="rank_transfer", value=values.mean(), condition=stratum, chance=0.0)
+        for concept, value in zip(CONCEPTS, values, strict=True):
+            yield Row(metric="rank_transfer", value=value, condition=stratum, concept=concept, chance=0.0)
+        for metric in ("shared", "shared_shuffled", "shared_mismatched"):
+            value = 0.03 + by * (metric == "shared") + 0.001 * rng.normal()
+            yield Row(metric=metric, value=value, condition=stratum, chance=0.03)
+        for k in (28, 92, 276, 922):
+            yield Row(metric="heldout_shared", value=by + 0.001 * rng.normal(), condition=stratum, k=k, chance=0.0)
+    for metric in ("transfer_gain", "normalized", "rank_ceiling"):
+        yield Row(metric=metric, value=0.3 + 0.001 * rng.normal(), chance=0.0)
+    for one, other in combinations(LANGUAGES, 2):
+        same = bool(set(WORDS.get(one, "a")) & set(WORDS.get(other, "a")))
+        value = 0.08 * share_of(step) * same + 0.004 * rng.normal()
+        yield Row(metric="rank_transfer", value=value, language=one, other_language=other)
+    for layer in range(8):
+        yield Row(metric="shared_units", value=0.005 + 0.001 * layer, layer=layer, chance=0.004)
+
+
+def experts() -> Attachment:
+    return Attachment("experts", pa.table({"concept": CONCEPTS, "cluster": list(range(len(CONCEPTS)))}))
+
+
+def probe_rows(truth: Truth, step: int, rng: np.random.Generator) -> Iterator[Row | Attachment]:
+    for layer in range(-1, 8):
+        yield Row(metric="accuracy_shared", value=0.7 + 0.01 * rng.normal(), layer=layer, chance=0.2)
+    late = (step > 256) * share_of(step)
+    levels = {"embedding": 0.6, "middle": 0.85 + truth.middle * late, "last": 0.8 + truth.ends * late}
+    right = {
+        name: rng.binomial(20, level if step or name == "embedding" else 0.6, size=KEYS).astype(float)
+        for name, level in levels.items()
+    }
+    keys = [f"k{key:03}" for key in range(KEYS)]
+    yield Attachment("dip", pa.table({"key": keys, **right, "total": np.full(KEYS, 20.0)}))
+
+
+def followed(step: int, last: int) -> Iterator[Row | Attachment]:
+    """One expert in each of two languages, the best from the start in its own, at the end in the other."""
+    yield Row(metric="frozen_ap", value=0.5, language="de", other_language="en")
+    ranks = {"rank_de": [0.01, 0.5 * (step < last)], "rank_en": [0.5 * (step < last), 0.01]}
+    yield Attachment("units", pa.table({"concept": ["c0"] * 2, "language": ["de", "en"], "unit": [3, 7], **ranks}))
+
+
+def transfer_rows(truth: Truth, step: int, rng: np.random.Generator) -> Iterator[Row]:
+    for stratum, by in truth.transfer.items():
+        for concept in CONCEPTS:
+            for metric, value in (("causal_transfer", by * (step == 20_480)), ("causal_transfer_random", 0.2)):
+                noise = 0.02 * rng.normal()
+                yield Row(metric=metric, value=value + noise, condition=stratum, concept=concept)
+    for concept in CONCEPTS:
+        yield Row(metric="causal_own", value=0.3 * (step > 0) + 0.02 * rng.normal(), concept=concept)
 
 
 def share_of(step: int) -> float:

@@ -75,6 +75,27 @@ def test_tables_hold_what_the_study_reads_and_are_the_same_twice(runs: Path) -> 
     assert middle.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+def test_a_step_that_lacks_an_analysis_is_named_and_dependent_concepts_stay_so(runs: Path) -> None:
+    probe, overlap = load_analyses("list.yaml")
+    experts = Attachment("experts", pa.table({"concept": ["c", "d"], "cluster": [4, 4]}))
+    rows = [Row(metric="rank_transfer", value=0.1, concept=name, condition="clone") for name in "cd"]
+    for seed in (1, 2):
+        table = ResultTable(runs / f"d128-seed{seed}" / "results")
+        table.write(SnapshotId(f"d128-seed{seed}", 8, 80), overlap, [*rows, experts], 1.0)
+        table.write(SnapshotId(f"d128-seed{seed}", 16, 160), probe, [Row(metric="accuracy", value=0.5)], 1.0)
+    said = collect(runs, runs / "out", runs / "plan.sha256")
+    assert said[0] == "d128-seed1: steps 0, 8, 16; no overlap at 16"
+    assert Study.read(runs / "out").clusters == {"c": 4, "d": 4}
+
+
+def test_without_a_tokenizer_nothing_is_written(runs: Path) -> None:
+    for path in runs.glob("d128-seed1/snapshots/*/tokenizer.json"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="d128-seed1: no snapshot with a tokenizer.json"):
+        collect(runs, runs / "out", runs / "plan.sha256")
+    assert not (runs / "out").exists()
+
+
 def test_results_that_were_not_planned_are_refused(runs: Path) -> None:
     other = runs / "other.yaml"
     other.write_text(LIST.replace("texts.parquet", "texts.parquet, tokens_per_language: 7"))

@@ -131,9 +131,13 @@ def test_runs_that_have_not_ended_are_named_and_left_out(
     folders = planted(lambda width, seed: 0.02, seeds=(1,))
     write_run(tmp_path / "halfway", 1024, 1, rise=0.02, loss=4.0, steps=STEPS // 2)
     with caplog.at_level(logging.WARNING):
-        runs = read_family([*folders, tmp_path / "halfway", tmp_path / "never"])
+        runs = read_family([*folders, tmp_path / "halfway"])
     assert [run.width for run in runs] == list(WIDTHS)
     assert "halfway: not finished, left out" in caplog.text
-    assert "never: not finished, left out" in caplog.text
+    with pytest.raises(FileNotFoundError, match="never: no such folder"):
+        read_family([*folders, tmp_path / "never"])
     with pytest.raises(ValueError, match="no finished run"):
         write_capacity_report([tmp_path / "halfway"], tmp_path / "x.html")
+    with pytest.raises(ValueError, match="1 of 1 finished runs have concept overlap .* name more runs"):
+        write_capacity_report(folders[:1], tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()

@@ -34,6 +34,11 @@ def causal(level: float) -> list[Row]:
     return rows + [Row(metric="causal_transfer", value=level, language=a, other_language=b) for a, b in PAIRS]
 
 
+def causal_of_one(level: float) -> list[Row]:
+    """Of one concept there is no interval."""
+    return [Row(metric="causal_transfer", value=level, chance=0.0), *causal(level)[2:]]
+
+
 def directions(level: float) -> list[Row]:
     rows = [Row(metric="direction_transfer", chance=0.5, **bounds(level)), Row(metric="direction_own", value=0.9)]
     for layer in (-1, 0, 1):
@@ -60,6 +65,7 @@ def frozen(level: float) -> list[Row]:
 CASES = {
     "causal": (CausalTransfer(concepts="c"), causal, (0.0, 0.2), "0.2000 [0.1900, 0.2100] nats more", "the ablated"),
     "causal, nothing there": (CausalTransfer(concepts="c"), causal, (0.0, 0.0), "no effect is shown", "the ablated"),
+    "causal, one concept": (CausalTransfer(concepts="c"), causal_of_one, (0.0, 0.2), "cost 0.2000 nats", "the ablated"),
     "directions": (ConceptDirections(concepts="c"), directions, (0.5, 0.7), "AUROC 0.700", "Transfer by layer"),
     "grammar": (MinimalPairs(pairs="p"), grammar, (0.5, 0.8), "de 70.0% to en 90.0%): above a guess", "phenomenon"),
     "grammar, nothing there": (MinimalPairs(pairs="p"), grammar, (0.5, 0.5), "no better than a guess", "phenomenon"),
@@ -88,7 +94,7 @@ def test_a_unit_of_a_concept_stands_with_its_ap_and_the_sentences_that_move_it(t
         for unit, ap, languages in ((7, 0.8, LANGUAGES), (9, 0.95, ("en",)))
         for language in languages
     ]
-    hostile = "</script><script>alert(1)</script>"
+    hostile = "</script><script>alert(1)</script><!--<script>"
     sentences = [
         {"concept": "fire", "unit": 7, "language": "en", "response": 2.5, "positive": True, "text": "a fire burns"},
         {"concept": "fire", "unit": 7, "language": "de", "response": 1.5, "positive": False, "text": hostile},
@@ -102,6 +108,7 @@ def test_a_unit_of_a_concept_stands_with_its_ap_and_the_sentences_that_move_it(t
     table.write(SnapshotId("run", 8, 8), ConceptOverlap(concepts="c"), [*rows, *attachments], seconds=1.0)
     text = write_report([tmp_path / "run"]).read_text(encoding="utf-8")
     (data,) = re.findall(r'<div class="units"><script type="application/json">(.*?)</script>', text, flags=re.DOTALL)
+    assert "<" not in data
     first, second = json.loads(data)["fire"]
     assert (first["name"], first["num_languages"], first["ap"]) == ("L01 mlp.in 7", 2, {"de": 0.9, "en": 0.8})
     assert [tuple(said) for said in first["sentences"]] == [

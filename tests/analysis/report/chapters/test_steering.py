@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.base import Attachment
+from analysis.base import Attachment, Row
 from analysis.measures.steering import Steering
 from analysis.report.chapters.steering import effects
 from analysis.report.chapters.steering_figures import (
@@ -22,7 +22,8 @@ from analysis.report.chapters.steering_figures import (
     texts_figure,
 )
 from analysis.report.page import marked_pieces
-from analysis.report.report import write_report
+from analysis.report.report import verdicts, write_report
+from analysis.report.run import read_run
 from analysis.results import ResultTable
 from analysis.snapshots import SnapshotId
 from analysis.steering.generated import GeneratedText, Setting, Words, texts_table
@@ -130,6 +131,15 @@ def test_the_table_of_effects_orders_conditions_by_k(frame: pd.DataFrame) -> Non
     ]
     assert differences.rows[0][3].startswith("+1.000 [")
     assert len({len(row) for row in last.rows} | {len(last.header)}) == 1
+
+
+def test_a_step_with_other_counts_of_neurons_has_a_verdict_of_its_own(table: ResultTable, tmp_path: Path) -> None:
+    analysis = Steering(concepts=str(tmp_path / "c.jsonl"))
+    row = Row(metric="concept_hit_effect", value=0.2, condition="random", k=5, low=0.1, high=0.3)
+    table.write(SnapshotId("run", 16, 160), analysis, [row], seconds=1.0)
+    assert any(
+        "K = 5, step 16: random +0.200 [+0.100, +0.300]" in said for said in verdicts(read_run(tmp_path / "run"))
+    )
 
 
 def test_the_report_marks_the_words_and_escapes_the_rest(table: ResultTable, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,17 @@ def test_a_change_is_told_from_none(tmp_path: Path, rise: float, deeper: float, 
     assert any(f"since step 8 {0.0 - deeper:+.3f}" in line and said in line for line in verdicts(record))
 
 
+def test_steps_that_were_measured_on_different_sentences_have_no_paired_change(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", 0.02, 0.2)
+    table, here = ResultTable(run / "results"), SnapshotId("run", 64, 6400)
+    counts = replace(dip_counts(0.3), keys=tuple(f"other{n}" for n in range(NUM_KEYS)))
+    rows = table.rows(64, "language_probe")
+    table.write(here, LanguageProbe(texts="none.parquet"), [*rows, Attachment("dip", counts.to_arrow())], seconds=1.0)
+    record = read_run(run)
+    assert change_of(record, "language_probe", "middle_dip", 8, 64) is None
+    assert any(said.startswith("Language identity") and "since step" not in said for said in verdicts(record))
+
+
 def test_the_page_shows_both_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write(tmp_path / "run", 0.02, 0.2)
     assert main(["report", str(run), "--steps", "8", "64"]) == 0
@@ -79,6 +91,13 @@ def test_the_page_shows_both_steps(tmp_path: Path, capsys: pytest.CaptureFixture
     titles = {figure["layout"]["title"]["text"] for figure in figures}
     assert {"Shared units by layer", "Recall by language", "Shared, change"} <= titles
     assert "+0.0200 [" in text
+    assert "2 of 2 measures that can be paired" in text
+    assert (
+        next(f for f in figures if f["layout"]["title"]["text"] == "Shared, change")["data"][0]["colorbar"]["title"][
+            "text"
+        ]
+        == "share of K"
+    )
     assert not (run / "report.html").exists()
 
 
