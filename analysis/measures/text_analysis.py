@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -28,7 +27,7 @@ from analysis.extraction.states import TokenSample, iter_token_states, sample_to
 from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
 from analysis.statistics import mean_interval
-from analysis.texts import Text, read_texts, text_sizes
+from analysis.texts import Text, shared_texts, text_sizes
 from babelscope.files import file_sha256, file_stamp
 from babelscope.records import Clone
 
@@ -61,24 +60,6 @@ def mean_row(metric: str, values: np.ndarray, **where: Any) -> Row:
     """Mean over concepts (C,) with Student's interval; `where` are other fields of `Row`; chance is 0 if not given."""
     low, high = mean_interval(values)
     return replace(Row(metric=metric, value=values.mean(), chance=0.0, low=low, high=high), **where)
-
-
-def shared_texts(
-    path: str, languages: Sequence[str], splits: Sequence[str], clones: Mapping[str, Clone]
-) -> dict[str, list[Text]]:
-    """`read_texts`, once for all analyses of a list and all snapshots, until the file changes."""
-    return _texts(path, file_stamp(path), tuple(languages), tuple(splits), tuple(clones.items()))
-
-
-@lru_cache(maxsize=4)
-def _texts(
-    path: str,
-    stamp: tuple[int, int] | None,
-    languages: tuple[str, ...],
-    splits: tuple[str, ...],
-    clones: tuple[tuple[str, Clone], ...],
-) -> dict[str, list[Text]]:
-    return read_texts(path, languages=languages, splits=splits, clones=dict(clones))
 
 
 @dataclass(kw_only=True)
@@ -144,7 +125,7 @@ class TextAnalysis(ReadingAnalysis):
     def num_tokens(self, shape: Shape, count: int | None = None) -> tuple[int, float]:
         """Languages, and tokens of the first `count` texts of each (None: of all), about."""
         found: dict[str, list[int]] = {}
-        for (language, split), sizes in text_sizes(self.texts, file_stamp(self.texts)).items():
+        for (language, split), sizes in text_sizes(self.texts).items():
             if language in (self.languages or [language]) and split in (self.splits or [split]):
                 found.setdefault(language, []).extend(sizes)
         return len(found), sum(shape.tokens(sizes[:count], self.max_length) for sizes in found.values())
