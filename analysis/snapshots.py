@@ -66,11 +66,6 @@ class Snapshot:
     def tokenizer_hash(self) -> str:
         return hash_tokenizer(self.tokenizer)
 
-    @property
-    def reading(self) -> tuple[Hashable, ...]:
-        """What the tokens of a text depend on: what is made of tokens alone holds as long as this stays."""
-        return self.tokenizer_hash, tuple(self.clones.items())
-
 
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of the fast tokenizer's own serialisation (vocabulary, merges, rules).

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from babelscope import records
+from babelscope.files import file_stamp
 from babelscope.records import (
     LANGUAGE_COLUMNS,
     SPLIT_NAMES,
@@ -116,10 +117,32 @@ def read_texts(
     return chosen
 
 
+def shared_texts(
+    path: str, languages: Sequence[str], splits: Sequence[str], clones: Mapping[str, Clone]
+) -> dict[str, list[Text]]:
+    """`read_texts`, once for all analyses of a list and all snapshots, until the file changes."""
+    return _texts(path, file_stamp(path), tuple(languages), tuple(splits), tuple(clones.items()))
+
+
 @lru_cache(maxsize=4)
-def text_sizes(path: str, stamp: tuple[int, int] | None) -> dict[tuple[str, str], list[int]]:
-    """UTF-8 bytes of the texts of every language and split of a file, read once for each `file_stamp`; raises as
+def _texts(
+    path: str,
+    stamp: tuple[int, int] | None,
+    languages: tuple[str, ...],
+    splits: tuple[str, ...],
+    clones: tuple[tuple[str, Clone], ...],
+) -> dict[str, list[Text]]:
+    return read_texts(path, languages=languages, splits=splits, clones=dict(clones))
+
+
+def text_sizes(path: str) -> dict[tuple[str, str], list[int]]:
+    """UTF-8 bytes of the texts of every language and split of a file, read once until it changes; raises as
     `read_texts`."""
+    return _sizes(path, file_stamp(path))
+
+
+@lru_cache(maxsize=4)
+def _sizes(path: str, stamp: tuple[int, int] | None) -> dict[tuple[str, str], list[int]]:
     sizes: dict[tuple[str, str], list[int]] = {}
     for line, record in read_records(path):
         for language, text in _languages_of(Path(path), line, record):

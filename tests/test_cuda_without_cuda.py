@@ -185,10 +185,31 @@ def steering() -> dict[str, Waits]:
     return found
 
 
+def spread() -> dict[str, int]:
+    """Layers of one checkpoint on two devices, as `loading.device_map` puts them."""
+    import torch
+
+    from analysis.geometry.similarity import Similarity
+    from analysis.measures.alignment import Alignment
+    from analysis.probes.mlp import fit_mlp
+
+    with fake_cuda():
+        devices = ("cuda:0", "cuda:1")
+        found = [
+            Similarity(*(torch.rand(*shape, device=device) for shape in ((1,), (5, 1), (1,), (1, 8))))
+            for device in devices
+        ]
+        rows = Alignment(texts="none.parquet", aggregate="max")._rows("mexa", found, [-1, 0], [("de", "en")])
+        features = [torch.rand(40, 8, device=device) for device in devices]
+        labels, train = torch.arange(40) % 4, torch.ones(40, dtype=torch.bool)
+        scores = fit_mlp(features, 2 * [labels], 2 * [train], 4, [1, 2], steps=2, batch=8)
+        return {"rows": len(list(rows)), "scores": len(scores)}
+
+
 def main(guard: str) -> None:
     prepare(Path(guard))
     found: dict[str, Any] = {f"training_{name}": training(name) for name in ("adamw", "muon")}
-    found |= {scenario.__name__: scenario() for scenario in (extraction, ranking, probes, steering)}
+    found |= {scenario.__name__: scenario() for scenario in (extraction, ranking, probes, steering, spread)}
     sys.stdout.write(json.dumps(found))
 
 
@@ -247,6 +268,11 @@ def test_ranking_waits_by_update_not_by_unit_or_concept(waits: dict[str, Any]) -
             "analysis/experts/search.py:<listcomp>": 2 * updates,
         }
     assert found["three"]["analysis/experts/search.py:_rows"] == found["two"]["analysis/experts/search.py:_rows"]
+
+
+def test_layers_may_lie_on_several_devices(waits: dict[str, Any]) -> None:
+    """Means over layers of the alignment, and the networks that read several layers together."""
+    assert waits["spread"] == {"rows": 2 * (2 + 1 + 1), "scores": 2}
 
 
 def test_probes_wait_for_decisions_of_the_solver_only(waits: dict[str, Any]) -> None:

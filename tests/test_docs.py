@@ -28,7 +28,7 @@ WALKED = {"own_data.md"}
 """Pages whose commands are run in order, in tests/docs."""
 OWN = "configs/mine.yaml"
 """Written by a reader's `train init`: commands with it are run in tests/docs, too."""
-MAKERS = {"per_pair", "over_all", "score_rows", "_row"}
+MAKERS = {"per_pair", "per_language", "over_all", "score_rows", "_row"}
 """Functions that make rows of the metric named by their first argument."""
 TREE_WIDTH = 120
 

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 NEGATIVES = ("matched", "all")
 FEW_POSITIVES = 50
 """Below this many positives an AP is mostly noise: loading warns."""
+MANY_COPIES = 0.01
+"""Share of the sentences of a language that are copies of others above which loading warns."""
 SAME_SENTENCES = 1 / 3
 """Share of the positives from which two concepts count as dependent."""
 
@@ -88,6 +90,17 @@ def load_concepts(
         cell.limit(max_positives, max_negatives, strict)
     chosen = _enough(path, cells, chosen_languages, chosen, min_positives, negatives == "matched", drop_scarce)
     pools = {language: _pool(cells, language, chosen, negatives) for language in chosen_languages}
+    copies = {language: len(pool.texts) - len(set(pool.texts)) for language, pool in pools.items()}
+    worst = max(copies, key=lambda language: copies[language] / len(pools[language].texts))
+    if copies[worst] > MANY_COPIES * len(pools[worst].texts):
+        log.warning(
+            "%s: %d of %d sentences in %s are copies of others under another key: halves of the sentences are then not "
+            "disjoint, and what they share is too high; keep each text once, as `python -m analysis label` does",
+            path,
+            copies[worst],
+            len(pools[worst].texts),
+            worst,
+        )
     return ConceptSet(chosen_languages, chosen, pools, _groups(path, pools, chosen))
 
 

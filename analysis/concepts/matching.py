@@ -2,7 +2,8 @@
 
 Negatives are matched by stratum (source, split, length class) and exist in every language in which their positive is
 used. A concept neuron found against unmatched negatives is one for manuals against stories, or for long against short
-sentences.
+sentences. A text that stands under several keys is taken once: its copies would lie in both halves of the sentences,
+where translations that respond alike then pass for a concept.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class GroupFinder:
         self._cap = settings.cap
         self._num_negatives = settings.negatives
         words = np.array([len(pivot_text.split()) for pivot_text in self._pivot_texts])
-        self._eligible = (words >= settings.min_words) & (words <= settings.max_words)
+        self._eligible = (words >= settings.min_words) & (words <= settings.max_words) & self._first_copies()
         if settings.complete:
             self._eligible &= text.present.all(1)
         if not self._eligible.any():
@@ -117,6 +118,15 @@ class GroupFinder:
         for row in np.flatnonzero(self._eligible):
             for token in set(_TOKEN.findall(fold(self._pivot_texts[row]))):
                 self._segments_of[token].append(int(row))
+
+    def _first_copies(self) -> np.ndarray:
+        """Bool (N,): of segments with the same pivot text the one with the most translations, the first of them."""
+        chosen: dict[str, int] = {}
+        for row in np.argsort(-self._text.present.sum(1), kind="stable").tolist():
+            chosen.setdefault(" ".join(fold(self._pivot_texts[row]).split()), row)
+        first = np.zeros(len(self._text), dtype=bool)
+        first[list(chosen.values())] = True
+        return first
 
     def find(self, rule: ConceptRule) -> Groups:
         """The groups of one concept; no positives gives empty groups."""

@@ -35,12 +35,12 @@ SCHEMA = pa.schema(
 )
 
 
-def common_units(table: ExpertTable, concept: int, count: int = UNITS) -> np.ndarray:
-    """Flat ids (at most `count`) of the units that are experts of a concept in most languages, then by mean AP."""
+def common_units(table: ExpertTable, concept: int) -> np.ndarray:
+    """Flat ids (at most `UNITS`) of the units that are experts of a concept in most languages, then by mean AP."""
     units = table.experts.units[:, concept].reshape(-1)  # (L * K,)
     ap = table.experts.ap[:, concept].mean(axis=-1).reshape(-1)  # over the languages in which it is read
     found, first, counts = np.unique(units, return_index=True, return_counts=True)
-    best: np.ndarray = found[np.lexsort((found, -ap[first], -counts))][:count]
+    best: np.ndarray = found[np.lexsort((found, -ap[first], -counts))][:UNITS]
     return best
 
 

@@ -56,6 +56,8 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_l
     """
     if len(texts) == 0:
         raise ValueError("no texts to encode")
+    backend = tokenizer.backend_tokenizer
+    before = backend.truncation
     encoded = tokenizer(
         list(texts),
         truncation=max_length is not None,
@@ -65,6 +67,12 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_l
         return_attention_mask=False,
         return_token_type_ids=False,
     )
+    # A fast tokenizer keeps the limit of its last call, and is saved with it: a live one would cut the texts of whoever
+    # reads the snapshot's tokenizer.json.
+    if before is None:
+        backend.no_truncation()
+    else:
+        backend.enable_truncation(**before)
     special = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "sep", "cls", "mask")} - {
         None
     }

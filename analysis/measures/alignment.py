@@ -10,7 +10,7 @@ Shapes:  Y layers   L languages   Q pairs of languages   n sentences   K permuta
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import ClassVar
@@ -114,7 +114,7 @@ class Alignment(StateAnalysis):
         sites = self._sites(snapshot)
         flat = [text for language in languages for text in chosen[language]]
         by_layer: list[dict[str, Similarity]] = []
-        for _, vectors in iter_sentence_states(snapshot, flat, sites, replace(self.extraction, pool=self.pool)):
+        for _, vectors in iter_sentence_states(snapshot, flat, sites, self.extraction):
             states = vectors.view(len(languages), num_texts, -1)
             if self.centre:
                 states = states - states.mean(dim=1, keepdim=True)
@@ -142,22 +142,20 @@ class Alignment(StateAnalysis):
         self, measure: str, found: Sequence[Similarity], layers: Sequence[int], pairs: Sequence[tuple[str, str]]
     ) -> Iterator[Row]:
         """Rows of one measure: every layer (mean over pairs), every pair (over layers), and all together."""
-        raw = torch.stack([one.observed for one in found])  # (Y, Q)
+        raw = _over_layers(one.observed for one in found)  # (Y, Q)
         observed = _with_margins(raw, self.aggregate)  # (Y + 1, Q + 1)
-        null = _with_margins(torch.stack([one.null for one in found], dim=1), self.aggregate)  # (K, Y + 1, Q + 1)
+        null = _with_margins(_over_layers(one.null for one in found).movedim(0, 1), self.aggregate)  # (K, Y + 1, Q + 1)
         calibrated = calibrate(observed, null, alpha=self.alpha)
-        chance = _with_margins(torch.stack([one.chance for one in found]), "mean")
+        chance = _with_margins(_over_layers(one.chance for one in found), "mean")
         if self.aggregate == "max":
             chance[-1] = null[:, -1].mean(dim=0)  # the best of several layers is above chance by itself
-        influence = self._influence(torch.stack([one.influence for one in found]).movedim(2, 0), raw)
+        influence = self._influence(_over_layers(one.influence for one in found).movedim(2, 0), raw)
         cells: list[tuple[int | None, tuple[str | None, str | None], tuple[int, int]]] = []
         cells += [(layer, (None, None), (place, -1)) for place, layer in enumerate(layers)]
         cells += [(None, pair, (-1, place)) for place, pair in enumerate(pairs)]
         for layer, (language, other), cell in [*cells, (None, (None, None), (-1, -1))]:
             value = float(observed[cell])
-            low, high = influence_interval(
-                value, influence[:, cell[0], cell[1]].double().cpu().numpy(), measure in SHARES
-            )
+            low, high = influence_interval(value, influence[:, cell[0], cell[1]].double().numpy(), measure in SHARES)
             row = Row(
                 metric=measure,
                 value=value,
@@ -178,11 +176,16 @@ class Alignment(StateAnalysis):
         if self.aggregate == "mean":
             return _with_margins(influence, "mean")
         best = raw.argmax(dim=0)  # (Q,)
-        over_layers = influence[:, best, torch.arange(raw.shape[1], device=raw.device)]
+        over_layers = influence[:, best, torch.arange(raw.shape[1])]
         of_mean = influence.mean(dim=2)[:, int(raw.mean(dim=1).argmax())]
         wide = torch.cat([influence, over_layers[:, None]], dim=1)  # (m, Y + 1, Q)
         margin = torch.cat([influence.mean(dim=2), of_mean[:, None]], dim=1)  # (m, Y + 1)
         return torch.cat([wide, margin[:, :, None]], dim=2)
+
+
+def _over_layers(parts: Iterable[Tensor]) -> Tensor:
+    """(Y, ...) on the host: the layers of one checkpoint may lie on several devices."""
+    return torch.stack([part.cpu() for part in parts])
 
 
 def _with_margins(values: Tensor, aggregate: str) -> Tensor:

@@ -13,7 +13,7 @@ Shapes:  L languages   C concepts   K experts   B texts of a batch   T tokens   
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -139,16 +139,10 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
         for metric, gain in gains.items():
             for condition, pairs in groups.items():
                 yield from self._over_concepts(table, metric, _nanmean(gain[pairs]), condition)
-            for i, language in enumerate(languages):
-                for j, other in enumerate(languages):
-                    yield from _mean_row(metric, gain[i, j], language=language, other_language=other)
+            yield from _by_pair(languages, metric, gain)
         yield from self._over_concepts(table, "causal_own", _nanmean(gains["causal_transfer"][own]), None)
         for condition, rise in zip(CONDITIONS, rises, strict=True):
-            for i, language in enumerate(languages):
-                for j, other in enumerate(languages):
-                    yield from _mean_row(
-                        "ablation", rise[i, j], language=language, other_language=other, condition=condition
-                    )
+            yield from _by_pair(languages, "ablation", rise, condition=condition)
 
     @staticmethod
     def _over_concepts(table: ExpertTable, metric: str, values: np.ndarray, condition: str | None) -> Iterator[Row]:
@@ -239,6 +233,13 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis of what is a number, NaN where nothing is."""
     count = np.isfinite(values).sum(axis=0)
     return np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
+
+
+def _by_pair(languages: Sequence[str], metric: str, values: np.ndarray, **where: str) -> Iterator[Row]:
+    """From every language to every language, from values (L, L, C)."""
+    for i, language in enumerate(languages):
+        for j, other in enumerate(languages):
+            yield from _mean_row(metric, values[i, j], language=language, other_language=other, **where)
 
 
 def _mean_row(metric: str, values: np.ndarray, **where: str | None) -> Iterator[Row]:

@@ -20,9 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from analysis.base import Attachment, Row
 from analysis.cost import Shape
 from analysis.extraction.losses import BITS, content_tokens, text_losses
-from analysis.measures.text_analysis import TextAnalysis, shared_texts, vocabulary
+from analysis.measures.text_analysis import TextAnalysis, vocabulary
 from analysis.snapshots import Snapshot
 from analysis.steering.samples import sample_table
+from analysis.texts import shared_texts
 
 
 @dataclass(kw_only=True)

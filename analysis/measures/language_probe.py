@@ -32,13 +32,14 @@ from analysis.base import Attachment, Kept, Row
 from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
-from analysis.measures.text_analysis import TokenProbe, shared_texts, shown_layers, vocabulary
+from analysis.measures.text_analysis import TokenProbe, shown_layers, vocabulary
 from analysis.probes.dip import MINIMUM_BLOCKS, count_dip, measure_dip
 from analysis.probes.folds import Fold, count_tokens, shared_tokens, token_identity_accuracy
 from analysis.probes.logistic import fit_logistic
 from analysis.probes.scores import score_rows, spread_row
 from analysis.snapshots import Snapshot
 from analysis.statistics import mean_interval
+from analysis.texts import shared_texts
 
 logger = logging.getLogger(__name__)
 

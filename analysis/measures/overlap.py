@@ -9,7 +9,7 @@ decides is therefore `rank_transfer`, between disjoint halves of the sentences a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -24,7 +24,6 @@ from analysis.experts.sentences import LargestResponses, moving_sentences
 from analysis.experts.sharing import Sharing
 from analysis.experts.surface import token_experts
 from analysis.experts.table import find_experts, resolve_k
-from analysis.extraction.options import Extraction
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures.text_analysis import ConceptAnalysis
 from analysis.snapshots import Snapshot
@@ -35,32 +34,15 @@ from babelscope.records import Clone
 class ConceptOverlap(ConceptAnalysis):
     """Overlap of concept experts between languages.
 
-    Rows (of a pair `language` < `other_language`; without languages: mean over all pairs without cloned languages, or
-    over the pairs of the stratum in `condition`: `same_family` (common script and family), `same_script`,
-    `disjoint_scripts`, `clone`, `with_clone`; intervals over concepts, a field and its words counting as one):
+    Rows are of a pair (`language` < `other_language`; `transfer` from one to the other), over all pairs, and over those
+    of a stratum in `condition` (`same_family`, `same_script`, `disjoint_scripts`, `clone`, `with_clone`), most also per
+    concept. docs/measures.md says of each what it is and what its chance is:
 
-    - `rank_transfer`: the statistic that decides. Correlation, within sites, of all units' AP for a concept in one
-      language by half of the sentences with their AP in the other language by the other half, minus the same between
-      different concepts. Chance 0; p over concepts. Also per concept.
-    - `rank_ceiling` (language): the same of a language with itself, the most that the sentences allow; per concept.
-    - `normalized`: rank_transfer / rank_ceiling, where the ceiling's interval is above 0.
-    - `heldout_shared` (by `k`): overlap of expert sets between the halves minus that of different concepts, for every K
-      of `shares`. Chance 0. Also per concept.
-    - `shared`: shared experts / K on the same sentences: the study's number. Chance K / N; p exact for the sum over
-      concepts. Also per concept.
-    - `shared_shuffled`: the same by labels shuffled over the same parallel sentences: what their likeness alone brings.
-    - `shared_mismatched`: the same between different concepts: what general or language units bring.
-    - `shared_surface`: the same of a bag of tokens, with the same K / N (option `surface`).
-    - `shared_units` (layer): shared experts in this layer / K, sums to `shared`. Chance: random within sites.
-    - `expert_units` (layer, or kind): share of all experts that lie there. Chance: share of all units.
-    - `shared_by_<m>`: units expert in at least m languages / K. Chance: random sets.
-    - `ap_best`, `ap_experts` (language): AP of the best unit, and mean of the K experts. Chance: the same of experts by
-      shuffled labels (the best of many units is far above the prevalence).
-    - `ap_heldout` (language): mean AP of the experts of one half on the other half. Chance: for other concepts.
-    - `transfer` (from `language` to `other_language`): mean AP in the other language of the experts of this one, on
-      held-out sentences with `halves`. Chance: the same units' AP for other concepts. `transfer_gain`: the difference.
-      The latter also per concept.
-    - `ceiling` (language): overlap of a language's expert sets between the halves at K. Chance: different concepts.
+    - between disjoint halves of the sentences: `rank_transfer`, the statistic that decides, `rank_ceiling` and
+      `normalized`; `heldout_shared` (by `k`) and `ceiling`
+    - on the same sentences, the study's number: `shared`; `shared_shuffled`, `shared_mismatched`, `shared_surface`
+    - where: `shared_units` (layer), `expert_units` (layer, or kind), `shared_by_<m>`
+    - how good: `ap_best`, `ap_experts`, `ap_heldout` (language), `transfer`, `transfer_gain`
 
     Attachment `experts`: one row per concept, language and expert unit, see `ExpertTable.to_arrow`; after step 0 also
     `sentences`: those that move the units most which most languages have in common, see `moving_sentences`.
@@ -177,10 +159,6 @@ class ConceptOverlap(ConceptAnalysis):
         yield Attachment("experts", table.to_arrow())
         if largest is not None:
             yield Attachment("sentences", moving_sentences(concept_set, table, largest))
-
-    @property
-    def extraction(self) -> Extraction:
-        return replace(super().extraction, storage=self.storage)
 
     def work(self, shape: Shape) -> float:
         """Units are taken to be those of all linear layers."""

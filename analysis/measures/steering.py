@@ -61,25 +61,17 @@ class Steering(WordAnalysis):
     """Hold concept neurons of one language and judge the language and the concept of what the model writes.
 
     Rows (`condition` is `experts`, `random`, ... or `none`, `k` the number of held units, `language` the source
-    language whose experts are held, or None for all). Chance is the same judgement on texts without intervention:
-        output_language             share of texts judged to be in `other_language` (`undetermined` is one)
-        output_in_source_language   share judged to be in the source language
-        concept_hit                 share with a word of the concept in any language; also per `concept`
-        concept_hit_source, concept_hit_other       with words of the source language, of any other language
-        concept_in_language         share in `other_language` with a word of the concept in that language. Where the two
-                                    languages are the same, this is the control "the language's own experts"
-        concept_in_source_language, concept_in_other_language   its diagonal, and the sum off the diagonal
-        concept_hit_experts         share in which units of the concept find it, see `analysis.steering.concept_check`
-        language_entropy            entropy of the output languages, bits
-        bits_per_byte               of the texts under the unforced model, and under `fluency_model` as
-                                    bits_per_byte_judge
-        distinct_2, repetition      variety of the texts, and 4-gram repetition within a text
-    with 95 % intervals over concepts (over seeds where there is one concept), and
-        concept_hit_effect, concept_hit_other_effect, concept_in_other_language_effect, concept_hit_experts_effect
-                                    experts minus the control in `condition`, paired over concepts; chance 0, `p`.
-     `check_accuracy` is
-    the balanced accuracy of those units on held-out sentences, overall and per language. Attachment `texts`: every text
-    with its settings and judgements.
+    language whose experts are held, or None for all); docs/measures.md says of each what it is:
+
+    - language of the texts: `output_language` (`other_language`), `output_in_source_language`, `language_entropy`
+    - words of the concept: `concept_hit` (also per concept), `concept_hit_source`, `concept_hit_other`; with the
+      language `concept_in_language`, its diagonal `concept_in_source_language`, the rest `concept_in_other_language`
+    - units of the concept, without words: `concept_hit_experts`, and `check_accuracy` of these units
+    - experts minus the control in `condition`, paired: `concept_hit_effect`, `concept_hit_other_effect`,
+      `concept_in_other_language_effect`, `concept_hit_experts_effect`
+    - the texts as such: `bits_per_byte`, `bits_per_byte_judge`, `distinct_2`, `repetition`
+
+    Attachment `texts`: every text with its settings and judgements.
     """
 
     default_name: ClassVar[str] = "steering"

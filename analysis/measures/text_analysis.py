@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -28,12 +27,13 @@ from analysis.extraction.states import TokenSample, iter_token_states, sample_to
 from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
 from analysis.statistics import mean_interval
-from analysis.texts import Text, read_texts, text_sizes
+from analysis.texts import Text, shared_texts, text_sizes
 from babelscope.files import file_sha256, file_stamp
 from babelscope.records import Clone
 
 logger = logging.getLogger(__name__)
 
+EXTRACTION_OPTIONS = tuple(option.name for option in fields(Extraction))
 BEYOND_SAMPLE = 1.2
 """Tokens read for each that is drawn, where many are drawn from one text."""
 
@@ -62,26 +62,18 @@ def mean_row(metric: str, values: np.ndarray, **where: Any) -> Row:
     return replace(Row(metric=metric, value=values.mean(), chance=0.0, low=low, high=high), **where)
 
 
-def shared_texts(
-    path: str, languages: Sequence[str], splits: Sequence[str], clones: Mapping[str, Clone]
-) -> dict[str, list[Text]]:
-    """`read_texts`, once for all analyses of a list and all snapshots, until the file changes."""
-    return _texts(path, file_stamp(path), tuple(languages), tuple(splits), tuple(clones.items()))
+@dataclass(kw_only=True)
+class ReadingAnalysis(Analysis):
+    """Base of the measures that read texts through the model."""
 
-
-@lru_cache(maxsize=4)
-def _texts(
-    path: str,
-    stamp: tuple[int, int] | None,
-    languages: tuple[str, ...],
-    splits: tuple[str, ...],
-    clones: tuple[tuple[str, Clone], ...],
-) -> dict[str, list[Text]]:
-    return read_texts(path, languages=languages, splits=splits, clones=dict(clones))
+    @property
+    def extraction(self) -> Extraction:
+        """How: by those of the analysis's own options that a pass has, else by its defaults."""
+        return Extraction(**{name: getattr(self, name) for name in EXTRACTION_OPTIONS if hasattr(self, name)})
 
 
 @dataclass(kw_only=True)
-class TextAnalysis(Analysis):
+class TextAnalysis(ReadingAnalysis):
     """Base of the measures on texts of several languages."""
 
     texts: str
@@ -127,23 +119,20 @@ class TextAnalysis(Analysis):
     def _depends_on(self, snapshot: Snapshot) -> tuple[Hashable, ...]:
         """What is made of the texts alone depends on, beside the options: the same for all snapshots of a run, until
         the file changes."""
-        return file_stamp(self.texts), *snapshot.reading, context_length(snapshot.model, self.max_length)
+        length = context_length(snapshot.model, self.max_length)
+        return file_stamp(self.texts), snapshot.tokenizer_hash, tuple(snapshot.clones.items()), length
 
     def num_tokens(self, shape: Shape, count: int | None = None) -> tuple[int, float]:
         """Languages, and tokens of the first `count` texts of each (None: of all), about."""
         found: dict[str, list[int]] = {}
-        for (language, split), sizes in text_sizes(self.texts, file_stamp(self.texts)).items():
+        for (language, split), sizes in text_sizes(self.texts).items():
             if language in (self.languages or [language]) and split in (self.splits or [split]):
                 found.setdefault(language, []).extend(sizes)
         return len(found), sum(shape.tokens(sizes[:count], self.max_length) for sizes in found.values())
 
-    @property
-    def extraction(self) -> Extraction:
-        return Extraction(batch_tokens=self.batch_tokens, max_length=self.max_length)
-
 
 @dataclass(kw_only=True)
-class LabelledAnalysis(Analysis):
+class LabelledAnalysis(ReadingAnalysis):
     """Base of the measures on labelled sentences."""
 
     concepts: str
@@ -164,10 +153,6 @@ class LabelledAnalysis(Analysis):
 
     folders: ClassVar[Mapping[str, str]] = MappingProxyType({"concepts": "**/*.json"})
 
-    @property
-    def extraction(self) -> Extraction:
-        return Extraction(pool=self.pool, batch_tokens=self.batch_tokens, max_bytes=self.max_bytes)
-
 
 @dataclass(kw_only=True)
 class ConceptAnalysis(LabelledAnalysis):
@@ -181,10 +166,6 @@ class ConceptAnalysis(LabelledAnalysis):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._kept = Kept()
-
-    @property
-    def extraction(self) -> Extraction:
-        return replace(super().extraction, max_length=self.max_length)
 
     def load(self, clones: Mapping[str, Clone], **chosen: Any) -> ConceptSet:
         """The labelled sentences, those of a model's clones among them; read again only if clones or files change.
@@ -232,10 +213,6 @@ class StateAnalysis(TextAnalysis):
 
     max_bytes: int = 2**30
     """Bound on the states held at once."""
-
-    @property
-    def extraction(self) -> Extraction:
-        return replace(super().extraction, max_bytes=self.max_bytes)
 
 
 @dataclass(kw_only=True)

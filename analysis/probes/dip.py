@@ -17,7 +17,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from analysis.extraction.states import TokenSample
-from analysis.probes.folds import BOOTSTRAP_DRAWS
+from analysis.probes.folds import draw_clusters
 
 MINIMUM_BLOCKS = 3
 _COLUMNS = ("embedding", "middle", "last", "total")
@@ -69,13 +69,13 @@ def count_dip(correct: np.ndarray, mask: np.ndarray, sample: TokenSample) -> Dip
     return DipCounts(sample.key_names, hits[0], inner, hits[-1], mask.sum(axis=0) @ keyed)
 
 
-def measure_dip(counts: DipCounts, seed: int = 0) -> Estimate:
+def measure_dip(counts: DipCounts) -> Estimate:
     """D of one step."""
-    ones, drawn = _weights(len(counts.keys), seed)
+    ones, drawn = _weights(len(counts.keys))
     return _estimate(_dip(counts, ones), _dip(counts, drawn))
 
 
-def dip_change(before: DipCounts, after: DipCounts, seed: int = 0) -> Estimate:
+def dip_change(before: DipCounts, after: DipCounts) -> Estimate:
     """D of `after` minus D of `before`, on the same draws of the keys that both have.
 
     Raises:
@@ -85,7 +85,7 @@ def dip_change(before: DipCounts, after: DipCounts, seed: int = 0) -> Estimate:
     if not common:
         raise ValueError("the two steps were measured on different sentences: no key is in both")
     one, other = (_restrict(counts, common) for counts in (before, after))
-    ones, drawn = _weights(len(common), seed)
+    ones, drawn = _weights(len(common))
     return _estimate(_dip(other, ones) - _dip(one, ones), _dip(other, drawn) - _dip(one, drawn))
 
 
@@ -104,11 +104,9 @@ def _restrict(counts: DipCounts, keys: list[str]) -> DipCounts:
     return DipCounts(tuple(keys), **arrays)
 
 
-def _weights(num_keys: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _weights(num_keys: int) -> tuple[np.ndarray, np.ndarray]:
     """Every key once, (1, G), and the draws of the bootstrap, (R, G)."""
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(num_keys, np.full(num_keys, 1 / num_keys), size=BOOTSTRAP_DRAWS)
-    return np.ones((1, num_keys)), drawn.astype(np.float64)
+    return np.ones((1, num_keys)), draw_clusters(num_keys).astype(np.float64)
 
 
 def _estimate(value: np.ndarray, draws: np.ndarray) -> Estimate:

@@ -116,15 +116,20 @@ def shared_tokens(sample: TokenSample) -> np.ndarray:
     return shared
 
 
-def cluster_draws(hits: np.ndarray, totals: np.ndarray, seed: int = 0) -> np.ndarray:
+def draw_clusters(count: int) -> np.ndarray:
+    """How often each of G clusters is drawn, (R, G): always the same draws, so that differences are paired."""
+    drawn: np.ndarray = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=BOOTSTRAP_DRAWS)
+    return drawn
+
+
+def cluster_draws(hits: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """Bootstrap draws (..., R) of mean_s(sum_g hits / sum_g totals) when whole clusters g are drawn again.
 
     Args:
         hits, totals: (..., S, G) and (S, G): correct answers and all answers per seed and key.
     """
     num_clusters = totals.shape[-1]
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=BOOTSTRAP_DRAWS)
+    drawn = draw_clusters(num_clusters)
     ratio = (hits @ drawn.T) / np.maximum(totals @ drawn.T, 1)  # (..., S, R)
     draws: np.ndarray = ratio.mean(axis=-2)
     return draws

@@ -30,7 +30,8 @@ def fit_mlp(
     Initialisation and order of rows come from each problem's seed alone. Works inside inference mode.
 
     Args:
-        features, labels, train: (N, D), (N,) and (N,) bool of each problem, which may differ in N.
+        features, labels, train: (N, D), (N,) and (N,) bool of each problem, which may differ in N; all are computed on
+            the device of the first.
         seeds: one a problem.
         steps: optimizer steps, each on `batch` rows; the learning rate rises and falls once (one cycle).
 
@@ -41,7 +42,9 @@ def fit_mlp(
         raise ValueError(f"{len(train)} problems need as many seeds, got {len(seeds)}")
     device, dtype, width = features[0].device, features[0].dtype, features[0].shape[1]
     with torch.inference_mode(False), torch.enable_grad():
-        scaled = [_standardise(one.clone(), rows.clone()) for one, rows in zip(features, train, strict=True)]
+        scaled = [
+            _standardise(one.to(device, copy=True), rows.clone()) for one, rows in zip(features, train, strict=True)
+        ]
         inputs, truth = torch.cat(scaled), torch.cat([one.to(device) for one in labels])
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 

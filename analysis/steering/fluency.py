@@ -14,13 +14,12 @@ from analysis.checkpoints.loading import Loading, load_model, load_tokenizer
 from analysis.extraction.losses import BITS, content_tokens, text_losses
 from babelscope.files import file_stamp
 
+MAX_LENGTH = 512
+"""Tokens of context; longer texts go in windows of this length."""
+
 
 def bits_per_text(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    batch_tokens: int,
-    max_length: int = 512,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_tokens: int
 ) -> list[float | None]:
     """Bits per byte of every text under `model`; None for a text without content."""
     scored = sorted(with_content(tokenizer, texts))
@@ -31,7 +30,7 @@ def bits_per_text(
         [model],
         tokenizer,
         content_tokens(tokenizer, [texts[index] for index in scored]),
-        max_length=max_length,
+        max_length=MAX_LENGTH,
         batch_tokens=batch_tokens,
     )
     for index, loss in zip(scored, losses.tolist(), strict=True):

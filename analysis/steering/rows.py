@@ -1,6 +1,7 @@
 """Rows of a steering experiment: shares and means of judged texts, each beside the level without intervention.
 
-Intervals are over concepts, the units of generalisation; where there is one concept only, over seeds. An effect is the
+Intervals are over concepts, the units of generalisation; where there is one concept only, those of shares are over its
+texts (too narrow, since texts of one seed share their random numbers) and all others over seeds. An effect is the
 difference of the experts to one control, paired: every concept and seed was written under both.
 """
 

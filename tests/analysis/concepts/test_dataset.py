@@ -65,6 +65,17 @@ def test_long_file_gives_one_pool_per_language(name: str, tmp_path: Path) -> Non
     assert [len(side) for side in pool.labels(["fire"])[1]] == [24]
 
 
+def test_copies_of_sentences_under_other_keys_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_concepts(write(tmp_path / "concepts.parquet", records()))
+    assert "under another key" not in caplog.text
+    rows = records(positives=24)
+    for row in rows:
+        if row["language"] == "de":
+            row["text"] = f"de {row['uid'].replace('1', '')}"
+    load_concepts(write(tmp_path / "copies.parquet", rows))
+    assert "sentences in de are copies of others under another key" in caplog.text
+
+
 def test_all_other_sentences_may_be_negatives(tmp_path: Path) -> None:
     path = write(tmp_path / "concepts.parquet", records())
     loaded = load_concepts(path, negatives="all")

@@ -149,6 +149,15 @@ def test_positives_are_the_planted_segments_of_the_domain_in_every_language(plan
     assert japanese == {uid for uid in expected if int(uid[3:]) % 4}
 
 
+def test_a_text_under_several_keys_is_taken_once_with_its_translations(planted: Path, tmp_path: Path) -> None:
+    """In two halves of the sentences, copies would pass for a concept: R of 0.11 where there is none."""
+    rows = planted_rows()
+    copies = [{**row, "doc": "copy", "text": row["text"].capitalize()} for row in rows if row["lang"] == "en"]
+    pq.write_table(pa.Table.from_pylist([*copies, *rows]), tmp_path / "long.parquet")
+    (tmp_path / "list.tsv").write_text(CONCEPTS, encoding="utf-8")
+    assert label(tmp_path).table == label(planted).table
+
+
 def test_the_domain_decides_which_sources_count(planted: Path) -> None:
     rows = label(planted, concepts=("window",)).table.to_pylist()
     numbers = {int(row["uid"][3:]) for row in rows}

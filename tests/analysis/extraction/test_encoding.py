@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,3 +72,16 @@ def test_bad_arguments_are_refused(byte_tokenizer: PreTrainedTokenizerFast) -> N
 def test_long_texts_are_cut(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     encoded = encode_texts(byte_tokenizer, ["a" * 100], max_length=10)
     assert len(encoded.ids[0]) == 10
+
+
+@pytest.mark.parametrize("given", [None, 50])
+def test_a_tokenizer_is_saved_with_its_own_limit(
+    given: int | None, byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer = copy.deepcopy(byte_tokenizer)
+    if given is not None:
+        tokenizer.backend_tokenizer.enable_truncation(given)
+    encode_texts(tokenizer, ["a" * 100], max_length=10)
+    tokenizer.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["truncation"]
+    assert (saved and saved["max_length"]) == given
