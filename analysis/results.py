@@ -12,6 +12,7 @@ the done marker. `has` is true only for the same settings, so a result is never 
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
@@ -65,8 +66,12 @@ class ResultTable:
         try:
             metadata = pq.read_schema(self.path(step, analysis)).metadata or {}
             return json.loads(metadata[b"babelscope"])
-        except (FileNotFoundError, KeyError, pa.ArrowInvalid, json.JSONDecodeError):
+        except (KeyError, pa.ArrowInvalid, json.JSONDecodeError):
             return None
+        except OSError as error:
+            if error.errno in (None, errno.ENOENT):  # a damaged footer has none
+                return None
+            raise
 
     def write(
         self,
@@ -135,7 +140,7 @@ class ResultTable:
         path = self.path(step, analysis, name)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such result; steps with results: {self.steps()}")
-        return pq.read_table(path)
+        return _read(path)
 
     def frame(self, analyses: Sequence[str] = ()) -> pd.DataFrame:
         """All rows as one tidy frame with `FRAME_COLUMNS`; `analyses` restricts it. Empty if there are none."""
@@ -187,9 +192,17 @@ class ResultTable:
                     yield step, path.stem
 
 
+def _read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema)
+    except (OSError, pa.ArrowInvalid) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read ({said}); delete it and measure again") from None
+
+
 def _read_rows(path: Path) -> pa.Table:
     """The rows of a file. Before 2026-11-25 condition and K stood in `kind`, as `experts@500`; they are moved here."""
-    table = pq.read_table(path, schema=ROW_SCHEMA)
+    table = _read(path, ROW_SCHEMA)
     if "condition" in pq.read_schema(path).names:
         return table
     parts = [(kind or "").partition("@") for kind in table["kind"].to_pylist()]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.concepts.families import two_letters
 from analysis.concepts.words import LETTER, WORD, clusters
 
 IDEOGRAPHIC = frozenset({"zh", "ja"})
@@ -49,6 +50,7 @@ def entries_of(text: str, language: str) -> list[str]:
 
 
 def _entries(text: str, language: str) -> Iterator[str]:
+    language = two_letters(language)
     if language in IDEOGRAPHIC:
         yield from _anywhere(_IDEOGRAPHS.findall(text), (1, 2, 3, 4))
         return

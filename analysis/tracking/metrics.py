@@ -11,9 +11,11 @@ later ones.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,8 +77,7 @@ class MetricsFile:
         try:
             if before is not None:
                 self._drop_from(kind, step)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            self._append(json.dumps(row) + "\n")
         except OSError as error:  # a full disk must not end the training
             log.warning("step %d: row not written to metrics.jsonl: %s", step, error)
         self._known.add((kind, step))
@@ -88,6 +89,18 @@ class MetricsFile:
         kept = [row for row in self.rows() if row["step"] < step or (row["step"] == step and row["kind"] != kind)]
         self._known = {(row["kind"], row["step"]) for row in kept}
         self._write(kept)
+
+    def _append(self, line: str) -> None:
+        """The whole line or nothing of it: on the rest of a torn one the next row would be lost, too."""
+        with self.path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                written = file.write(line.encode())
+                if written != len(line.encode()):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(size)
+                raise
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))

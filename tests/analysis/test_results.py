@@ -88,13 +88,28 @@ def test_an_analysis_that_raises_leaves_no_file(table: ResultTable) -> None:
     assert not list(table.root.rglob("*"))
 
 
-def test_a_torn_file_counts_as_missing_and_is_replaced(table: ResultTable) -> None:
+@pytest.mark.parametrize("damage", ["torn", "footer"])
+def test_a_torn_file_counts_as_missing_and_is_replaced(table: ResultTable, damage: str) -> None:
     table.write(HERE, Fixed(), measured(Fixed()), seconds=0.5)
     path = table.path(16, "fixed")
-    path.write_bytes(path.read_bytes()[:40])
+    content = path.read_bytes()
+    size = int.from_bytes(content[-8:-4], "little")  # of the footer
+    path.write_bytes(content[:40] if damage == "torn" else content[: -8 - size] + b"\x7f" * size + content[-8:])
     assert not table.has(HERE, Fixed())
     table.write(HERE, Fixed(), measured(Fixed()), seconds=0.5)
     assert table.has(HERE, Fixed())
+
+
+def test_a_damaged_page_names_its_file(table: ResultTable) -> None:
+    table.write(HERE, Fixed(), measured(Fixed()), seconds=0.5)
+    for path, read in (
+        (table.path(16, "fixed"), lambda: table.rows(16, "fixed")),
+        (table.path(16, "fixed", "experts"), lambda: table.attachment(16, "fixed", "experts")),
+    ):
+        content = path.read_bytes()
+        path.write_bytes(content[:4] + b"\x7f" * 60 + content[64:])
+        with pytest.raises(ValueError, match=rf"{path.name}: cannot be read .*; delete it and measure again"):
+            read()
 
 
 def test_nothing_measured_is_an_error_not_an_empty_result(table: ResultTable) -> None:

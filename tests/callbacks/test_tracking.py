@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from analysis.report.run import read_metrics
+from analysis.tracking.metrics import MetricsFile
 from analysis.tracking.wandb_run import WandbRun, name_folders, run_identity
 from callbacks.tracking import Tracker, scalars_of
 
@@ -345,6 +347,20 @@ def test_a_torn_last_line_is_dropped_and_a_torn_middle_is_named(tmp_path: Path) 
     path.write_text(f"{good}\n{good[:20]}\n{good}\n")
     with pytest.raises(ValueError, match="metrics.jsonl:2"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_a_row_that_a_full_disk_cut_short_takes_no_other_with_it(tmp_path: Path, caplog) -> None:
+    record = MetricsFile(tmp_path / "metrics.jsonl")
+    record.add("train", {"loss": 1.0}, 1, 10)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (record.path.stat().st_size + 10, unlimited[1]))
+    try:
+        record.add("train", {"loss": 2.0}, 2, 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    record.add("train", {"loss": 3.0}, 3, 30)
+    assert [row["step"] for row in record.rows()] == [1, 3]
+    assert "step 2: row not written" in caplog.text
 
 
 def test_a_torn_last_line_is_never_continued(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def test_a_beginning_never_parts_a_letter_from_its_marks() -> None:
 def test_thai_is_searched_without_spaces() -> None:
     sentence = "เด็กดื่มน้ำในแม่น้ำ"
     assert "*น้ำ*" in entries_of(sentence, "th")
+    assert entries_of(sentence, "tha_Thai") == entries_of(sentence, "th")
     assert len(lexicon_pattern(["*น้ำ*"]).findall(sentence)) == 2
 
 
