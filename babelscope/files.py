@@ -124,7 +124,7 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
     """Clear what killed writers (of `name`, or of anything) left in `folder`; the caller holds a lock against living
     ones."""
     for path in filter(is_leftover, folder.glob(".*")):
-        if name and not path.name.startswith(f".{name}."):
+        if name and path.name.rsplit(".", 2)[0] != f".{name}":
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

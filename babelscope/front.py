@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 EXPECTED = ("ArgumentError", "MisconfigurationException", "TrainingDivergedError")
 """Refusals of jsonargparse and Lightning, and a run that diverged: for users to mend, like a ValueError or OSError."""
@@ -50,3 +52,18 @@ def run_command(
 
         print(f"error: {reword(error, classes_of)}", file=sys.stderr)
         return 2
+
+
+def take_option(name: str, arguments: Sequence[str], **kind: Any) -> tuple[Any, list[str]]:
+    """The value of an option that stands among those of another parser, and the other arguments.
+
+    Args:
+        kind: what `argparse` takes of the option.
+
+    Raises:
+        argparse.ArgumentError: a value of another kind.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    action = parser.add_argument(name, **kind)
+    known, rest = parser.parse_known_args(arguments)
+    return getattr(known, action.dest), rest

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import gzip
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def expand(pattern: str | Path) -> list[Path]:
         ValueError: an empty file, a folder, or a kind of file that is not known.
     """
     pattern = str(pattern)
-    paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    there = os.path.exists(pattern)  # the name of a file may hold [brackets]
+    paths = [Path(pattern)] if there else sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     if not paths:
         raise FileNotFoundError(f"{pattern}: no such file")
     for path in paths:
@@ -239,6 +241,6 @@ def _read_lines(path: Path, *, plain: bool) -> Iterator[tuple[Record, str]]:
 
 
 def _open_text(path: Path) -> TextIO:
-    if path.name.endswith(".gz"):
+    if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8", newline="\n")
     return path.open(encoding="utf-8", newline="\n")

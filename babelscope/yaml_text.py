@@ -1,7 +1,7 @@
 """YAML from strangers: no key twice, no bombs, paths beside the file. All configurations are read here.
 
 PyYAML takes the second of two equal keys in silence, builds what a few nested aliases blow up to billions of values,
-and ends in a RecursionError at some thousand levels.
+ends in a RecursionError at some thousand levels, and reads the code of Norwegian as false.
 
 A path that begins with `./` or `../` is one from the folder of the configuration in which it stands, and becomes an
 absolute one; any other relative path is one from the working folder.
@@ -157,6 +157,8 @@ def _count(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
             _check_keys(node)
             total += sum(_count(key, known, above) + _count(value, known, above) for key, value in node.value)
         elif isinstance(node, yaml.SequenceNode):
+            for entry in node.value:
+                _refuse_norway(entry)
             total += sum(_count(entry, known, above) for entry in node.value)
         above.remove(id(node))
         if total > MAX_VALUES:
@@ -171,6 +173,15 @@ def _check_keys(node: yaml.MappingNode) -> None:
         if not isinstance(key, yaml.ScalarNode):
             continue
         line = key.start_mark.line + 1
+        _refuse_norway(key)
         if key.value in lines and key.value != "<<":
             raise RefusedYAML(f"line {line}: key {key.value!r} is given twice, first in line {lines[key.value]}")
         lines[key.value] = line
+
+
+def _refuse_norway(node: yaml.Node) -> None:
+    """Refuse `no` and the like among keys and entries, where languages stand and a truth value never does."""
+    if node.tag == "tag:yaml.org,2002:bool" and node.value.lower() not in ("true", "false"):
+        raise RefusedYAML(
+            f"line {node.start_mark.line + 1}: YAML reads {node.value} as a truth value; write '{node.value}'"
+        )

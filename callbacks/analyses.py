@@ -6,7 +6,8 @@ weights bit-identical to one without (tested). Results go to the run's result ta
 `Tracker`. An analysis that raises is logged and counted, and the training goes on.
 
 With several ranks every rank holds the same weights, so the analyses of one step are dealt out over the ranks, each
-writes its own result file, and all ranks meet at one barrier: no rank waits inside a collective that another left.
+writes its own result file, and all ranks meet at one place: no rank waits inside a collective that another left. Once
+the training is told to stop, the analyses that are left wait for the next start, which goes on at this very step.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from analysis.tracking.media import COST
 from babelscope.errors import one_line
 from babelscope.records import Clone
 from callbacks.schedule import Schedule, required
+from callbacks.signals import agree, told_to_stop
 from callbacks.step import StepCallback, require_plain_model
 from callbacks.tracking import Tracker
 
@@ -56,7 +58,7 @@ def live_snapshot(trainer: pl.Trainer, module: pl.LightningModule) -> Snapshot:
     """
     require_plain_model(module, "live analysis needs")
     tokens = getattr(module, "tokens_seen", None)
-    run = Path(trainer.default_root_dir).name
+    run = Path(trainer.default_root_dir).resolve().name
     identity = SnapshotId(run, trainer.global_step, None if tokens is None else int(tokens))
     known = getattr(trainer.datamodule, "clones", None) or {}  # type: ignore[attr-defined]
     clones = {name: Clone(**entry) for name, entry in known.items()}
@@ -128,8 +130,8 @@ class AnalysisCallback(StepCallback):
         """Wall time spent on analyses since the fit began."""
         self.failures = 0
         self._started = time.monotonic()
-        self._last_seconds = 0.0
-        """Wall time of the newest measurement, without random networks."""
+        self._newest: dict[str, float] = {}
+        """Seconds that each analysis of this rank took when it was last measured."""
 
     def preflight(
         self, *, languages: Collection[str] | None, excluded: Collection[str], model: PreTrainedModel | None = None
@@ -168,8 +170,9 @@ class AnalysisCallback(StepCallback):
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         if not self.schedule.due(step, trainer.max_steps):
             return
-        over = self.max_share is not None and self.share > self.max_share
-        if over and step not in (0, trainer.max_steps):
+        # By the slowest rank's clock: a rank that passed by alone would leave the others waiting.
+        bound = None if step in (0, trainer.max_steps) else self.max_share
+        if bound is not None and agree(trainer, self.share > bound)[0]:
             log.warning(
                 "step %d: analyses took %.0f %% of the time so far, over max_share; measure it later with "
                 "`python -m analysis run`",
@@ -189,34 +192,39 @@ class AnalysisCallback(StepCallback):
 
     def seconds_to_come(self, step: int, max_steps: int) -> float:
         """Expected wall time of the measurements after `step`, each as long as the newest one."""
-        left = sum(later > step for later in self.schedule.up_to(max_steps))
-        return left * self._last_seconds
+        return sum(later > step for later in self.schedule.up_to(max_steps)) * sum(self._newest.values())
 
     def measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Run what is missing for this step, on every rank its own analyses; then rank 0 records the headlines."""
         started = time.monotonic()
         snapshot = live_snapshot(trainer, module)
         table = ResultTable(Path(trainer.default_root_dir) / "results")
+        step, left = snapshot.id.step, False
         mine = self.analyses[trainer.global_rank :: trainer.world_size]
-        missing = [analysis for analysis in mine if not table.has(snapshot.id, analysis)]
+        work: list[tuple[str, Callable[[], object]]] = [
+            (f"analysis {analysis.name!r}", partial(self._run_one, analysis, snapshot, table)) for analysis in mine
+        ]
+        work.append(("random networks", partial(measure_null, snapshot, mine, table.root, self.null_networks)))
         with measuring(snapshot.model):
-            for number, analysis in enumerate(missing, 1):
-                log.info("step %d: measuring %s (%d of %d)", snapshot.id.step, analysis.name, number, len(missing))
-                what = f"step {snapshot.id.step}: analysis {analysis.name!r}"
-                self._attempt(what, partial(self._run_one, analysis, snapshot, table))
-            if missing:
-                self._last_seconds = time.monotonic() - started
-            measure = partial(measure_null, snapshot, mine, table.root, self.null_networks)
-            self._attempt(f"step {snapshot.id.step}: random networks", measure)
-        trainer.strategy.barrier("analysis")
+            for what, run in work:
+                left = told_to_stop(trainer) and step < trainer.max_steps  # a finished run is never begun again
+                if left:
+                    log.info("step %d: told to stop; from %s on left to the next start", step, what)
+                    break
+                self._attempt(f"step {step}: {what}", run)
+        left = bool(agree(trainer, left)[0])
         self.seconds += time.monotonic() - started
-        if trainer.is_global_zero:
-            self._record(trainer, snapshot.id, table)
+        if trainer.is_global_zero and not left:
+            self._attempt(f"step {step}: the record", partial(self._record, trainer, snapshot.id, table))
 
     def _run_one(self, analysis: Analysis, snapshot: Snapshot, table: ResultTable) -> None:
+        if table.has(snapshot.id, analysis):
+            return
+        log.info("step %d: measuring %s", snapshot.id.step, analysis.name)
         begun = time.monotonic()
         measured = list(analysis.measure(snapshot))
-        table.write(snapshot.id, analysis, measured, time.monotonic() - begun)
+        self._newest[analysis.name] = time.monotonic() - begun
+        table.write(snapshot.id, analysis, measured, self._newest[analysis.name])
 
     def _attempt(self, what: str, run: Callable[[], object]) -> None:
         """Whatever goes wrong in a measurement (out of memory, a full disk, a bug), days of training go on."""

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -89,10 +90,11 @@ class RunLock(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if self._lock is not None:
-            folder = Path(self._lock.lock_file).parent
-            if [path.name for path in folder.iterdir()] == [LOCK_FILE]:  # refused before it began
-                Path(self._lock.lock_file).unlink()
-                folder.rmdir()
+            file = Path(self._lock.lock_file)
+            with suppress(OSError):  # the folder was cleared away meanwhile
+                if [path.name for path in file.parent.iterdir()] == [LOCK_FILE]:  # refused before it began
+                    file.unlink()
+                    file.parent.rmdir()
         self._release()
 
     def _release(self) -> None:

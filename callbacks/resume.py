@@ -20,10 +20,17 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from babelscope.errors import one_line
 from babelscope.files import remove_leftovers
-from callbacks.checkpoint_io import DurableCheckpointIO, checkpoint_step, find_checkpoints, newest_checkpoint
+from callbacks.checkpoint_io import (
+    DurableCheckpointIO,
+    checkpoint_step,
+    find_checkpoints,
+    find_damage,
+    newest_checkpoint,
+)
 from callbacks.rng import capture_rng, gather_rng, restore_rng
-from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree, describe_write_error
+from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree
 from callbacks.snapshots import checkpoint_file, manifest_file
 from callbacks.step import StepCallback
 
@@ -41,8 +48,9 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
     A checkpoint is written every `every_n_steps` steps, every `every_n_minutes` minutes, at the end of training, and
     after a signal on any rank; then the process exits with 128 + the signal's number (see `callbacks.signals`) and the
     same command goes on from there. A signal during a validation is heard between its batches; the resumed run does
-    that validation again from its start. A full disk never stops the training: the old checkpoints stay, the loss is
-    logged and counted in `failures`. Snapshots are none of its business.
+    that validation again from its start. Later checkpoints than the one that training goes on from are set aside as
+    `.ckpt.left`: the next start must not go on with a course that was left. A full disk never stops the training: the
+    old checkpoints stay, the loss is logged and counted in `failures`. Snapshots are none of its business.
 
     A `Checkpoint` callback, so Lightning runs it after all plain ones: order snapshots, analyses, tracking, this.
 
@@ -103,14 +111,20 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
                 "ResumeCheckpoint brings a writer of its own"
             )
 
+        self._loaded, self.failures = None, 0  # an earlier fit that had nothing left to do has left its state
         if stage == "fit" and not any(isinstance(callback, ListenFirst) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             trainer.callbacks = [ListenFirst(self._signals), *trainer.callbacks]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        folder = Path(trainer.default_root_dir)
+        checkpoints = checkpoint_file(folder, 0).parent
+        if trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent != checkpoints.resolve():
+            self._saved_step = -1  # from elsewhere: saved here at once, or the next start would begin from nothing
         if trainer.is_global_zero:
-            remove_leftovers(checkpoint_file(Path(trainer.default_root_dir), 0).parent)
+            remove_leftovers(checkpoints)
+            _set_aside(folder, trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step > self._saved_step:
@@ -142,7 +156,9 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         # Ranks may have different numbers of batches; they can only compare notes at those that all of them have.
-        if not _validates_while_training(trainer) or batch_idx >= self._shared_batches[dataloader_idx]:
+        # Between the micro-batches of a step nothing can be saved: a stop waits for its end.
+        midst = self._begun == trainer.global_step
+        if midst or not _validates_while_training(trainer) or batch_idx >= self._shared_batches[dataloader_idx]:
             return
         (stop,) = agree(trainer, self._signals.received or 0)
         if stop:
@@ -154,7 +170,8 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
     def _is_due(self, step: int) -> bool:
         by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
         elapsed = time.monotonic() - self._saved_time
-        return by_steps or (self.every_n_minutes is not None and elapsed >= 60 * self.every_n_minutes)
+        by_time = self.every_n_minutes is not None and elapsed >= 60 * self.every_n_minutes
+        return by_steps or by_time or self._saved_step < 0
 
     def _stop(self, trainer: pl.Trainer, signum: int) -> None:
         if trainer.is_global_zero:
@@ -186,7 +203,7 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
             log.error(
                 "step %d: checkpoint not written, %s; older ones are untouched and training goes on, %d lost so far",
                 step,
-                describe_write_error(errors[0]),
+                one_line(errors[0]),
                 self.failures,
             )
         elif trainer.is_global_zero:
@@ -200,7 +217,7 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
             try:
                 DurableCheckpointIO().remove_checkpoint(path)
             except OSError as error:
-                log.warning("%s: not removed, %s", path, describe_write_error(error))
+                log.warning("%s: not removed, %s", path, one_line(error))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -248,6 +265,14 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         trainer.fit_loop.epoch_loop._batches_that_stepped = state["logger_step"]
         if trainer.global_rank < len(state["rng"]):
             restore_rng(state["rng"][trainer.global_rank])
+
+
+def _set_aside(folder: Path, step: int) -> None:
+    """Rename good checkpoints of later steps: the next start would go on with the course that this one has left."""
+    for path in find_checkpoints(folder):
+        if checkpoint_step(path) > step and find_damage(path) is None:
+            path.rename(path.with_suffix(".ckpt.left"))
+            log.warning("%s: set aside as %s.left, since training goes on from step %d", path, path.name, step)
 
 
 def _validates_while_training(trainer: pl.Trainer) -> bool:

@@ -14,8 +14,6 @@ among the signals gives three minutes before the time limit; a job script that t
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
 import signal
 import threading
@@ -27,12 +25,6 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
-
-from babelscope.errors import one_line
-
-log = logging.getLogger(__name__)
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoppedBySignal(SystemExit):
@@ -104,13 +96,19 @@ class ListenFirst(Callback):
     """Takes the signals over from Lightning before other callbacks begin the long work of step 0."""
 
     def __init__(self, signals: StopSignals) -> None:
-        self._signals = signals
+        self.signals = signals
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._signals.install()
+        self.signals.install()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._signals.install()
+        self.signals.install()
+
+
+def told_to_stop(trainer: pl.Trainer) -> bool:
+    """Whether this rank has been told: what takes long within a step asks between its parts."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(one.signals.received is not None for one in callbacks if isinstance(one, ListenFirst))
 
 
 def _die_as_a_worker(number: int) -> None:
@@ -127,10 +125,3 @@ def agree(trainer: pl.Trainer, *numbers: int) -> list[int]:
     shared = torch.tensor(numbers, dtype=torch.int64, device=trainer.strategy.root_device)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
     return [int(number) for number in shared.tolist()]
-
-
-def describe_write_error(error: OSError) -> str:
-    """One plain line about a file that could not be written."""
-    if error.errno in FULL_DISK:
-        return f"the disk is full ({os.strerror(error.errno)})"
-    return one_line(error)

@@ -108,7 +108,7 @@ def write_snapshot(
         raise FileExistsError(f"{folder}: a finished snapshot is there, and snapshots are never overwritten")
     with new_folder(folder) as unfinished:
         _save_model(unfinished, model, dtype)
-        tokenizer.save_pretrained(unfinished)
+        _save_tokenizer(unfinished, tokenizer)
         if clones:
             write_json(unfinished / CLONES_FILE, clones)
         info = SnapshotInfo(
@@ -218,6 +218,15 @@ def _save_model(folder: Path, model: PreTrainedModel, dtype: str) -> None:
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8")) | {"dtype": dtype}
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is Exception:  # what `tokenizers` makes of every error of the system, a full disk too
+            raise OSError(*error.args) from None
+        raise
 
 
 def _state_as(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:

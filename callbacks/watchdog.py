@@ -16,6 +16,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -88,9 +89,10 @@ class Watchdog(Callback):
             if self._ended.wait(left):
                 return
         assert self._file is not None
-        self._file.write(f"{datetime.now(UTC):%F %T} UTC: no progress for {self.seconds:g} seconds\n")
-        self._file.flush()
-        faulthandler.dump_traceback(self._file, all_threads=True)
+        with suppress(OSError):  # what stands still may be the disk
+            self._file.write(f"{datetime.now(UTC):%F %T} UTC: no progress for {self.seconds:g} seconds\n")
+            self._file.flush()
+            faulthandler.dump_traceback(self._file, all_threads=True)
         log.error(
             "no progress for %g seconds: %s says where each thread is; stopping after this step, or in %g seconds",
             self.seconds,
@@ -102,20 +104,19 @@ class Watchdog(Callback):
         if not self._ended.wait(self.grace_seconds):
             os._exit(EXIT_CODE)
 
-    def _stop(self, *_: Any) -> None:
+    def _stop(self, *_: Any, **__: Any) -> None:
         self._ended.set()
         faulthandler.cancel_dump_traceback_later()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         if self._file is not None:
-            path = Path(self._file.name)
-            self._file.close()
+            empty = not os.fstat(self._file.fileno()).st_size
+            with suppress(OSError):
+                self._file.close()
+            if empty:
+                Path(self._file.name).unlink(missing_ok=True)
             self._file = self._thread = None
-            if not path.stat().st_size:
-                path.unlink()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._stop()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._stop()
+    on_train_end = _stop
+    on_fit_end = _stop  # also of a training that had nothing left to do, which ends without the hook above
+    on_exception = _stop

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from babelscope.front import run_command
+from babelscope.front import run_command, take_option
 from babelscope.help_page import kept_page
-from train.supervisor import supervise, take_restarts
+from train.supervisor import supervise
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -54,7 +54,9 @@ def run(command: str, arguments: list[str]) -> int:
         quieten()
         importlib.import_module("train.describe").main(arguments)
     else:
-        restarts, arguments = take_restarts(arguments) if command == "fit" else (None, arguments)
+        restarts = None
+        if command == "fit":
+            restarts, arguments = take_option("--restarts", arguments, type=int)
         if restarts is not None:
             return supervise(arguments, restarts)
         quieten()

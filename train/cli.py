@@ -157,9 +157,8 @@ class TrainingCLI(LightningCLI):
             resume=given.resume,
             allow_changes=given.allow_changes,
         )
-        checkpoint = find_checkpoint(self.trainer, given.resume)
+        checkpoint = find_checkpoint(self.trainer, given.resume, self.model)
         if checkpoint is not None:
-            check_checkpoint(checkpoint, self.model)
             log.info("resuming from %s", checkpoint)
         self.datamodule.allow_changes = given.allow_changes
         check_data(self.datamodule, self.model.model.config)
@@ -176,10 +175,12 @@ class TrainingCLI(LightningCLI):
 
     def validate(self, **arguments: Any) -> None:
         """Bits per byte of the run's newest checkpoint, or of the weights that a run would start with."""
-        checkpoint = find_checkpoint(self.trainer, self.config["validate"].resume)
+        checkpoint = find_checkpoint(self.trainer, self.config["validate"].resume, self.model)
         log.info("validating %s", checkpoint or "untrained weights: no checkpoint found")
-        (scores,) = self.trainer.validate(**arguments, ckpt_path=checkpoint, weights_only=True, verbose=False)[:1]
-        for key, value in scores.items():
+        scores = self.trainer.validate(**arguments, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        if not scores:
+            raise ValueError("data.sources have no text of the split valid; state it in the files, or set valid_share")
+        for key, value in scores[0].items():
             sys.stdout.write(f"{key.removeprefix('val/'):<24}{value:8.4f}\n")
 
 
@@ -298,18 +299,20 @@ def refuse_other_run(
         )
 
 
-def find_checkpoint(trainer: pl.Trainer, resume: str) -> str | None:
+def find_checkpoint(trainer: pl.Trainer, resume: str, model: pl.LightningModule) -> str | None:
     """Path of the checkpoint to start from, or None for a fresh start.
 
     Raises:
         FileNotFoundError: a path was given and nothing is there.
+        ValueError: `model` cannot go on from it, see `check_checkpoint`.
     """
-    if resume == "never":
-        return None
-    if resume != "auto":
-        if not Path(resume).is_file():
-            raise FileNotFoundError(f"--resume {resume}: no such file; give auto, never or the path of a checkpoint")
-        return resume
-    finders = [getattr(callback, "newest_checkpoint", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    found = [finder(Path(trainer.default_root_dir)) for finder in finders if finder is not None]
-    return next((str(path) for path in found if path is not None), None)
+    found: list[Any] = [] if resume in ("auto", "never") else [resume]
+    if found and not Path(resume).is_file():
+        raise FileNotFoundError(f"--resume {resume}: no such file; give auto, never or the path of a checkpoint")
+    if resume == "auto":
+        finders = [getattr(callback, "newest_checkpoint", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+        found = [finder(Path(trainer.default_root_dir)) for finder in finders if finder is not None]
+    checkpoint = next((str(path) for path in found if path is not None), None)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, model)
+    return checkpoint

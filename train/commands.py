@@ -90,7 +90,7 @@ def add_tokenizer_arguments(parser: ArgumentParser) -> None:
 
 def run_tokenizer(args: Namespace) -> None:
     """Train and save (or load) a tokenizer; writes its fertility on the valid split to stdout."""
-    from train.data.tokenizer import ensure_tokenizer, format_fertility, load_tokenizer, measure_fertility
+    from train.data.tokenizer import ensure_tokenizer, load_tokenizer
 
     options = read_options(args)
     if args.measure:
@@ -107,7 +107,7 @@ def run_tokenizer(args: Namespace) -> None:
             )
         tokenizer = load_tokenizer(output)
         sys.stdout.write(f"{output}: {len(tokenizer)} tokens\n")
-    sys.stdout.write(format_fertility(measure_fertility(tokenizer, options.texts("valid", max_bytes=2**21))) + "\n")
+    sys.stdout.write(options.fertility(tokenizer) + "\n")
 
 
 def add_prepare_arguments(parser: ArgumentParser) -> None:
@@ -152,9 +152,10 @@ def run_audit(args: Namespace) -> None:
     options = read_options(args)
     if args.evaluation:
         source = LocalText(args.evaluation)
-        languages = resolve_languages(
-            [source], args.languages or sorted(set(source.languages()) & {*options.text_languages})
-        )
+        shared = sorted({*source.languages()} & {*options.text_languages})
+        if not shared:
+            raise ValueError(f"--evaluation {args.evaluation}: has none of {', '.join(options.text_languages)}")
+        languages = resolve_languages([source], args.languages or shared)
         documents = stream_documents([source], languages)
     else:
         languages = options.text_languages

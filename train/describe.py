@@ -1,13 +1,12 @@
 """`python -m train describe --config X`: what a run will be, before anything runs.
 
-Parameters, arithmetic, tokens, snapshots and their disk, memory, hours. Everything is computed from the configuration:
-no weights are made, no text is read, no tokenizer is loaded. Takes the options of `fit`, so `--trainer.max_steps 8192`
-shows what a shorter run would be.
+Parameters, arithmetic, tokens, snapshots and their disk, memory, hours, and what watching costs, from the configuration
+alone: no weights are made and no training text is read, only the texts of the analyses, and a tokenizer that is there
+where `model.vocab_size` is not given. Takes the options of `fit`, so `--trainer.max_steps 8192` shows a shorter run.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import math
 import sys
@@ -20,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.callbacks import Callback
 from transformers import XGLMConfig
 
+from babelscope.front import take_option
 from train.cli import ParsedRun
 from train.config.memory import optimizer_bytes
 from train.config.options import micro_batch, model_config, num_devices, step_memory
@@ -168,7 +168,7 @@ def _muon(run: RunDescription) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the options of `fit` and `--tokens_per_second N ...`; write the description to stdout."""
-    speeds, rest = take_speeds(arguments)
+    speeds, rest = take_option("--tokens_per_second", arguments, nargs="+", type=float, default=SPEEDS)
     if any(speed <= 0 for speed in speeds):
         raise ValueError(f"--tokens_per_second {min(speeds):g}: a speed is above 0")
     options = ParsedRun(["fit", *rest]).run
@@ -182,14 +182,6 @@ def main(arguments: Sequence[str]) -> None:
             if hasattr(callback, "work"):
                 work = callback.work(**shape_of(run.config))
                 sys.stdout.write(format_work(run, work, len(_scheduled([entry], run.max_steps))))
-
-
-def take_speeds(arguments: Sequence[str]) -> tuple[Sequence[float], list[str]]:
-    """The values of `--tokens_per_second`, and the other arguments."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--tokens_per_second", nargs="+", type=float, default=SPEEDS)
-    known, rest = parser.parse_known_args(arguments)
-    return known.tokens_per_second, rest
 
 
 def _instantiate(entry: Namespace) -> Any:

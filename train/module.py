@@ -142,6 +142,7 @@ class LanguageModelingModule(pl.LightningModule):
         if data is None:
             raise ValueError("no data module given; pass one as `datamodule`")
         check_data(data, self.model.config)
+        self._nats = self._items = None  # a fit that broke off within a step has left some
         self.tokenizer = data.tokenizer
         self._languages = tuple(data.validation_languages)
         self.validation_loss = LanguageLoss(len(self._languages), _wide(self.trainer.strategy.root_device))

@@ -8,7 +8,6 @@ are killed before the next start.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -62,21 +61,6 @@ def supervise(arguments: Sequence[str], restarts: int) -> int:
 def is_crash(code: int) -> bool:
     """Whether this exit code (negative: the signal that ended the process) calls for another start."""
     return code < 0 or code == NO_PROGRESS or (code not in (0, 2) and code <= 128)
-
-
-def take_restarts(arguments: Sequence[str]) -> tuple[int | None, list[str]]:
-    """The value of `--restarts`, and the other arguments.
-
-    Raises:
-        ValueError: not a whole number.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--restarts", type=int)
-    try:
-        known, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ValueError(f"--restarts: {error.message}; use a whole number") from None
-    return known.restarts, rest
 
 
 class _Child:

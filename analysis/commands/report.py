@@ -74,8 +74,6 @@ def _targets(options: Namespace) -> tuple[Path | None, str]:
     out, kind = options.out, options.format
     if options.capacity and options.steps:
         raise ValueError("--steps compares two steps of one run; leave out --capacity")
-    if out is not None and out.is_dir():
-        raise ValueError(f"--out {out}: this is a folder; name a file in it")
     if out is not None and (named := out.suffix[1:]) in ("pdf", "png"):
         if kind not in ("html", named):
             raise ValueError(f"--out {out} --format {kind}: the name says {named}; leave out one of the two")

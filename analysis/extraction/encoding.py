@@ -109,7 +109,11 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def iter_batches(encoded: Encoded, batch_tokens: int, pad_id: int) -> Iterator[Batch]:
-    """Batches of at most `batch_tokens` tokens with padding (or one text, if it alone is longer), longest first."""
+    """Batches of at most `batch_tokens` tokens with padding (or one text, if it alone is longer), longest first.
+
+    A batch of an eighth of that or more also ends where its texts become shorter than 7/8 of its longest: few texts are
+    of so different lengths that half of a full batch would be padding.
+    """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens={batch_tokens}: must be at least 1")
     order = sorted(range(len(encoded)), key=lambda index: -len(encoded.ids[index]))
@@ -117,6 +121,9 @@ def iter_batches(encoded: Encoded, batch_tokens: int, pad_id: int) -> Iterator[B
     while start < len(order):
         length = len(encoded.ids[order[start]])
         chosen = order[start : start + max(1, batch_tokens // length)]
+        least = max(1, batch_tokens // (8 * length))
+        alike = sum(8 * len(encoded.ids[index]) >= 7 * length for index in chosen)
+        chosen = chosen[: max(least, alike)]
         start += len(chosen)
         input_ids = torch.full((len(chosen), length), pad_id, dtype=torch.int64)
         attention_mask = torch.zeros((len(chosen), length), dtype=torch.int64)

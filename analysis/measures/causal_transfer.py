@@ -216,9 +216,10 @@ def read_words(
             inside = [any(start < last and end > first for first, last in spans) for start, end in offsets]
             flags = np.array([a and b for a, b in zip(inside, encoded.content[0], strict=False)])
             if flags[1:].any():
-                ids.append(encoded.ids[0])
-                content.append(encoded.content[0])
-                wanted.append(flags)
+                end = np.flatnonzero(flags)[-1] + 1  # a causal model reads nothing behind its last word
+                ids.append(encoded.ids[0][:end])
+                content.append(encoded.content[0][:end])
+                wanted.append(flags[:end])
                 owner.append(number)
                 taken += 1
         if taken == 0:

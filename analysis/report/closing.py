@@ -48,19 +48,11 @@ def _probe_table(record: RunRecord) -> Table | None:
             accuracy = accuracy[accuracy["step"] == step]
             if accuracy.empty:
                 continue
-            best, worst = accuracy.loc[accuracy["value"].idxmax()], accuracy.loc[accuracy["value"].idxmin()]
-            baselines = [
-                number(_mean_at(record, name, f"accuracy_{kind}", step))
-                for kind in ("majority", "shuffled", "token_identity")
-            ]
-            rows.append(
-                (
-                    f"step {step}",
-                    f"{number(best['value'])} ({layer_label(int(best['layer']))})",
-                    f"{number(worst['value'])} ({layer_label(int(worst['layer']))})",
-                    *baselines,
-                )
-            )
+            ends = (accuracy.loc[accuracy["value"].idxmax()], accuracy.loc[accuracy["value"].idxmin()])
+            cells = [f"{number(end['value'])} ({layer_label(int(end['layer']))})" for end in ends]
+            for kind in ("majority", "shuffled", "token_identity"):
+                cells.append(number(_mean_at(record, name, f"accuracy_{kind}", step)))
+            rows.append((f"step {step}", *cells))
     if not rows:
         return None
     return Table(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 MEASURES = Path(__file__).resolve().parents[2] / "docs" / "measures.md"
 
+CALIBRATED = "_calibrated"
+"""End of the name of a score whose chance is 0 (`Alignment`)."""
 ACRONYMS = {name.lower(): name for name in ("ABX", "AP", "CKA", "LAPE", "MDL", "MEXA", "MLP")} | {"knn": "kNN"}
 
 
@@ -22,6 +24,8 @@ def explain(class_of: str, metric: str) -> str:
         return ""
     said = _plain(cells["what"])
     chance = _plain(cells.get("chance", ""))
+    if metric.endswith(CALIBRATED):
+        said, chance = f"{said}; calibrated: 0 is what few permutations exceed, 1 the largest possible value", "0"
     name = cells["what"].startswith("`")
     parts = {
         "": said if name else f"{said[:1].upper()}{said[1:]}",
@@ -35,7 +39,7 @@ def explain(class_of: str, metric: str) -> str:
 def unit_of(class_of: str, metric: str) -> str:
     """What the axis of a metric counts, or "" where the page does not know it."""
     unit = _cells(class_of, metric).get("unit", "")
-    return f"{unit}, calibrated" if unit and metric.endswith("_calibrated") else unit
+    return f"{unit}, calibrated" if unit and metric.endswith(CALIBRATED) else unit
 
 
 def heading_of(class_of: str) -> str:
@@ -68,19 +72,20 @@ def _sections() -> dict[str, str]:
 
 
 def _cells(class_of: str, metric: str) -> dict[str, str]:
-    """Column to what the row of a metric says there; {} without one."""
-    section = _sections().get(class_of, "")
-    for line in section.splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
-        names = re.findall(r"`([^`]+)`", cells[0])
-        if line.startswith("|") and len(cells) > 1 and any(_matches(name, metric) for name in names):
-            return dict(zip(_columns(section), cells, strict=False))
+    """Column to what the row of a metric says there, "as above" resolved; {} without one."""
+    columns: list[str] = []
+    above: list[str] = []
+    for line in _sections().get(class_of, "").splitlines():
+        if not line.startswith("|"):
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<= )\|(?= )", line.strip()[1:-1])]
+        if cells[0] == "metric":
+            columns = cells
+        cells = [above[place] if cell == "as above" else cell for place, cell in enumerate(cells)]
+        if columns and any(_matches(name, metric) for name in re.findall(r"`([^`]+)`", cells[0])):
+            return dict(zip(columns, cells, strict=False))
+        above = cells
     return {}
-
-
-def _columns(section: str) -> list[str]:
-    head = re.search(r"^\| metric .*$", section, re.MULTILINE)
-    return [cell.strip() for cell in head[0].strip("|").split("|")] if head else []
 
 
 def _matches(name: str, metric: str) -> bool:

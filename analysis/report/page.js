@@ -128,12 +128,12 @@ function fit(figure, width) {
 
 function draw(place) {
   const figure = parse(place);
-  const width = paper ? (place.closest(".single") ? 690 : 335) : place.clientWidth;
+  const width = paper ? (place.closest(".single, .broad") ? 690 : 335) : place.clientWidth;
   if (figure.layout.meta && figure.layout.meta.axis === "step") onSteps(figure, width < 600 ? 7 : 9);
   pick(figure, place);
   fit(figure, width);
   place.dataset.drawn = "yes";
-  if (paper) Object.assign(figure.layout, {width, height: 300, autosize: false});
+  if (paper) Object.assign(figure.layout, {width, height: (figure.layout.height || 380) - 80, autosize: false});
   if (width < 460) {
     const rows = Math.ceil(figure.data.filter(trace => trace.name && trace.visible !== false).length / 3);
     const place = {orientation: "h", yref: "container", y: 0.01, yanchor: "bottom", x: 0};

@@ -118,6 +118,11 @@ class Page:
             self._blocks.append({"type": "fold", "title": title, "blocks": inside})
 
     def write(self, path: Path) -> None:
+        """Write the page.
+
+        Raises:
+            OSError: the place cannot be written to; names it.
+        """
         chapters = [block for block in self._blocks if block["type"] == "chapter"]
         for number, chapter in enumerate(chapters):
             chapter["anchor"] = f"c{number}"
@@ -132,7 +137,10 @@ class Page:
             figures=[Markup(figure) for figure in self._figures],
             tokens=_script_data(self._tokens),
         )
-        write_text(path, text)
+        try:
+            write_text(path, text)
+        except OSError as error:  # it speaks of a temporary file, or of none
+            raise OSError(f"{path}: not written ({error.strerror}); --out names another place") from error
 
     def _card(self, item: Card) -> dict:
         if isinstance(item, Table):

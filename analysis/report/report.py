@@ -133,10 +133,10 @@ def _provenance(page: Page, record: RunRecord) -> None:
     page.chapter("Provenance", "What exactly was measured, with which settings, at which cost.")
     if record.identity:
         page.data("Identity of the weights", record.identity)
-    settings: dict[str, dict] = {}
+    settings: dict[str, dict[str, dict]] = {}
     for step, analysis, stamp in record.stamps:
-        entry = settings.setdefault(analysis, {"settings": stamp["settings"], "fingerprints": {}})
-        entry["fingerprints"].setdefault(stamp["fingerprint"], []).append(step)
+        ways = settings.setdefault(analysis, {})
+        ways.setdefault(stamp["fingerprint"], {"settings": stamp["settings"], "steps": []})["steps"].append(step)
     page.data("Settings of the analyses", settings)
     if record.config:
         page.data("Configuration of the run", record.config)

@@ -94,9 +94,14 @@ class RunRecord:
         return self._bands[analysis]
 
     @cached_property
+    def settings(self) -> dict[str, dict]:
+        """Name of every analysis to the settings of its newest result."""
+        return {analysis: stamp["settings"] for _, analysis, stamp in self.stamps}
+
+    @cached_property
     def classes(self) -> dict[str, str]:
         """Name of every analysis to its class."""
-        return {analysis: class_name(stamp["settings"]) for _, analysis, stamp in self.stamps}
+        return {analysis: class_name(settings) for analysis, settings in self.settings.items()}
 
     @cached_property
     def parameters(self) -> tuple[int, int] | None:

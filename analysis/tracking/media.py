@@ -23,6 +23,7 @@ from plotly.colors import get_colorscale, sample_colorscale, unlabel_rgb
 
 from analysis.base import class_name, find_class
 from analysis.report.chapters.steering_figures import live_steering_figures
+from analysis.report.explanations import unit_of
 from analysis.report.figures import against_random, select
 from analysis.report.headlines import layer_label
 from analysis.report.pair_figures import is_directed, pair_matrix
@@ -53,13 +54,14 @@ def media_of(results: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     frame = frame[frame["step"] <= step]
     media: dict[str, Any] = {"progress/snapshot": max(0, frame["step"].nunique() - 1)}
     for name in names:
-        rows = frame[frame["analysis"] == name]
-        band = table.null_band(name)
-        for key, figure in _figures(rows, name, headlines_of(table, step, name), band):
+        rows, headlines = frame[frame["analysis"] == name], headlines_of(table, step, name)
+        stamp = table.stamp(step, name)
+        class_of = class_name(stamp["settings"]) if stamp is not None else ""
+        for key, figure in _figures(rows, name, class_of, headlines, table.null_band(name)):
             media[key] = wandb.Plotly(figure)
         for metric, values, edges in strips(rows[rows["step"] == step], name):
             media[f"layers/{name}/{metric}"] = wandb.Histogram(np_histogram=(np.array(values), np.array(edges)))
-        if (drawn := heatmap(rows, name, headlines_of(table, step, name))) is not None:
+        if (drawn := heatmap(rows, name, headlines)) is not None:
             media[f"heatmaps/{name}/{drawn[0]}"] = wandb.Image(drawn[1])
     for key, figure in live_steering_figures(table, names, step).items():
         media[key] = wandb.Plotly(figure)
@@ -83,18 +85,19 @@ def headlines_of(table: ResultTable, step: int, analysis: str) -> tuple[str, ...
 
 
 def _figures(
-    rows: pd.DataFrame, analysis: str, headlines: Sequence[str], band: pd.DataFrame
+    rows: pd.DataFrame, analysis: str, class_of: str, headlines: Sequence[str], band: pd.DataFrame
 ) -> Iterator[tuple[str, go.Figure]]:
     for metric in headlines:
+        unit = unit_of(class_of, metric)
         overall = select(rows, analysis, metric)
         if len(overall):
             null = select(band, analysis, metric)
-            yield f"panels/{analysis}/{metric}", against_random(overall, null, f"{analysis}: {metric}")
+            yield f"panels/{analysis}/{metric}", against_random(overall, null, f"{analysis}: {metric}", unit=unit)
         pairs = select(rows, analysis, metric, by=("language", "other_language"))
         if len(pairs):
             newest = pairs[pairs["step"] == pairs["step"].max()]
             title = f"{analysis}: {metric}, step {newest['step'].iloc[0]}"
-            yield f"pairs/{analysis}/{metric}", pair_matrix(newest, title, directed=is_directed(newest))
+            yield f"pairs/{analysis}/{metric}", pair_matrix(newest, title, unit=unit, directed=is_directed(newest))
 
 
 def strips(rows: pd.DataFrame, analysis: str) -> Iterator[tuple[str, list[float], list[int]]]:

@@ -48,7 +48,8 @@ class Page:
 
     project: str = "babelscope"
     mode: Mode = "auto"
-    """`auto` goes online if a login is found and offline otherwise (never a prompt); `disabled` opens no page."""
+    """`auto` goes online if a login is found and offline otherwise (never a prompt), unless WANDB_MODE is `offline`,
+    `dryrun` or `disabled`; `disabled` opens no page."""
     group: str | None = None
     """Post-hoc runs of the same model share it; None is the run's name."""
     tags: tuple[str, ...] = ()
@@ -85,7 +86,7 @@ class WandbRun:
     ) -> None:
         self.root, self.page, self.identity, self.media, self.fresh = root, page, identity, media, fresh
         self.run: Run | None = None
-        self._asked = page.mode == "disabled"
+        self._asked = page.mode == "disabled" or (page.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled")
         """Whether this session's W&B run has been asked for."""
         self._refused = False
         self._on_snapshot_axis: set[str] = set()
@@ -286,7 +287,7 @@ def in_sweep() -> bool:
 
 def _logged_in() -> bool:
     """Whether credentials are at hand; asks nobody and prompts for nothing."""
-    if os.environ.get("WANDB_MODE") == "offline":
+    if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):  # a logger of Lightning leaves the second behind
         return False
     import wandb
 

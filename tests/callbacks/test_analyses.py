@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import random
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,10 @@ from analysis.report.run import read_metrics
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot
 from callbacks.analyses import AnalysisCallback, live_snapshot, measuring
+from callbacks.checkpoint_io import newest_checkpoint
+from callbacks.resume import ResumeCheckpoint
 from callbacks.schedule import Schedule
+from callbacks.signals import StoppedBySignal
 from callbacks.snapshots import SnapshotWriter
 from callbacks.tracking import Tracker
 
@@ -108,11 +113,12 @@ def fit(tiny_xglm: PreTrainedModel, byte_tokenizer: PreTrainedTokenizerFast, tmp
             callbacks=callbacks,
             default_root_dir=root,
             logger=False,
-            enable_checkpointing=False,
+            enable_checkpointing=any(isinstance(callback, ResumeCheckpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(module)
+        start = newest_checkpoint(root)
+        trainer.fit(module, ckpt_path=start, weights_only=True if start else None)
         return module
 
     return run
@@ -192,6 +198,64 @@ def test_a_failing_analysis_is_named_and_the_others_and_the_training_go_on(
     assert watched.model.training, "train mode is back"
 
 
+def test_a_result_that_cannot_be_read_does_not_end_the_training(
+    fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damaged(*_: Any) -> bool:
+        raise OSError("Couldn't deserialize thrift")
+
+    monkeypatch.setattr(ResultTable, "has", damaged)
+    callback = AnalysisCallback(analyses_file(tmp_path, Nosy), Schedule(base=None, steps=(3,)), null_networks=0)
+    assert len(fit(tmp_path / "run", [callback, Tracker(mode="disabled")]).losses) == 6
+    assert "step 3: analysis 'nosy' failed and is left out: OSError: Couldn't deserialize thrift" in caplog.text
+    assert "step 3: the record failed" in caplog.text
+
+
+@dataclass(kw_only=True)
+class Told(Nosy):
+    """A signal comes while it measures step 2, once."""
+
+    default_name: ClassVar[str] = "told"
+    already: ClassVar[bool] = False
+
+    def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
+        if snapshot.id.step == 2 and not Told.already:
+            Told.already = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().measure(snapshot)
+
+
+def test_a_stop_leaves_the_analyses_that_have_not_begun_to_the_next_start(
+    fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Told, "already", False)
+    listed, root = analyses_file(tmp_path, Told, Nosy), tmp_path / "run"
+
+    def callbacks() -> list[pl.Callback]:
+        return [AnalysisCallback(listed, Schedule(), null_networks=0), Tracker(mode="disabled"), ResumeCheckpoint()]
+
+    with pytest.raises(StoppedBySignal):
+        fit(root, callbacks())
+    table = ResultTable(root / "results")
+    assert list(table.entries())[-2:] == [(1, "told"), (2, "told")]
+    fit(root, callbacks())
+    assert list(table.entries())[4:] == [(step, name) for step in (2, 4, 6) for name in ("nosy", "told")]
+    rows = [row for row in read_metrics(root / "metrics.jsonl") if row["kind"] == "analysis"]
+    assert [(row["step"], "nosy/mean_logit" in row["values"]) for row in rows] == [
+        (step, True) for step in (0, 1, 2, 4, 6)
+    ]
+
+
+def test_the_run_is_named_as_its_snapshots_name_it(fit: Any, tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "latest").symlink_to("demo")
+    schedule = Schedule(base=None)
+    listed = analyses_file(tmp_path, Nosy)
+    fit(tmp_path / "latest", [SnapshotWriter(schedule), AnalysisCallback(listed, schedule, null_networks=0)])
+    [identity] = RunFolder(path=tmp_path / "demo").ids()
+    assert ResultTable(tmp_path / "demo" / "results").has(identity, load_analyses(listed)[0])
+
+
 def test_measuring_puts_every_flag_back_also_after_an_error(tiny_xglm: PreTrainedModel) -> None:
     model = copy.deepcopy(tiny_xglm).train()
     frozen = model.model.layers[0].eval()  # somebody keeps one block in eval mode on purpose
@@ -220,6 +284,18 @@ def test_over_budget_steps_are_left_to_the_post_hoc_runner(
         fit(tmp_path / "run", [callback, Tracker(mode="disabled")])
     assert ResultTable(tmp_path / "run" / "results").steps() == [0, 6], "the first and the last are always measured"
     assert "measure it later with `python -m analysis run`" in caplog.text
+
+
+def test_over_budget_steps_are_those_of_any_rank(fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def agree(trainer: pl.Trainer, over: int) -> list[int]:
+        return [max(over, trainer.global_step == 3)]  # another rank, whose clock says so
+
+    monkeypatch.setattr("callbacks.analyses.agree", agree)
+    callback = AnalysisCallback(
+        analyses_file(tmp_path, Nosy), Schedule(base=None, every=1), max_share=0.999, null_networks=0
+    )
+    fit(tmp_path / "run", [callback])
+    assert ResultTable(tmp_path / "run" / "results").steps() == [0, 1, 2, 4, 5, 6]
 
 
 def test_a_module_without_a_model_is_named(tmp_path: Path) -> None:

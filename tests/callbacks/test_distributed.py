@@ -1,4 +1,4 @@
-"""Two processes over gloo: the same losses, weights and bits per byte as one, and skipped steps agreed upon."""
+"""Two processes over gloo: the losses, weights, bits per byte and analyses of one, and skipped steps agreed upon."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from analysis.report.run import read_metrics
+from analysis.results import ResultTable
+
 ROOT = Path(__file__).resolve().parents[2]
 
 WORKER = '''
@@ -22,6 +25,9 @@ from types import SimpleNamespace
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
+from callbacks.analyses import AnalysisCallback
+from callbacks.schedule import Schedule
+from callbacks.tracking import Tracker
 from train.module import LanguageModelingModule
 from train.optim import OptimizerOptions
 
@@ -80,17 +86,22 @@ class Record(pl.Callback):
 
 torch.manual_seed(5)
 module = Poisoned(
-    64, 16, 2, 2, 32, max_position_embeddings=16, optimizer=OptimizerOptions(lr=1e-2, warmup_steps=1)
+    d_model=16, num_layers=2, attention_heads=2, ffn_dim=32, vocab_size=64, max_position_embeddings=16,
+    optimizer=OptimizerOptions(lr=1e-2, warmup_steps=1),
 )
 record = Record()
+names = ("Nosy", "Sparse")  # one for each rank
+listed = folder / "analyses.yaml"
+listed.write_text("analyses:\\n" + "".join(f"- class_path: tests.callbacks.test_analyses.{name}\\n" for name in names))
+analyses = AnalysisCallback(str(listed), Schedule(base=2), max_share=0.999, null_networks=0)
 trainer = pl.Trainer(
     default_root_dir=folder, accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_steps=6,
     accumulate_grad_batches=2 // world, gradient_clip_val=0.5, logger=False, enable_checkpointing=False,
     enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
-    callbacks=[record],
+    callbacks=[record, analyses, Tracker(mode="disabled", figures=False)],
 )
 trainer.fit(module, datamodule=Data())
-scores = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+scores = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/bits")}
 result = {
     "losses": record.losses, "scores": scores, "skipped": module.skipped_steps, "tokens": module.tokens_seen,
     "weights": {name: tensor.flatten().tolist() for name, tensor in module.state_dict().items()},
@@ -140,6 +151,12 @@ def test_two_processes_learn_what_one_learns_from_the_same_global_batch(tmp_path
     assert set(alone["scores"]) == {f"val/bits_per_byte/{name}" for name in ("de", "en", "mean")}
     assert ranks[0]["tokens"] == alone["tokens"] == 6 * 80
     assert len(alone["losses"]) == 6
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        entries = [(step, name) for step in (0, 1, 2, 4, 6) for name in ("nosy", "sparse")]
+        assert list(ResultTable(folder / "results").entries()) == entries
+        recorded = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "analysis"]
+        assert [row["step"] for row in recorded] == [0, 1, 2, 4, 6]
+        assert all({"nosy/mean_logit", "sparse/mean_logit"} <= row["values"].keys() for row in recorded)
     for name, values in alone["weights"].items():
         assert ranks[0]["weights"][name] == pytest.approx(values, rel=1e-3, abs=1e-5), name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import time
@@ -144,6 +145,16 @@ def test_a_training_gives_the_folder_back_when_it_ends_or_fails(tmp_path, fails)
         trainer_in(tmp_path).fit(Checks())
     with holding(tmp_path):
         pass
+
+
+def test_an_error_is_told_though_the_folder_was_cleared_away(tmp_path):
+    class Clears(BoringModel):
+        def training_step(self, batch, batch_idx):
+            shutil.rmtree(tmp_path / "run")
+            raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        trainer_in(tmp_path / "run").fit(Clears())
 
 
 def test_looking_at_a_run_needs_no_lock(tmp_path):

@@ -35,6 +35,7 @@ from callbacks.checkpoint_io import (
 )
 from callbacks.resume import ResumeCheckpoint
 from callbacks.rng import capture_rng, restore_rng
+from callbacks.signals import StoppedBySignal
 from callbacks.snapshots import checkpoint_file, manifest_file
 
 BATCHES = 7
@@ -249,6 +250,30 @@ def test_a_validation_cut_short_is_done_again(tmp_path, kill):
     assert_same(expected, whole, history, module)
 
 
+class TellAt(KillAt):
+    """Is told to stop there instead."""
+
+    def _count(self, *args, **kwargs):
+        with contextlib.suppress(KilledError):
+            super()._count(*args, **kwargs)
+        if self.left == 0:
+            self.left = -1
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_during_a_validation_in_the_midst_of_a_step_is_saved_at_its_end(tmp_path):
+    options = {"accumulate_grad_batches": 2, "max_steps": 9}  # validated after 3 micro-batches
+    expected: dict = {}
+    whole = train(tmp_path / "whole", expected, saver=None, **options)
+    history: dict = {}
+    teller = TellAt("on_validation_batch_start", 2)
+    with pytest.raises(StoppedBySignal):
+        train(tmp_path / "run", history, saver=ResumeCheckpoint(), killer=teller, **options)
+    assert steps_of(tmp_path / "run") == [2]
+    module = train(tmp_path / "run", history, saver=ResumeCheckpoint(), **options)
+    assert_same(expected, whole, history, module)
+
+
 def test_logger_steps_go_on_without_a_gap_or_a_repetition(tmp_path):
     def fit(folder, saver, killer=None):
         logger = LoggerSteps()
@@ -287,6 +312,16 @@ def test_a_finished_run_started_again_does_nothing(tmp_path):
     train(tmp_path, history, saver=ResumeCheckpoint())
     assert history == losses
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_callback_that_is_used_again_starts_the_next_run_afresh(tmp_path):
+    expected, history = {}, {}
+    train(tmp_path / "fresh", expected, saver=ResumeCheckpoint(), max_steps=4)
+    saver = ResumeCheckpoint()
+    for _ in range(2):  # the second start finds nothing to do
+        train(tmp_path / "first", {}, saver=saver, max_steps=4)
+    train(tmp_path / "next", history, saver=saver, max_steps=4)
+    assert history == expected
 
 
 # which checkpoints are written and kept ------------------------------------------------------------------------------
@@ -435,6 +470,18 @@ def test_the_run_goes_on_exactly_from_the_checkpoint_before_a_damaged_one(run_fo
     assert all(history[key] == expected[key] for key in history)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), module.parameters(), strict=True))
     assert newest_checkpoint(run_folder) == checkpoint_file(run_folder, 12)
+
+
+def test_checkpoints_of_a_course_that_was_left_are_set_aside(run_folder, caplog):
+    start = checkpoint_file(run_folder, 4)
+    for path in (start, manifest_file(start)):
+        path.rename(run_folder / path.name)
+    trainer = make_trainer(run_folder, KillAt("on_train_batch_end", 1), ResumeCheckpoint(every_n_minutes=None))
+    with pytest.raises(KilledError):
+        trainer.fit(Network({}), datamodule=Data(), ckpt_path=run_folder / start.name, weights_only=True)
+    assert newest_checkpoint(run_folder) == start, "not the one of step 12, to which another course has led"
+    assert "step_00000012.ckpt: set aside as step_00000012.ckpt.left" in caplog.text
+    assert (run_folder / "checkpoints" / "step_00000008.ckpt.left").is_file()
 
 
 def test_a_manifest_of_a_file_that_is_no_checkpoint_does_not_help_it(run_folder):

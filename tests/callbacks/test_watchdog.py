@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +112,31 @@ def test_a_training_that_moves_is_left_alone(tmp_path: Path) -> None:
     assert list((tmp_path / "stacks").iterdir()) == []
     assert "watchdog" not in {thread.name for thread in threading.enumerate()}
     assert faulthandler.is_enabled() is armed
+
+
+def test_nothing_watches_a_process_whose_training_had_nothing_left_to_do(tmp_path: Path) -> None:
+    train(tmp_path, Watchdog())
+    train(tmp_path, Watchdog())
+    assert "watchdog" not in {thread.name for thread in threading.enumerate()}, (
+        "it would end a notebook in half an hour"
+    )
+
+
+def test_a_full_disk_does_not_keep_a_slow_step_from_being_stopped_and_saved(tmp_path: Path) -> None:
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "stacks" / "rank_0.txt").symlink_to("/dev/full")
+    dog = Watchdog(seconds=0.5, grace_seconds=60)
+    assert exit_code_of(lambda: train(tmp_path, dog, lambda: time.sleep(1), at=2)) == EXIT_CODE
+    start = newest_checkpoint(tmp_path)
+    assert start is not None
+    assert checkpoint_step(start) == 3
+
+
+def test_a_training_ends_well_though_its_stacks_were_cleared_away(tmp_path: Path) -> None:
+    train(tmp_path, Watchdog(), lambda: shutil.rmtree(tmp_path / "stacks"), at=3)
+    start = newest_checkpoint(tmp_path)
+    assert start is not None
+    assert checkpoint_step(start) == 6
 
 
 @pytest.mark.parametrize("option", ["seconds", "grace_seconds"])

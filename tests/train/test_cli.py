@@ -133,6 +133,8 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     shown = [line.split()[0] for line in out.splitlines()]
     of_languages = [f"{metric}/{x}" for x in ("de", "en", "tr") for metric in ("bits_per_byte", "perplexity")]
     assert shown == [*of_languages, "bits_per_byte/mean"]
+    code, _, line = command("validate", "--config", config, "--model.d_model", 32)
+    assert (code, "holds another model" in line) == (2, True)
 
     code, _, line = command("fit", "--config", config, "--model.optimizer.lr", "0.5")
     assert code == 2
@@ -149,6 +151,13 @@ def test_a_run_saves_its_whole_configuration_and_goes_on_with_it(
     changed = read_config(folder / "config.yaml")
     assert changed is not None
     assert changed["trainer"]["max_steps"] == 6
+
+
+def test_validation_without_text_says_so(command: Command, config: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text(text.read_text(encoding="utf-8").replace('"valid"', '"train"'), encoding="utf-8")
+    code, _, line = command("validate", "--config", config)
+    assert (code, "data.sources have no text of the split valid" in line) == (2, True)
 
 
 def test_both_starts_say_where_run_and_page_are_and_no_line_is_a_warning(

@@ -30,6 +30,16 @@ def test_command_trains_saves_and_prints_fertility(tmp_path: Path, capsys: pytes
         commands.run_tokenizer(parser.parse_args([]))
 
 
+def test_fertility_is_measured_where_there_is_held_out_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"lang": "en", "split": "train"}, {"lang": "en", "split": "valid"}, {"lang": "de", "split": "train"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row | {"text": "old house " * 9}) + "\n" for row in rows))
+    given = ["--text", str(tmp_path / "a.jsonl"), "--vocab_size", "262", "--output", str(tmp_path / "tok")]
+    commands.run_tokenizer(make_parser("tokenizer").parse_args(given))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-2:]] == ["en", "de"]
+    assert "no text of the split valid" in lines[-1]
+
+
 def test_a_taken_folder_is_refused_before_any_text_is_read(tmp_path: Path) -> None:
     (tmp_path / "tok").mkdir()
     (tmp_path / "tok" / "tokenizer.json").touch()
@@ -94,6 +104,11 @@ def test_command_audits_held_out_splits_or_a_given_file(tmp_path: Path, capsys: 
         parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--evaluation", str(tmp_path / "eval.jsonl")])
     )
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["en", "1", "0", "0.00%"]
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"lang": "sw", "text": fresh}) + "\n")
+    with pytest.raises(ValueError, match=r"--evaluation .*eval\.jsonl: has none of en"):
+        commands.run_audit(
+            parser.parse_args(["--text", str(tmp_path / "a.jsonl"), "--evaluation", str(tmp_path / "eval.jsonl")])
+        )
     for option, value in (("--examples", "-1"), ("--n", "0")):
         arguments = ["--text", str(tmp_path / "not_there.jsonl"), option, value]
         with pytest.raises(ValueError, match=f"must be at least .*, got {value}"):

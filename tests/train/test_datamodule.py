@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -381,6 +382,9 @@ def test_a_missing_tokenizer_is_trained_once_with_its_stated_size(
     again = ready(make_data(tokenizer=str(tmp_path / "new"), vocab_size=290, cache=str(tmp_path / "cache")))
     assert (tmp_path / "new" / "tokenizer.json").stat().st_mtime_ns == stamp
     assert again.fingerprint == data.fingerprint
+    assert "without effect" not in caplog.text
+    ready(make_data(tokenizer=str(tmp_path / "new"), vocab_size=400, cache=str(tmp_path / "cache")))
+    assert re.search(r"data.vocab_size 400 is without effect: .*new has 290 tokens already", caplog.text)
 
 
 def test_prepared_text_serves_without_its_sources(make_data: Any, folder: Path) -> None:
@@ -398,6 +402,16 @@ def test_prepared_text_serves_without_its_sources(make_data: Any, folder: Path) 
     assert moved.train_tokens == {language: data.train_tokens[language] for language in ("en", "zh")}
     with pytest.raises(ValueError, match="unknown language sw: .* has de, en, zh"):
         MultilingualDataModule([], "x", prepared=str(data.prepared_text.folder), languages=["sw"]).prepare_data()
+
+
+def test_prepared_text_is_refused_where_it_holds_what_is_to_be_left_out(make_data: Any, tmp_path: Path) -> None:
+    concepts = tmp_path / "concepts.jsonl"
+    concepts.write_text(json.dumps({"lang": "en", "text": f"{WORDS['en']} 0 "}) + "\n")
+    whole, without = ready(make_data()), ready(make_data(exclude=[str(concepts)]))
+    assert without.prepared_text.counts("en", "train")["excluded"] > 0
+    ready(make_data(exclude=[str(concepts)], prepared=str(without.prepared_text.folder)))
+    with pytest.raises(ValueError, match=r"was prepared without data\.exclude .*concepts\.jsonl"):
+        make_data(exclude=[str(concepts)], prepared=str(whole.prepared_text.folder)).prepare_data()
 
 
 def test_settings_that_cannot_work_are_refused_in_one_line(

@@ -92,6 +92,13 @@ def make_trainer(folder: Path, steps: int, callbacks: list[Callback] | None = No
     )
 
 
+class Fail(Callback):
+    """Breaks off within an optimizer step."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        raise RuntimeError("planted")
+
+
 class Record(Callback):
     """What a tracking callback sees after every optimizer step and after validation."""
 
@@ -133,6 +140,21 @@ def test_mfu_by_hand(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast, mo
     flops = flops_per_token(module.model.config, BLOCK)
     values = record.rows[-1][1]
     assert values["perf/mfu"] == pytest.approx(values["perf/tokens_per_second"] * flops / 1e12, rel=1e-5)
+
+
+def test_a_fit_that_broke_off_within_a_step_leaves_nothing_to_the_next(
+    tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    losses = []
+    for broken in (False, True):
+        module, record = make_module(), Record()
+        data, options = MadeUpData(byte_tokenizer, accumulate=4), {"accumulate_grad_batches": 4}
+        if broken:
+            with pytest.raises(RuntimeError, match="planted"):
+                make_trainer(tmp_path, 2, [Fail()], **options).fit(module, datamodule=data)
+        make_trainer(tmp_path, 2, [record], **options).fit(module, datamodule=data)
+        losses.append([(step, row["train/loss"], row["train/gradient_norm"]) for step, row in record.rows[3::4]])
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])

@@ -16,9 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
+from babelscope.front import take_option
 from callbacks.watchdog import EXIT_CODE
 from train.__main__ import main
-from train.supervisor import NO_PROGRESS, is_crash, supervise, take_restarts
+from train.supervisor import NO_PROGRESS, is_crash, supervise
 
 LIVES = """
 import json, os, signal, subprocess, sys, time
@@ -123,12 +124,11 @@ def test_ranks_that_a_crash_leaves_are_killed_even_stopped_ones(lives: Any, tmp_
 
 
 def test_the_option_is_taken_out_of_the_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    assert take_restarts(["--config", "x"]) == (None, ["--config", "x"])
-    assert take_restarts(["--restarts", "3", "--config", "x"]) == (3, ["--config", "x"])
-    assert take_restarts(["--config", "x", "--restarts=4"]) == (4, ["--config", "x"])
+    for given, found in (([], None), (["--restarts", "3"], 3), (["--restarts=4"], 4)):
+        assert take_option("--restarts", [*given, "--config", "x"], type=int) == (found, ["--config", "x"])
     for arguments, message in (
-        (["--restarts", "many"], "--restarts: invalid int value: 'many'; use a whole number"),
-        (["--restarts"], "--restarts: expected one argument; use a whole number"),
+        (["--restarts", "many"], "--restarts: invalid int value: 'many'"),
+        (["--restarts"], "--restarts: expected one argument"),
         (["--restarts", "0"], "--restarts 0: use at least 1"),
     ):
         assert main(["fit", *arguments]) == 2

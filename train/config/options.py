@@ -53,15 +53,22 @@ def check_options(run: Namespace) -> None:
         raise ValueError(
             f"trainer.max_steps is {trainer.max_steps}; set it, the length of a run is counted in optimizer steps"
         )
+    limit = trainer.limit_train_batches
+    for name, given in (
+        ("fast_dev_run", trainer.fast_dev_run),
+        ("overfit_batches", trainer.overfit_batches),
+        ("limit_train_batches", limit is not None and (limit != 1 or isinstance(limit, int))),
+    ):
+        if given:
+            raise ValueError(
+                f"trainer.{name} is {trainer[name]}, but a batch follows from the step alone; for a trial give "
+                "trainer.max_steps and a trainer.default_root_dir of its own"
+            )
     if trainer.accumulate_grad_batches < 1:
         raise ValueError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; use at least 1")
     clip = trainer.gradient_clip_val
     if clip is not None and not (math.isfinite(clip) and clip > 0):
         raise ValueError(f"trainer.gradient_clip_val is {clip}; use a norm above 0, or null for no clipping")
-    if trainer.gradient_clip_algorithm not in (None, "norm"):
-        raise ValueError(
-            f"trainer.gradient_clip_algorithm is {trainer.gradient_clip_algorithm}; only norm is supported"
-        )
     interval = trainer.val_check_interval
     if (isinstance(interval, float) and not 0 < interval <= 1) or (isinstance(interval, int) and interval < 1):
         raise ValueError(

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from babelscope.records import LANGUAGE_COLUMNS, Record, check_text, expand, read_records, segment_key, wide_languages
-from train.data.documents import UNSPACED, Document
+from train.data.documents import Document, is_unspaced
 
 # Shapes: S units of one text   G n-grams
 
@@ -82,7 +82,7 @@ class Exclusion:
             return "text"
         if document.key and document.key in self.keys:
             return "uid"
-        unspaced = document.language in UNSPACED
+        unspaced = is_unspaced(document.language)
         forbidden, n = (self.characters, ngram_characters(self.n)) if unspaced else (self.words, self.n)
         if self.n and len(_places(forbidden, ngram_hashes(_units(text, unspaced), n))):
             return "ngrams"
@@ -129,7 +129,7 @@ def read_exclusion(patterns: Iterable[str | Path], n: int = NGRAM) -> Exclusion:
                     continue
                 seen.add(entry)
                 for unspaced in (False, True) if n else ():
-                    if language is None or unspaced == (language in UNSPACED):
+                    if language is None or unspaced == is_unspaced(language):
                         size = ngram_characters(n) if unspaced else n
                         hashes[unspaced].append(ngram_hashes(_units(text, unspaced), size))
     ordered = [np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *hashes[side]])) for side in (False, True)]
@@ -195,7 +195,7 @@ def audit(
         if value < least:
             raise ValueError(f"audit: {option} must be at least {least}, got {value}")
     searches = {
-        language: _Search(language, texts, n_characters if language in UNSPACED else n)
+        language: _Search(language, texts, n_characters if is_unspaced(language) else n)
         for language, texts in sorted(evaluation.items())
     }
     for language, text in training:
@@ -238,7 +238,7 @@ class _Search:
 
 def units(text: str, language: str) -> np.ndarray:
     """64-bit codes (S,) of the words, or of the characters where words are not spaced, without punctuation."""
-    return _units(normalise(text), language in UNSPACED)
+    return _units(normalise(text), is_unspaced(language))
 
 
 def _units(text: str, unspaced: bool) -> np.ndarray:

@@ -8,6 +8,7 @@ a hash of its key, so translations of one sentence, which share the key, always 
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from pathlib import Path
 
 SPLITS = ("train", "valid", "test")
 
-UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz"})
-"""Languages whose script puts no space between words: a count of words by spaces means nothing there."""
+UNSPACED = re.compile(r"(zho?|cmn|yue|wuu|ja|jpn|tha?|lo|lao|km|khm|my|mya|bod?|dz|dzo)([-_]|$)")
+"""Codes of languages whose script puts no space between words, however they go on (`zh-Hant`, `jpn_Jpan`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,11 @@ class Shard:
     """Language of every document, if the file or dataset has only one."""
     part: tuple[int, ...] = ()
     """Row groups of a parquet file, or (index, count) of a dataset's shards."""
+
+
+def is_unspaced(language: str) -> bool:
+    """Whether a count of words by spaces means nothing in this language."""
+    return UNSPACED.match(language) is not None
 
 
 class TextSource(ABC):

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -243,7 +244,7 @@ def file_hashes(paths: Sequence[Path], cache: Path) -> dict[Path, str]:
     store = cache / "sha256.json"
     try:
         content = json.loads(store.read_text())
-    except (FileNotFoundError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         content = {}
     known: dict[str, list] = content if isinstance(content, dict) else {}  # a memo: what cannot be read is made again
     hashes, changed = {}, False
@@ -256,5 +257,6 @@ def file_hashes(paths: Sequence[Path], cache: Path) -> dict[Path, str]:
             changed = True
         hashes[path] = entry[2]
     if changed:
-        write_text(store, json.dumps(known))
+        with suppress(OSError):  # a cache that cannot be written, made by somebody else
+            write_text(store, json.dumps(known))
     return hashes

@@ -51,7 +51,7 @@ class LocalText(TextSource):
     language_column: str | None = None
     """Default: `lang`, else `language`."""
     split_column: str = "split"
-    """Used if it is there: train, valid (validation, dev) or test."""
+    """Used if it is there (one of another name must be): train, valid (validation, dev) or test."""
     key_column: str | None = None
     """What translations of one text have in common, for splits by hash. Default: `uid`, `doc`, `id`, else the text."""
     valid_share: float = 0.01
@@ -112,7 +112,9 @@ class LocalText(TextSource):
         for column in texts:
             check_text_column(path, column)
         language_column = None if shard.language or wide else self._language_column(path, names)
-        key_column = self.key_column or next((name for name in KEY_COLUMNS if name in names), None)
+        key_column = self._given(path, names, "key_column") or next((n for n in KEY_COLUMNS if n in names), None)
+        if self.split_column != "split":
+            self._given(path, names, "split_column")
         columns = [*texts, *filter(None, (language_column, key_column))]
         columns += [name for name in (self.split_column, *SEGMENT_COLUMNS) if name in names]
         for record, place in read_records(path, list(dict.fromkeys(columns)), shard.part or None):
@@ -143,17 +145,20 @@ class LocalText(TextSource):
         return {self._language_of({column: value}, column, place) for value, place in values.items()}
 
     def _language_column(self, path: Path, names: Sequence[str]) -> str:
-        if self.language_column:
-            if self.language_column not in names:
-                raise ValueError(f"{path}: no column {self.language_column!r}; columns are {', '.join(names)}")
-            return self.language_column
-        for name in LANGUAGE_COLUMNS:
+        for name in (self._given(path, names, "language_column"), *LANGUAGE_COLUMNS):
             if name in names:
-                return name
+                return str(name)
         raise ValueError(
             f"{path}: no column of languages ({' or '.join(LANGUAGE_COLUMNS)}); columns are {', '.join(names)}; "
             "set language_column, or files_by_language if the file has one language"
         )
+
+    def _given(self, path: Path, names: Sequence[str], option: str) -> str | None:
+        """The column that an option names, which the file must have."""
+        column: str | None = getattr(self, option)
+        if column and column not in names:
+            raise ValueError(f"{path}: no column {column!r} ({option}); columns are {', '.join(names)}")
+        return column
 
     def _language_of(self, record: Record, column: str | None, place: str) -> str:
         language = record.get(column) if column else None

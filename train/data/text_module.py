@@ -11,8 +11,9 @@ from pathlib import Path
 from pytorch_lightning import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
+from babelscope.files import file_sha256
 from train.data.clones import as_json, make_clones
-from train.data.decontamination import Exclusion, read_exclusion
+from train.data.decontamination import Exclusion, excluded_files, read_exclusion
 from train.data.documents import TextSource, collect_texts, resolve_languages
 from train.data.packing import tokenizer_hash
 from train.data.prepare import Recipe, find_prepared, prepare
@@ -124,13 +125,23 @@ class TextModule(LightningDataModule):
         if size is not None and ensure_tokenizer(
             self.tokenizer_name, lambda: self.texts("train"), size, seed=self.seed
         ):
-            self._log_fertility()
+            for line in self.fertility(self.tokenizer).splitlines():
+                logger.info(line)
+        if self.requested_vocab_size not in (None, len(self.tokenizer)):
+            logger.warning(
+                "data.vocab_size %s is without effect: %s has %s tokens already; give a new one another data.tokenizer",
+                f"{self.requested_vocab_size:,}",
+                self.tokenizer_name,
+                f"{len(self.tokenizer):,}",
+            )
         prepare(self._recipe(), self.cache, workers=self.prepare_workers)
 
-    def _log_fertility(self) -> None:
-        held_out = {language: texts for language, texts in self.texts("valid", max_bytes=2**21).items() if texts}
-        for line in format_fertility(measure_fertility(self.tokenizer, held_out)).splitlines():
-            logger.info(line)
+    def fertility(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """A table of how finely a tokenizer cuts the validation text of each language; those without any are named."""
+        held_out = self.texts("valid", max_bytes=2**21)
+        lines = [f"{language:<10}no text of the split valid" for language, texts in held_out.items() if not texts]
+        measured = measure_fertility(tokenizer, {language: texts for language, texts in held_out.items() if texts})
+        return "\n".join([format_fertility(measured), *lines])
 
     def _tokens_to_train(self) -> int | None:
         """Size of a tokenizer that is yet to be trained, None if there is one."""
@@ -161,6 +172,13 @@ class TextModule(LightningDataModule):
                 f"{prepared.folder}: was prepared with the clones {prepared.clones or 'none'}, but data.clones gives "
                 f"{self.clones or 'none'}"
             )
+        left_out = {entry["sha256"] for entry in prepared.manifest.get("inputs", ())}
+        for path in excluded_files(self.exclude):
+            if file_sha256(path) not in left_out:
+                raise ValueError(
+                    f"{prepared.folder}: was prepared without data.exclude {path}, whose texts may be in it; prepare "
+                    "again with it, or take it out"
+                )
 
     # -- what is known of the prepared text ---------------------------------------------------------------------------
 

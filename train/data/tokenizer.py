@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from babelscope.errors import one_line
 from babelscope.files import is_leftover, new_folder, remove_leftovers
-from train.data.documents import UNSPACED
+from train.data.documents import is_unspaced
 from train.data.mixing import temperature_shares
 
 logger = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ def measure_fertility(
             words += sum(len(text.split()) for text in chunk)
         if not tokens:
             raise ValueError(f"no text for language {language!r} to measure fertility on")
-        rows.append(Fertility(language, tokens, num_bytes, characters, None if language in UNSPACED else words))
+        rows.append(Fertility(language, tokens, num_bytes, characters, None if is_unspaced(language) else words))
     return rows
 
 

@@ -5,7 +5,7 @@
     configs/mine/held_out.parquet    the texts that training holds out, and some that it reads, for loss and probes
     configs/mine/concepts.parquet    labelled sentences, if there are translations or a concept list for each language
 
-All text is read twice: to count it, and to deal it to splits.
+All text is read twice, to count it and to deal it to splits, and a third time where training leaves some of it out.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def run_init(args: Namespace) -> None:
         FileNotFoundError, ValueError: text that cannot be read, something is there already, or labelling failed.
     """
     from train.data.documents import SPLITS
+    from train.data.sources import LocalText
     from train.own import sizes, text
 
     out, folder = Path(args.out), Path(args.out).with_suffix("")
@@ -75,22 +76,26 @@ def run_init(args: Namespace) -> None:
             raise ValueError(f"--out: {taken} is there already; give another name, or remove it")
     sources = text.read_sources(args.text)
     own = text.count_text(sources)
-    if args.parallel and Path(args.parallel).resolve() in {path.resolve() for path in text.files_of(sources)}:
+    files = {path.resolve() for options in sources for path in LocalText(**options).files()}
+    if args.parallel and Path(args.parallel).resolve() in files:
         raise ValueError(
             f"--parallel {args.parallel}: is text to train on already; leave it out, translations are told by their uid"
         )
-    model, data, steps = sizes.choose(own, args.steps)
     left_out: list[str] = []
     with new_folder(folder) as made:
-        kept = (document for one in own.values() for split in SPLITS for document in one.kept[split])
-        text.write_texts(kept, made / "held_out.parquet")
         translated = args.parallel is not None or text.is_translated(own)
         labelled = label(args, sources, sorted(own), translated, made, left_out)
+        excluded = [args.parallel] if args.parallel else []
+        if excluded or labelled:
+            text.deal_text(own, sources, [*excluded, *([f"{made}/concepts.parquet"] if labelled else [])])
+        model, data, steps = sizes.choose(own, args.steps)
+        kept = (document for one in own.values() for split in SPLITS for document in one.kept[split])
+        text.write_texts(kept, made / "held_out.parquet")
         entries = list_analyses(sorted(own), args.parallel, translated, labelled, folder, left_out)
         write_text(made / "analyses.yaml", LIST_HEAD + dump({"analyses": relative(entries, folder)}))
     data |= {
         "sources": [{"class_path": "LocalText", "init_args": options} for options in sources],
-        "exclude": [*([args.parallel] if args.parallel else []), *([f"{folder}/concepts.parquet"] if labelled else [])],
+        "exclude": [*excluded, *([f"{folder}/concepts.parquet"] if labelled else [])],
     }
     write_text(out, HEAD.format(out=out) + dump(relative(configuration(out, model, data, steps), out.parent)))
     lines = [f"{name:<10}{one.texts:>11,} texts{one.bytes:>16,} bytes to train on" for name, one in own.items()]
@@ -118,12 +123,16 @@ def label(
     Raises:
         ValueError: a list was given and no concept came of it, or it fits no text.
     """
-    from train.own.text import read_documents, write_texts
+    from train.own.text import may_be_labelled, read_documents, write_texts
 
     lists = dict(entry.split("=", 1) for entry in args.concepts if "=" in entry)
     measured = shared_languages(languages, args.parallel)
+    if len(lists) < len(args.concepts) > 1:
+        raise ValueError(f"--concepts {' '.join(args.concepts)}: give one list, or LANG=FILE once for each language")
+    if foreign := sorted({*lists} - {*measured}):
+        raise ValueError(f"--concepts: there is a list for {', '.join(foreign)}, but text in {', '.join(measured)}")
     if len(lists) > 1:
-        options = ["--list", *args.concepts, "--languages", *sorted({*lists} & {*measured})]
+        options = ["--list", *args.concepts, "--languages", *sorted(lists)]
     elif not translated:
         if args.concepts:
             raise ValueError(
@@ -141,7 +150,7 @@ def label(
         options = ["--list", path, "--pivot", pivot, "--languages", *measured]
     texts = Path(args.parallel) if args.parallel else folder / ".sentences.parquet"
     if not args.parallel:
-        write_texts(read_documents(sources), texts)
+        write_texts(filter(may_be_labelled, read_documents(sources)), texts)
     command = [sys.executable, "-P", "-m", "analysis", "label", "--texts", str(texts), "--independent", *options]
     command += ["--out", str(folder / "concepts.parquet")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from babelscope.records import LANGUAGE_CODE
-from train.data.documents import SPLITS, Document, stream_documents
+from train.data.decontamination import read_exclusion
+from train.data.documents import SPLITS, Document, assign_split, stream_documents
 from train.data.sources import LocalText
 
 HELD_OUT_TEXTS = 200
@@ -25,6 +26,8 @@ MOST_TEXTS = 2000
 FEWEST_TEXTS = 20
 ALIGNED_TEXTS = 100
 """Held-out texts that must be there in all languages before they count as translations to be measured on."""
+LABELLED_SHARE = 0.3
+"""Share of the training texts among which concept sentences are sought: what is labelled is not trained on."""
 SCHEMA = pa.schema([("lang", pa.string()), ("uid", pa.string()), ("split", pa.string()), ("text", pa.string())])
 
 
@@ -33,6 +36,7 @@ class OwnText:
     """The text of one language."""
 
     texts: int = 0
+    """Of all splits."""
     bytes: int = 0
     """Of the training split."""
     kept: dict[str, list[Document]] = field(default_factory=lambda: {split: [] for split in SPLITS})
@@ -66,12 +70,8 @@ def read_documents(sources: Sequence[Mapping[str, Any]]) -> Iterator[Document]:
     return stream_documents(made, sorted({language for source in made for language in source.languages()}))
 
 
-def files_of(sources: Sequence[Mapping[str, Any]]) -> list[Path]:
-    return [path for options in sources for path in LocalText(**options).files()]
-
-
 def count_text(sources: list[dict[str, Any]]) -> dict[str, OwnText]:
-    """What each language has; sets in `sources` the shares that are held out.
+    """What each language has, by language; sets in `sources` the shares that are held out.
 
     Raises:
         FileNotFoundError, ValueError: a file that cannot be read, or a language with too little text.
@@ -86,18 +86,41 @@ def count_text(sources: list[dict[str, Any]]) -> dict[str, OwnText]:
     share = round(min(0.1, max(0.01, HELD_OUT_TEXTS / found[poorest].texts)), 3)
     for options in sources:
         options |= {"valid_share": share, "test_share": share}
+    found = dict(sorted(found.items()))
+    deal_text(found, sources)
+    return found
+
+
+def deal_text(found: Mapping[str, OwnText], sources: Sequence[Mapping[str, Any]], exclude: Sequence[str] = ()) -> None:
+    """Deal the text of each language to splits, without what training leaves out (`data.exclude`).
+
+    Raises:
+        ValueError: a language without text in a split.
+    """
+    exclusion = read_exclusion(exclude)
+    for own in found.values():
+        own.bytes, own.kept = 0, {split: [] for split in SPLITS}
     for document in read_documents(sources):
+        trained_on = document.split == "train"
+        if trained_on and exclusion.rule(document) is not None:
+            continue
         own = found[document.language]
-        own.bytes += len(document.text.encode()) if document.split == "train" else 0
+        own.bytes += len(document.text.encode()) if trained_on else 0
         if len(own.kept[document.split]) < MOST_TEXTS:
             own.kept[document.split].append(document)
     for language, own in found.items():
         if missing := [split for split in SPLITS if not own.kept[split]]:
+            less = f" once {' and '.join(exclude)} are left out" if exclude else ""
             raise ValueError(
-                f"--text: {language} has no texts of the split {missing[0]}; state {', '.join(SPLITS)} in the file, or "
-                "leave the column out, or give more text"
+                f"--text: {language} has no texts of the split {missing[0]}{less}; state {', '.join(SPLITS)} in the "
+                "file, or leave the column out, or give more text"
             )
-    return dict(sorted(found.items()))
+
+
+def may_be_labelled(document: Document) -> bool:
+    """Whether concept sentences are sought here: in all that is held out, and in `LABELLED_SHARE` of the rest."""
+    drawn = assign_split(f"labelled {document.key or document.text}", LABELLED_SHARE, 0.0) == "valid"
+    return document.split != "train" or drawn
 
 
 def is_translated(own: Mapping[str, OwnText]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.base import class_name, find_class
+from analysis.base import find_class
 from analysis.report import figures as draw
 from analysis.report.explanations import explain, heading_of, in_words, trap, unit_of
 from analysis.report.figures import select
@@ -163,9 +163,6 @@ def overall_table(record: RunRecord, name: str) -> Table | None:
 
 def _about(record: RunRecord, name: str) -> str:
     """First paragraph of the docstring of the analysis's class, or "" for a class that is not known here."""
-    for _, analysis, stamp in record.stamps:
-        if analysis == name:
-            found = find_class(class_name(stamp["settings"]))
-            text = (found.__doc__ or "") if found is not None else ""
-            return " ".join(text.strip().split("\n\n")[0].split())
-    return ""
+    found = find_class(record.classes.get(name, ""))
+    text = (found.__doc__ or "") if found is not None else ""
+    return " ".join(text.strip().split("\n\n")[0].split())

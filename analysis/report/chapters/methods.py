@@ -63,8 +63,7 @@ def _training(record: RunRecord) -> Iterator[str]:
 
 
 def _measures(record: RunRecord) -> Iterator[str]:
-    newest = {analysis: stamp["settings"] for _, analysis, stamp in record.stamps}
-    for name, settings in sorted(newest.items()):
+    for name, settings in sorted(record.settings.items()):
         rows = record.frame[record.frame["analysis"] == name]
         languages = {*rows["language"].dropna(), *rows["other_language"].dropna()}
         counts = {"concepts": rows["concept"].nunique(), "languages": len(languages)}

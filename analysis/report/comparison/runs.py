@@ -63,6 +63,9 @@ def add_comparison(page: Page, records: Sequence[RunRecord]) -> None:
     note = "" if axis == "tokens" else " Tokens seen are not known for all runs, so steps are the axis."
     page.chapter("Runs beside each other", "One line a run; dotted: its untrained network." + note)
     page.grid([_what_differs(records), _changes(records)])
+    for record in records:
+        for sentence in record.warnings:
+            page.paragraph(f"{record.name}: {sentence}")
     for analysis in sorted(frame["analysis"].unique()):
         _add_analysis(page, records, frame, analysis, axis)
 
@@ -77,6 +80,10 @@ def _add_analysis(page: Page, records: Sequence[RunRecord], frame: pd.DataFrame,
     sizes_differ = len({round(chance, 9) for chance in chances.values()}) > 1
     class_of = next(record.classes[analysis] for record in records if analysis in record.classes)
     page.chapter(heading_of(class_of) or in_words(analysis))
+    settings = [record.settings[analysis] for record in records if analysis in record.settings]
+    differ = sorted({key for one in settings for key in one if any(one[key] != other.get(key) for other in settings)})
+    if differ:
+        page.paragraph(f"Measured with different settings: {', '.join(differ)}; see the Provenance of each run's page.")
     if sizes_differ:
         page.paragraph(
             "The runs differ in the number of units (chance "

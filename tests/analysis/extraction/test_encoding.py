@@ -28,6 +28,16 @@ def test_batches_cover_every_text_once_and_stay_in_bounds(byte_tokenizer: PreTra
             assert batch.attention_mask[row].tolist() == [1] * count + [0] * (batch.input_ids.shape[1] - count)
 
 
+def test_few_texts_of_different_lengths_are_not_mostly_padding(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded = encode_texts(byte_tokenizer, ["a" * length for length in range(1, 121)])
+    batches = list(iter_batches(encoded, batch_tokens=4096, pad_id=1))
+    whole, real = (sum(batch.attention_mask.numel() for batch in batches), sum(map(len, encoded.ids)))
+    assert real > 0.9 * whole  # full batches: 0.76
+    assert all(batch.input_ids.numel() > 400 for batch in batches[:-1]), "and none is tiny"
+    alike = list(iter_batches(encode_texts(byte_tokenizer, ["abc"] * 2000), batch_tokens=4096, pad_id=1))
+    assert [len(batch.indices) for batch in alike] == [1024, 976]
+
+
 def test_special_tokens_do_not_count_wherever_they_stand(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     encoded = encode_texts(byte_tokenizer, ["ab"])
     assert encoded.ids[0][0] == byte_tokenizer.eos_token_id

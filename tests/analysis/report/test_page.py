@@ -42,6 +42,7 @@ def open_page(page: Path, tmp_path: Path, width: int, probe: str = "", height: i
 def test_a_page_of_the_real_size_draws_what_is_seen(large: Path, tmp_path: Path) -> None:
     """What it costs is in benchmarks/bench_report.py: it follows from the number of figures drawn."""
     assert large.stat().st_size < 15e6
+    assert '<figure class="card broad">' in large.read_text(encoding="utf-8"), "a matrix of 16 languages"
     drawn = []
     for height in (900, 2700):  # a headless window gets no frame after it was scrolled, so a taller one stands for that
         elements, console = open_page(large, tmp_path, 1400, height=height)
@@ -137,6 +138,9 @@ def test_explanations_come_from_the_page_of_measures() -> None:
         r"Shared experts .*\. Unit: share of K\. Chance: K / N\. How it can mislead: shared grows .*\.", said
     )
     assert explain("ConceptOverlap", "shared_by_3")
+    assert "Chance: the same by shuffled labels" in explain("ConceptOverlap", "ap_experts"), "as above, in the page"
+    assert "Chance" not in explain("HeldOutLoss", "unknown_share"), "an empty cell"
+    assert explain("Alignment", "mutual_knn_calibrated").endswith("calibrated. Chance: 0.")
     assert explain("ConceptOverlap", "no_such_metric") == ""
     assert explain("NoSuchAnalysis", "shared") == ""
     assert (heading_of("Lape"), heading_of("NoSuchAnalysis")) == ("Language neurons", "")

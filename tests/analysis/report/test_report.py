@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import re
@@ -148,6 +149,12 @@ def test_two_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) ->
     assert own.read_text(encoding="utf-8") == before, "a run's own page stays"
     names = {trace["name"] for figure in figures_in(path) for trace in figure["data"]}
     assert {f"planted ({one})", f"planted ({other})"} <= names
+    assert "different settings" not in path.read_text(encoding="utf-8")
+    another = ConceptOverlap(concepts="none.parquet", k=7)
+    ResultTable(other / "results").write(SnapshotId("planted", 1, 1), another, [Row(metric="shared", value=0.1)], 1.0)
+    text = write_report([one, other]).read_text(encoding="utf-8")
+    assert "Measured with different settings: k;" in text
+    assert "overlap was measured in 2 ways (steps 0; 1)" in text
     with pytest.raises(ValueError, match="is named twice"):
         write_report([one, one])
 
@@ -188,6 +195,8 @@ def test_files_that_cannot_be_read_and_settings_that_changed_are_named(
     said = capsys.readouterr().out.replace("\n", " ")
     assert "Not readable: language_probe at step 16;" in said
     assert "Mixed settings: overlap was measured in 2 ways (steps 0, 16; 8)" in said
+    text = html.unescape((run / "report.html").read_text(encoding="utf-8"))
+    assert {'"k": 7', '"k": 500'} <= {*re.findall(r'"k": \d+', text)}, "both stand in Provenance"
 
 
 def test_a_mean_that_never_moves_is_no_figure(tmp_path: Path) -> None:
@@ -195,9 +204,8 @@ def test_a_mean_that_never_moves_is_no_figure(tmp_path: Path) -> None:
     for step in (0, 8):
         rows = []
         for layer, (place, (a, b)) in itertools.product((0, 1), enumerate(PAIRS)):
-            where = {"layer": layer, "language": a, "other_language": b}
-            rows.append(Row(metric="confusion", value=0.1 + 0.1 * ((place + layer) % 3), **where))
-            rows.append(Row(metric="cka", value=0.1 * layer, **where))
+            for metric, value in (("confusion", 0.1 + 0.1 * ((place + layer) % 3)), ("cka", 0.1 * layer)):
+                rows.append(Row(metric=metric, value=value, layer=layer, language=a, other_language=b))
         table.write(SnapshotId("planted", step, step), SomethingNew(), rows, seconds=0.1)
     titles = [figure["layout"]["title"]["text"] for figure in figures_in(write_report([tmp_path]))]
     assert "CKA by layer" in titles
@@ -207,7 +215,7 @@ def test_a_mean_that_never_moves_is_no_figure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--out", "{}/there"], "there: this is a folder; name a file in it"),
+        (["--out", "{}/there"], "there: not written (Is a directory); --out names another place"),
         (["--out", "{}/x.pdf", "--format", "png"], "the name says pdf; leave out one of the two"),
         (["--capacity", "--steps", "0", "16"], "leave out --capacity"),
     ],

@@ -100,6 +100,8 @@ def test_a_training_is_rebuilt_with_figures_config_summary_and_artifacts(
     assert last["progress/snapshot"] == 1
     for key in ("panels/overlap/rank_transfer", "pairs/overlap/shared", "panels/language_probe/accuracy"):
         assert last[f"{key}._type"] == "plotly-file"
+    drawn = session.folder / "files" / last["panels/overlap/rank_transfer.path"]
+    assert json.loads(drawn.read_text())["layout"]["yaxis"]["title"]["text"] == "rank correlation"
     assert last["layers/language_probe/accuracy._type"] == "histogram"
     assert last["layers/language_probe/accuracy.bins"] == [-1, 0, 1, 2, 3], "one bin a layer"
     assert last["heatmaps/overlap/shared_units._type"] == "image-file"

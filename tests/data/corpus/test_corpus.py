@@ -10,6 +10,7 @@ import struct
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from data.corpus.fetch import fetch
 from data.corpus.filters import english_fault, script_share, translation_fault
 from data.corpus.languages import LANGUAGES, choose_languages
 from data.corpus.packages import find_package, require_packages
-from data.corpus.pins import PINS, Pin
+from data.corpus.pins import PINS
 from data.corpus.segments import Segment, align_by_position, squash
 from data.corpus.sources import choose_sources, packages_of
 
@@ -364,7 +365,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = find_package(folder, name)
         assert path is not None
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        monkeypatch.setitem(PINS, name, Pin(name, PINS[name].version, digest, PINS[name].registry))
+        monkeypatch.setitem(PINS, name, replace(PINS[name], sha256=digest))
     return folder
 
 

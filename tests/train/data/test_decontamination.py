@@ -46,14 +46,15 @@ def test_planted_copies_are_found_and_clean_text_is_not() -> None:
     assert format_audit([report]).splitlines()[1].split()[:4] == ["en", "23", "2", "8.70%"]
 
 
-def test_unspaced_scripts_are_compared_by_characters_and_languages_apart() -> None:
+@pytest.mark.parametrize("code", ["zh", "zh-Hant", "cmn_Hans", "zho"])
+def test_unspaced_scripts_are_compared_by_characters_and_languages_apart(code: str) -> None:
     characters = [chr(code) for code in range(0x4E00, 0x5E00)]
     text = "".join(RNG.choices(characters, k=60))
     copied = "".join(RNG.choices(characters, k=10)) + text[20:45] + "。"
     too_short = "".join(RNG.choices(characters, k=10)) + text[20:44]
-    training = [("zh", text), ("ja", "別の文です。" * 3), ("fr", text)]
-    reports = {report.language: report for report in audit(training, {"zh": [copied, too_short], "ja": [copied]})}
-    assert reports["zh"].examples == (copied,)
+    training = [(code, text), ("ja", "別の文です。" * 3), ("fr", text)]
+    reports = {report.language: report for report in audit(training, {code: [copied, too_short], "ja": [copied]})}
+    assert reports[code].examples == (copied,)
     assert reports["ja"].contaminated_texts == 0
     assert reports["ja"].training_texts == 1
 

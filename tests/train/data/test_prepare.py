@@ -314,6 +314,16 @@ def test_a_broken_memo_of_hashes_is_made_again(
     assert prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "cache", languages=LANGUAGES).folder == first.folder
 
 
+def test_what_is_prepared_serves_also_where_no_memo_can_be_written(
+    tmp_path: Path, pattern: str, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    first = prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "cache", languages=LANGUAGES)
+    (tmp_path / "cache" / "sha256.json").unlink()
+    (tmp_path / "cache" / "sha256.json").mkdir()  # stands for a folder that is only to be read
+    (tmp_path / "cache" / "sha256.json" / "x").touch()
+    assert prepare([LocalText(pattern)], byte_tokenizer, tmp_path / "cache", languages=LANGUAGES).folder == first.folder
+
+
 def test_a_killed_process_is_named_and_its_work_resumed(
     tmp_path: Path, pattern: str, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,21 @@ def test_one_file_per_language_with_globs_and_plain_text(tmp_path: Path) -> None
     assert [document.language for document in stream_documents([source], ["en"])] == ["en"] * 3
 
 
+def test_a_name_with_brackets_is_the_file_and_endings_may_be_capitals(tmp_path: Path) -> None:
+    folder = tmp_path / "set [v2]"
+    folder.mkdir()
+    (folder / "EN.TXT.GZ").write_bytes(gzip.compress(b"first\n"))
+    source = LocalText(files_by_language={"en": str(folder / "EN.TXT.GZ")})
+    assert [document.text for document in everything(source)] == ["first"]
+
+
+@pytest.mark.parametrize("option", ["key_column", "split_column", "language_column"])
+def test_a_column_that_is_named_must_be_there(tmp_path: Path, option: str) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", RECORDS)
+    with pytest.raises(ValueError, match=rf"a\.jsonl: no column 'typo' \({option}\); columns are"):
+        everything(LocalText(str(path), **{option: "typo"}))
+
+
 def test_embedded_sample_keeps_its_splits() -> None:
     counts = Counter(
         (document.language, document.split) for document in everything(LocalText(str(DATA / "embedded_cdda10.parquet")))

@@ -130,10 +130,11 @@ def test_impossible_requests_say_why() -> None:
 def test_what_a_killed_writer_left_is_cleared_and_does_not_count(
     tmp_path: Path, trained: PreTrainedTokenizerFast
 ) -> None:
-    for leftover in (tmp_path / ".tok.123.tmp", tmp_path / "tok" / ".tokenizer.json.123.tmp"):
+    other = ".tok.8k.123.tmp"  # of a writer that lives
+    for leftover in (tmp_path / ".tok.123.tmp", tmp_path / other, tmp_path / "tok" / ".tokenizer.json.123.tmp"):
         leftover.mkdir(parents=True)
     assert ensure_tokenizer(tmp_path / "tok", lambda: {"en": ["some text to learn"]}, 262)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".tok.lock", "tok"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other, ".tok.lock", "tok"]
     assert len(load_tokenizer(tmp_path / "tok")) == 262
 
 

@@ -148,6 +148,10 @@ def test_keyed_text_is_its_own_parallel_text(own: Path) -> None:
     assert main(["init", "--text", "long.jsonl", "--concepts", "de=de.tsv", "--out", "mine.yaml"]) == 0
     names = [type(one).__name__ for one in load_analyses("mine/analyses.yaml")]
     assert {"Alignment", "ConceptOverlap"} <= {*names}
+    assert main(["prepare", "--config", "mine.yaml"]) == 0  # with a vocabulary for the text that labelling has left
+    (manifest,) = (own / "runs" / "cache").glob("*/manifest.json")
+    for splits in json.loads(manifest.read_text(encoding="utf-8"))["languages"].values():
+        assert 0 < splits["train"]["excluded"] < splits["train"]["documents"], "most text is left to train on"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +163,9 @@ def test_keyed_text_is_its_own_parallel_text(own: Path) -> None:
         ([*TEXT, "--out", "a.json"], "a.json: a configuration is a .yaml file"),
         ([*TEXT, "--out", "text.yaml"], "text is there already"),
         ([*TEXT, "--concepts", "en.tsv", "--out", "a.yaml"], "one list serves translated text alone"),
+        ([*TEXT, "--concepts", "en.tsv", "de.tsv", "--out", "a.yaml"], "or LANG=FILE once for each language"),
+        ([*TEXT, "--concepts", "en=en.tsv", "en=de.tsv", "--out", "a.yaml"], "or LANG=FILE once for each language"),
+        ([*TEXT, "--concepts", "en=en.tsv", "fr=de.tsv", "--out", "a.yaml"], "a list for fr, but text in de, en, es"),
         ([*TEXT, "--parallel", "fr.jsonl", "--out", "a.yaml"], "has none of de, en, es"),
         ([*TEXT, "--parallel", "parallel.parquet", "--concepts", "fr.tsv", "--out", "a.yaml"], "no such concept list"),
         (["--text", "en=short.txt", "--out", "a.yaml"], "en has 3 texts; at least 20"),
