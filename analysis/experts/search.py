@@ -23,7 +23,7 @@ from analysis.experts.ranks import auroc, percentile
 from analysis.experts.topk import Details, TopUnits
 
 DESCRIBED = ("auroc", "on_p50", "on_mean", "on_p90", "off_mean")
-"""Kept of every expert, see the fields of `analysis.experts.table.ExpertTable`."""
+"""Kept of every expert, see the fields of `Found`."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,22 @@ class Halves:
 
 @dataclass(frozen=True)
 class Found:
-    """What `top_units` finds; see the fields of `analysis.experts.table.ExpertTable`."""
+    """What `top_units` finds; languages and concepts in the order of the concept set."""
 
     experts: Experts
-    described: Mapping[str, np.ndarray]
-    """(L, C, K) float32 by name, those of `DESCRIBED`."""
+    auroc: np.ndarray
+    """(L, C, K) float32."""
+    on_p50: np.ndarray
+    """(L, C, K) float32: median response to the positives, the forcing value of Suau et al."""
+    on_mean: np.ndarray
+    on_p90: np.ndarray
+    off_mean: np.ndarray
+    """(L, C, K) float32: mean response to the negatives."""
     halves: Halves | None
     shuffled: tuple[np.ndarray, ...]
+    """(L, C, K) flat ids by shuffled labels, one for each shuffle."""
     shuffled_ap: np.ndarray
+    """(shuffles, L, C, K) float32: AP of those units for the shuffled labels, descending."""
 
 
 def top_units(
@@ -108,7 +116,7 @@ def top_units(
     by_chance = tops[len(found) :]
     return Found(
         experts=found[0],
-        described={name: kept[name].reshape(*shape, k) for name in DESCRIBED},
+        **{name: kept[name].reshape(*shape, k) for name in DESCRIBED},
         halves=Halves(
             experts=(found[1], found[2]),
             deep=(deep[0].units.reshape(*shape, -1), deep[1].units.reshape(*shape, -1)),

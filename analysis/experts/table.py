@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from analysis.concepts.concept_set import ConceptSet
-from analysis.experts.search import Experts, Halves, top_units
+from analysis.experts.search import Found, top_units
 from analysis.extraction.options import DEFAULTS, Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import Site, UnitSpace, find_sites, unit_kinds
@@ -28,30 +28,16 @@ from analysis.snapshots import Snapshot
 
 
 @dataclass(frozen=True)
-class ExpertTable:
-    """What `find_experts` finds; languages and concepts in the order of the concept set."""
+class ExpertTable(Found):
+    """What `find_experts` finds, and what it is about."""
 
     space: UnitSpace
     languages: tuple[str, ...]
     concepts: tuple[str, ...]
-    experts: Experts
     prevalence: np.ndarray
     """(L, C) AP of a unit that knows nothing."""
-    auroc: np.ndarray
-    """(L, C, K) float32."""
-    on_p50: np.ndarray
-    """(L, C, K) float32: median response to the positives, the forcing value of Suau et al."""
-    on_mean: np.ndarray
-    on_p90: np.ndarray
-    off_mean: np.ndarray
-    """(L, C, K) float32: mean response to the negatives."""
     unit_kind: np.ndarray
     """(A,) kind of every unit, a fused query-key-value output told apart."""
-    halves: Halves | None
-    shuffled: tuple[np.ndarray, ...]
-    """(L, C, K) flat ids by shuffled labels, one for each shuffle."""
-    shuffled_ap: np.ndarray
-    """(shuffles, L, C, K) float32: AP of those units for the shuffled labels, descending."""
     clusters: np.ndarray
     """(C,) concepts of one cluster depend on each other."""
 
@@ -152,17 +138,13 @@ def find_experts(
 
     found = top_units(stream(), concept_set, count, deepest=deepest, halves=halves, shuffles=shuffles, seed=seed)
     return ExpertTable(
+        **vars(found),
         space=space,
         languages=concept_set.languages,
         concepts=concept_set.concepts,
-        experts=found.experts,
         prevalence=np.array([[pool.prevalence(name) for name in concept_set.concepts] for pool in pools]),
         unit_kind=np.concatenate([unit_kinds(snapshot.model, site) for site in sites]),
-        halves=found.halves,
-        shuffled=found.shuffled,
-        shuffled_ap=found.shuffled_ap,
         clusters=concept_set.clusters,
-        **found.described,
     )
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from analysis.base import Attachment, Row
 from analysis.cost import Shape
@@ -108,7 +107,11 @@ class HeldOutLoss(TextAnalysis):
         for language, items in held_out.items():
             texts = [item.text for item in items[: self.max_texts]]
             fitted = content_tokens(tokenizer, [item.text for item in training[language][: self.max_train_texts]])
-            prepared[language] = _held_out(tokenizer, texts, fitted, vocabulary(snapshot))
+            tokens = content_tokens(tokenizer, texts)
+            num_bytes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
+            unigram = float(unigram_losses(fitted, tokens, vocabulary(snapshot)).sum() / num_bytes.sum() * BITS)
+            unknown = sum(row.count(tokenizer.unk_token_id) for row in tokens)
+            prepared[language] = _HeldOut(tokens, num_bytes, unigram, unknown)
         return prepared
 
 
@@ -126,16 +129,6 @@ class _HeldOut:
     @property
     def num_tokens(self) -> int:
         return sum(map(len, self.tokens))
-
-
-def _held_out(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], training: list[list[int]], size: int
-) -> _HeldOut:
-    tokens = content_tokens(tokenizer, texts)
-    num_bytes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
-    unigram = unigram_losses(training, tokens, size).sum() / num_bytes.sum() * BITS
-    unknown = sum(row.count(tokenizer.unk_token_id) for row in tokens)
-    return _HeldOut(tokens, num_bytes, float(unigram), unknown)
 
 
 def _with_interval(value: float, chance: float, resampled: np.ndarray, language: str | None) -> Row:

@@ -31,10 +31,10 @@ import torch
 from analysis.base import Attachment, Kept, Row
 from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
-from analysis.extraction.states import TokenSample, unit_hash
+from analysis.extraction.states import TokenSample
 from analysis.measures.text_analysis import TokenProbe, shown_layers, vocabulary
 from analysis.probes.dip import MINIMUM_BLOCKS, count_dip, measure_dip
-from analysis.probes.folds import Fold, count_tokens, shared_tokens, token_identity_accuracy
+from analysis.probes.folds import Fold, control_labels, count_tokens, shared_tokens, token_identity_accuracy
 from analysis.probes.logistic import fit_logistic
 from analysis.probes.scores import score_rows, spread_row
 from analysis.snapshots import Snapshot
@@ -130,9 +130,7 @@ class LanguageProbe(TokenProbe):
         shuffled = np.tile(sample.language, (self.shuffles, 1))
         for labels in shuffled:
             labels[fold.train] = generator.permutation(labels[fold.train])
-        types, inverse = np.unique(sample.token, return_inverse=True)
-        draws = np.array([unit_hash("control", fold.seed, token) for token in types])
-        return np.stack([*shuffled, (draws * len(sample.languages)).astype(np.int64)[inverse]])
+        return np.stack([*shuffled, control_labels(sample, fold.seed)])
 
     def _accuracies(
         self, sample: TokenSample, layers: Sequence[int], correct: np.ndarray, test: np.ndarray

@@ -21,7 +21,7 @@ from analysis.cost import Shape
 from analysis.extraction.sites import find_sites
 from analysis.extraction.states import TokenSample, unit_hash
 from analysis.measures.text_analysis import TokenProbe, shown_layers
-from analysis.probes.folds import Fold
+from analysis.probes.folds import Fold, control_labels
 from analysis.probes.mlp import fit_mlp
 from analysis.probes.online_code import online_code
 from analysis.probes.scores import score_rows
@@ -112,9 +112,7 @@ class ProbeSuite(TokenProbe):
         rank = np.array([unit_hash("order", fold.seed, key) for key in sample.key_names])
         by_key = np.argsort(rank[sample.key], kind="stable")
         order = by_key[fold.train[by_key]]
-        types, inverse = np.unique(sample.token, return_inverse=True)
-        draws = np.array([unit_hash("control", fold.seed, token) for token in types])
-        control = (draws * len(sample.languages)).astype(np.int64)[inverse]
+        control = control_labels(sample, fold.seed)
         own = sample.language[order]
         shuffled = np.random.default_rng(fold.seed).permutation(own)
         return order, {"compression_mdl": own, "compression_mdl_control": control[order], "shuffled": shuffled}

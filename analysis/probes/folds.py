@@ -108,6 +108,14 @@ def token_identity_accuracy(counts: np.ndarray, sample: TokenSample, fold: Fold)
     return float((hit / best.sum(axis=1)).mean())
 
 
+def control_labels(sample: TokenSample, seed: int) -> np.ndarray:
+    """(N,) a random language for every token type: the control task of Hewitt & Liang (EMNLP 2019)."""
+    types, inverse = np.unique(sample.token, return_inverse=True)
+    draws = np.array([unit_hash("control", seed, token) for token in types])
+    labels: np.ndarray = (draws * len(sample.languages)).astype(np.int64)[inverse]
+    return labels
+
+
 def shared_tokens(sample: TokenSample) -> np.ndarray:
     """(N,) bool: tokens whose id occurs in at least two languages of the sample."""
     pairs = np.unique(np.stack([sample.token, sample.language]), axis=1)

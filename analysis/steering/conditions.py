@@ -41,13 +41,6 @@ Forced = dict[Site, tuple[Tensor, Tensor]]
 """Held units of each site with their values, (M,) float32."""
 
 
-def in_band(forcing: Forced, band: tuple[int, int] | None) -> Forced:
-    """Only the units of blocks `band[0]` to `band[1]` (inclusive)."""
-    if band is None:
-        return dict(forcing)
-    return {site: entry for site, entry in forcing.items() if band[0] <= site.layer <= band[1]}
-
-
 def random_units(like: Units, key: Sequence[int]) -> dict[Site, Tensor]:
     """As many units of every site as `like` has, none of them in `like` while the site has enough others.
 
@@ -130,7 +123,9 @@ class Conditions:
         """
         stored = "on_p50" if self.value == "token_median" else self.value
         first = k if condition == "next" else 0
-        forcing = in_band(forcing_of(self.table, concept, language, k=k, first=first, value=stored), self.band)
+        forcing = forcing_of(self.table, concept, language, k=k, first=first, value=stored)
+        if self.band is not None:
+            forcing = {site: entry for site, entry in forcing.items() if self.band[0] <= site.layer <= self.band[1]}
         if not forcing:
             raise ValueError(
                 f"no expert of {concept!r} in {language!r} lies in blocks {self.band}; widen the band or raise k"

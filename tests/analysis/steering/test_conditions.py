@@ -18,7 +18,7 @@ from analysis.extraction.options import Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.extraction.sites import Site, find_sites
 from analysis.snapshots import Snapshot
-from analysis.steering.conditions import Conditions, in_band, pooled_values, random_units, token_medians
+from analysis.steering.conditions import Conditions, pooled_values, random_units, token_medians
 
 EXTRACTION = Extraction(batch_tokens=512, max_bytes=2**24)
 TEXTS = tuple(f"{'sea' if i < 6 else 'dry'} text number {i} {'of waves' if i % 3 else 'here'}" for i in range(14))
@@ -143,6 +143,6 @@ def test_a_band_of_blocks_keeps_their_units_only(
     all_of_them = make(snapshot, table, concept_set).forcing("experts", "odd", "en", 40)
     upper = make(snapshot, table, concept_set, band=(1, 1)).forcing("experts", "odd", "en", 40)
     assert set(upper) == {site for site in all_of_them if site.layer == 1} < set(all_of_them)
-    assert set(in_band(all_of_them, (0, 1))) == set(all_of_them)
+    assert set(make(snapshot, table, concept_set, band=(0, 1)).forcing("experts", "odd", "en", 40)) == set(all_of_them)
     with pytest.raises(ValueError, match=r"no expert of 'sea' in 'en' lies in blocks \(7, 9\); widen the band"):
         make(snapshot, table, concept_set, band=(7, 9)).forcing("experts", "sea", "en", 40)
