@@ -13,7 +13,7 @@ Shapes:  L languages   C concepts   K experts   B texts of a batch   T tokens   
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -66,7 +66,7 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
 
     default_name: ClassVar[str] = "causal_transfer"
     headlines: ClassVar[tuple[str, ...]] = ("causal_transfer", "causal_own")
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     positive: ClassVar[tuple[str, ...]] = ("k", "mismatched", "texts_per_concept", "min_positives")
     fractions: ClassVar[tuple[str, ...]] = ("share",)
 
@@ -139,15 +139,15 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
         for metric, gain in gains.items():
             for condition, pairs in groups.items():
                 yield from self._over_concepts(table, metric, _nanmean(gain[pairs]), condition)
-            yield from _by_pair(languages, metric, gain)
+            yield from _by_pair(table, metric, gain)
         yield from self._over_concepts(table, "causal_own", _nanmean(gains["causal_transfer"][own]), None)
         for condition, rise in zip(CONDITIONS, rises, strict=True):
-            yield from _by_pair(languages, "ablation", rise, condition=condition)
+            yield from _by_pair(table, "ablation", rise, condition=condition)
 
     @staticmethod
     def _over_concepts(table: ExpertTable, metric: str, values: np.ndarray, condition: str | None) -> Iterator[Row]:
         """The mean over concepts of `values` (C,), then each of them."""
-        yield from _mean_row(metric, values, condition=condition)
+        yield from _mean_row(table, metric, values, condition=condition)
         for concept, value in zip(table.concepts, values, strict=True):
             if np.isfinite(value):
                 yield Row(metric=metric, value=value, concept=concept, condition=condition, chance=0.0)
@@ -235,15 +235,15 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
 
 
-def _by_pair(languages: Sequence[str], metric: str, values: np.ndarray, **where: str) -> Iterator[Row]:
+def _by_pair(table: ExpertTable, metric: str, values: np.ndarray, **where: str) -> Iterator[Row]:
     """From every language to every language, from values (L, L, C)."""
-    for i, language in enumerate(languages):
-        for j, other in enumerate(languages):
-            yield from _mean_row(metric, values[i, j], language=language, other_language=other, **where)
+    for i, language in enumerate(table.languages):
+        for j, other in enumerate(table.languages):
+            yield from _mean_row(table, metric, values[i, j], language=language, other_language=other, **where)
 
 
-def _mean_row(metric: str, values: np.ndarray, **where: str | None) -> Iterator[Row]:
+def _mean_row(table: ExpertTable, metric: str, values: np.ndarray, **where: str | None) -> Iterator[Row]:
     """The mean of what is a number in `values` (C,); no row if nothing is."""
-    known = values[np.isfinite(values)]
-    if len(known):
-        yield mean_row(metric, known, **where)
+    known = np.isfinite(values)
+    if known.any():
+        yield mean_row(metric, values[known], table.clusters[known], **where)

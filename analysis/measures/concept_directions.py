@@ -27,7 +27,8 @@ from analysis.snapshots import Snapshot
 class ConceptDirections(ConceptAnalysis):
     """Held-out transfer of concept directions between languages.
 
-    Rows, with intervals over concepts, per layer (embeddings: -1) and (without layer) as the mean over layers:
+    Rows, with intervals over concepts (groups that depend on each other count once), per layer (embeddings: -1) and
+    (without layer) as the mean over layers:
 
     - `direction_transfer`: AUROC of the direction of `language` on held-out sentences of `other_language`; per layer
       and overall the mean over different languages; as the mean over layers also for every two languages, from and
@@ -41,6 +42,7 @@ class ConceptDirections(ConceptAnalysis):
     """
 
     default_name: ClassVar[str] = "concept_directions"
+    version: ClassVar[int] = 2
     positive: ClassVar[tuple[str, ...]] = ("min_positives", "shuffles")
 
     only_concepts: list[str] = field(default_factory=list)
@@ -97,7 +99,7 @@ def _rows(
     concept_set: ConceptSet, layers: list[int], auroc: np.ndarray, chance: np.ndarray, cosine: np.ndarray
 ) -> Iterator[Row]:
     """From arrays (Y, L, L, C)."""
-    languages = concept_set.languages
+    languages, clusters = concept_set.languages, concept_set.clusters
     own = np.eye(len(languages), dtype=bool)
     for metric, values, null, chosen in (
         ("direction_transfer", auroc, chance, ~own),
@@ -107,8 +109,8 @@ def _rows(
     ):
         by_layer, null_by_layer = values[:, chosen].mean(axis=1), null[:, chosen].mean(axis=1)  # (Y, C)
         for place, layer in enumerate(layers):
-            yield mean_row(metric, by_layer[place], chance=float(null_by_layer[place].mean()), layer=layer)
-        yield mean_row(metric, by_layer.mean(axis=0), chance=float(null_by_layer.mean(axis=0).mean()))
+            yield mean_row(metric, by_layer[place], clusters, chance=float(null_by_layer[place].mean()), layer=layer)
+        yield mean_row(metric, by_layer.mean(axis=0), clusters, chance=float(null_by_layer.mean(axis=0).mean()))
     for concept, value, null in zip(
         concept_set.concepts, auroc[:, ~own].mean(axis=(0, 1)), chance[:, ~own].mean(axis=(0, 1)), strict=True
     ):
@@ -118,6 +120,6 @@ def _rows(
             pair = {"language": language, "other_language": other}
             if i != j:
                 level = float(chance[:, i, j].mean(axis=0).mean())
-                yield mean_row("direction_transfer", auroc[:, i, j].mean(axis=0), chance=level, **pair)
+                yield mean_row("direction_transfer", auroc[:, i, j].mean(axis=0), clusters, chance=level, **pair)
             if language < other:
-                yield mean_row("direction_cosine", cosine[:, i, j].mean(axis=0), **pair)
+                yield mean_row("direction_cosine", cosine[:, i, j].mean(axis=0), clusters, **pair)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -31,7 +31,7 @@ class HeldOutLoss(TextAnalysis):
 
     Rows, for every language and (language None) their mean:
         bits_per_byte           chance: a unigram model of the tokens, fitted on the training split; 95 % interval by
-                                bootstrap over texts
+                                bootstrap over keys, each with its texts in all languages
         perplexity              per token, comparable only between checkpoints of one tokenizer
         unknown_share           share of tokens that are `<unk>` and so make the loss too small (only if there are any)
 
@@ -58,7 +58,7 @@ class HeldOutLoss(TextAnalysis):
     default_name: ClassVar[str] = "held_out"
     not_settings: ClassVar[tuple[str, ...]] = (*TextAnalysis.not_settings, "samples")
     headlines: ClassVar[tuple[str, ...]] = ("bits_per_byte",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     positive: ClassVar[tuple[str, ...]] = ("max_texts", "max_train_texts", "num_bootstrap")
     min_languages: ClassVar[int] = 1
 
@@ -69,7 +69,7 @@ class HeldOutLoss(TextAnalysis):
 
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:
         prepared = self._kept.get(self._depends_on(snapshot), lambda: self._prepare(snapshot))
-        generator = np.random.default_rng(self.seed)
+        places, drawn = self._draw_keys(prepared)
         values: list[float] = []
         resampled_means = np.zeros(self.num_bootstrap)
         for language, texts in prepared.items():
@@ -81,8 +81,9 @@ class HeldOutLoss(TextAnalysis):
                 batch_tokens=self.batch_tokens,
             )
             values.append(float(nats.sum() / texts.num_bytes.sum() * BITS))
-            drawn = generator.integers(len(nats), size=(self.num_bootstrap, len(nats)))
-            resampled = nats[drawn].sum(axis=1) / texts.num_bytes[drawn].sum(axis=1) * BITS
+            times = drawn[:, places[language]]
+            resampled = np.full(len(times), values[-1])  # where no text of the language is drawn
+            np.divide(times @ nats * BITS, times @ texts.num_bytes, out=resampled, where=times.any(axis=1))
             resampled_means += resampled / len(prepared)
             yield _with_interval(values[-1], texts.unigram, resampled, language)
             # A broken file may have thousands of nats per token; perplexity stays a number up to exp(700).
@@ -95,6 +96,17 @@ class HeldOutLoss(TextAnalysis):
         if self.samples > 0:
             tokens = {language: texts.tokens for language, texts in prepared.items()}
             yield Attachment("samples", sample_table(snapshot, tokens, self.samples))
+
+    def _draw_keys(self, prepared: Mapping[str, _HeldOut]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Place of every text's key among all keys, by language, and how often each key is drawn, (R, keys).
+
+        A key and all its translations are drawn together: a sentence that is hard in one language is in the others.
+        """
+        keys, inverse = np.unique([key for texts in prepared.values() for key in texts.keys], return_inverse=True)
+        ends = np.cumsum([len(texts.keys) for texts in prepared.values()])
+        generator = np.random.default_rng(self.seed)
+        drawn = generator.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=self.num_bootstrap)
+        return dict(zip(prepared, np.split(inverse, ends[:-1]), strict=True)), drawn
 
     def work(self, shape: Shape) -> float:
         return self.num_tokens(shape, self.max_texts)[1] * (shape.read + shape.head)
@@ -111,7 +123,8 @@ class HeldOutLoss(TextAnalysis):
             num_bytes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
             unigram = float(unigram_losses(fitted, tokens, vocabulary(snapshot)).sum() / num_bytes.sum() * BITS)
             unknown = sum(row.count(tokenizer.unk_token_id) for row in tokens)
-            prepared[language] = _HeldOut(tokens, num_bytes, unigram, unknown)
+            keys = [item.key for item in items[: self.max_texts]]
+            prepared[language] = _HeldOut(keys, tokens, num_bytes, unigram, unknown)
         return prepared
 
 
@@ -119,6 +132,7 @@ class HeldOutLoss(TextAnalysis):
 class _HeldOut:
     """Held-out texts of one language and what models without context make of them."""
 
+    keys: list[str]
     tokens: list[list[int]]
     num_bytes: np.ndarray
     """(N,) float64."""

@@ -26,7 +26,7 @@ from analysis.extraction.sites import Site, find_sites
 from analysis.extraction.states import TokenSample, iter_token_states, sample_tokens
 from analysis.probes.folds import Fold, make_folds
 from analysis.snapshots import Snapshot
-from analysis.statistics import mean_interval
+from analysis.statistics import mean_interval, merge_clusters
 from analysis.texts import Text, shared_texts, text_sizes
 from babelscope.files import file_sha256, file_stamp
 from babelscope.records import Clone
@@ -56,9 +56,12 @@ def shown_layers(wanted: Sequence[int] | None, sites: Sequence[Site]) -> list[in
     return sorted(chosen)
 
 
-def mean_row(metric: str, values: np.ndarray, **where: Any) -> Row:
-    """Mean over concepts (C,) with Student's interval; `where` are other fields of `Row`; chance is 0 if not given."""
-    low, high = mean_interval(values)
+def mean_row(metric: str, values: np.ndarray, clusters: np.ndarray, **where: Any) -> Row:
+    """Mean over concepts (C,) with Student's interval over their clusters (C,), see `ConceptSet.clusters`.
+
+    `where` are other fields of `Row`; chance is 0 if not given.
+    """
+    low, high = mean_interval(merge_clusters(values, clusters))
     return replace(Row(metric=metric, value=values.mean(), chance=0.0, low=low, high=high), **where)
 
 

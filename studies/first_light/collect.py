@@ -110,9 +110,10 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
     if not found:
         raise FileNotFoundError(f"{runs}: no run with results; `studies/first_light/run.sh analyses` makes them")
     planned = read_plan(plan)
-    said, rows, dips, births, clusters = [], [], [], [], {}
+    said, rows, dips, births = [], [], [], []
+    clusters: dict[str, int] = {}
     for about, record in found:
-        check_results(planned, ((step, name, stamp["settings"]) for step, name, stamp in record.stamps()))
+        check_results(planned, ((step, name, stamp["settings"]) for step, name, stamp in record.stamps))
         rows.append(prune(record.frame).assign(**about))
         for step, name in record.table.entries():
             if name == "language_probe" and record.table.path(step, name, "dip").is_file():

@@ -191,7 +191,7 @@ TABLES: Sequence[Callable[[Study], Table]] = (
 def is_measured(study: Study, make: Callable[[Study], Table]) -> bool:
     """Whether the study has what a table is made of."""
     metrics = set(study.main["metric"])
-    return {
+    needs: dict[Callable[[Study], Table], bool] = {
         identity_table: len(study.dips) > 0,
         birth_table: len(study.births) > 0,
         transfer_table: "causal_transfer" in metrics,
@@ -199,4 +199,5 @@ def is_measured(study: Study, make: Callable[[Study], Table]) -> bool:
         kinship_table: len(study.languages) > 0,
         capacity_table: len(capacity_values(study)) > 0,
         clone_table: "clone" in set(study.rows["part"]),
-    }.get(make, True)
+    }
+    return needs.get(make, True)

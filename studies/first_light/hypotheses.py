@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from analysis.report.capacity.runs import at_loss
@@ -16,7 +18,7 @@ QUESTIONS = {
     "H4": "the neurons carry the concept across (causal transfer, no common script)",
 }
 
-CLAIMS = (
+CLAIMS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("concept neurons come to be shared between languages (Riemenschneider & Frank 2025)", "H1", {}),
     ("what is shared is more than surface (the same)", "H1b", {}),
     ("language identity fades in the middle layers (the same)", "H2", {}),

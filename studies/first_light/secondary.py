@@ -32,7 +32,9 @@ def identity_table(study: Study) -> Table:
 def transfer_table(study: Study) -> Table:
     """Causal transfer, concept directions and the MLP probe, at the dear snapshots."""
     rows = []
-    named = [("causal_transfer", condition, label) for condition, label in STRATA.items()]
+    named: list[tuple[str, str | None, str]] = [
+        ("causal_transfer", condition, label) for condition, label in STRATA.items()
+    ]
     named += [("causal_transfer_random", "disjoint_scripts", "against random units, no common script")]
     named += [("causal_own", None, "own language")]
     for metric, condition, label in named:

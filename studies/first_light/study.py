@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,15 +83,13 @@ class Study:
         there = set(self.main.loc[self.main["metric"] == "rank_transfer", "condition"])
         return {stratum: label for stratum, label in STRATA.items() if stratum in there}
 
-    def means(
-        self, metric: str, condition: str | None = None, *, k: int | None = None, **where: object
-    ) -> pd.DataFrame:
+    def means(self, metric: str, condition: str | None = None, *, k: int | None = None, **where: Any) -> pd.DataFrame:
         """Steps (rows) by seeds of an overall number; `where` names further columns, such as `layer`."""
         return overall(self.main, metric, condition, k=k, **where).pivot(
             index="step", columns="run_seed", values="value"
         )
 
-    def chance(self, metric: str, step: int, **where: object) -> float | None:
+    def chance(self, metric: str, step: int, **where: Any) -> float | None:
         """The chance level beside a number, mean over seeds."""
         rows = overall(self.main, metric, None, **where)
         found = rows.loc[rows["step"] == step, "chance"].dropna()
@@ -143,7 +142,7 @@ def _of_main(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def overall(
-    frame: pd.DataFrame, metric: str, condition: str | None, *, k: int | None = None, **where: object
+    frame: pd.DataFrame, metric: str, condition: str | None, *, k: int | None = None, **where: Any
 ) -> pd.DataFrame:
     """Rows of a metric that belong to nothing but `condition`, `k` and what `where` names."""
     rows = frame[frame["metric"] == metric]

@@ -119,7 +119,7 @@ def test_pairs_are_told_apart_by_stratum_and_clones_stay_out_of_the_mean(
     measure = analysis(concept_file)
     snapshot = tiny_snapshot(tiny_llama)
     table = find_experts(snapshot, load_concepts(concept_file, min_positives=5), site_set=["mlp.act"], k=1)
-    table = replace(table, languages=("aa", "bb", "cc"), concepts=("fire", "water"))
+    table = replace(table, languages=("aa", "bb", "cc"), concepts=("fire", "water"), clusters=np.arange(2))
     rises = np.zeros((3, 3, 3, 2))
     rises[0] = np.array([[5.0, 1.0, 100.0], [1.0, 7.0, 10.0], [100.0, 10.0, 1000.0]])[..., None]
     strata = {("aa", "bb"): "same_script", ("aa", "cc"): "clone", ("bb", "cc"): "with_clone"}

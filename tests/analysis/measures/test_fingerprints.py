@@ -27,7 +27,7 @@ from analysis.measures.trajectories import Trajectories
 from analysis.snapshots import Snapshot
 
 GOLDEN: list[tuple[Analysis, str]] = [
-    (HeldOutLoss(texts="none.parquet"), "bd8740583086b539"),
+    (HeldOutLoss(texts="none.parquet"), "f06dbfbcafb3e5c6"),
     (LanguageProbe(texts="none.parquet"), "f25c1046b5d04e0b"),
     (ProbeSuite(texts="none.parquet"), "2d1dc9a8e6ab99ce"),
     (ConceptOverlap(concepts="none.parquet"), "f678e99515e6957f"),

@@ -73,6 +73,29 @@ def test_rows_are_bits_per_utf8_byte(texts: Path, tiny_xglm: PreTrainedModel, ti
     assert rows["bits_per_byte", None].value == pytest.approx(mean)
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_sentence_is_drawn_together_with_its_translations(
+    parallel: bool, tmp_path: Path, tiny_xglm: PreTrainedModel, tiny_snapshot: Make
+) -> None:
+    """Sentences as hard in one language as in the other: a second language adds something only if it is other text."""
+    words = ["a", "quick brown fox", "jumps over", "THE LAZY DOG", "zzzz zzzz zzzz zzzz", "0"]
+    lines = [
+        {"lang": language, "uid": f"{'' if parallel else language}{i}", "split": split, "text": f"{words[i % 6]} {i}"}
+        for language in ("de", "en")
+        for split in ("train", "valid")
+        for i in range(60)
+    ]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    rows = rows_of(HeldOutLoss(texts=str(path)), tiny_snapshot(tiny_xglm))
+    widths = [row.high - row.low for key, row in rows.items() if key[0] == "bits_per_byte"]  # type: ignore[operator]
+    alone, overall = np.mean(widths[:2]), widths[2]
+    if parallel:
+        assert overall == pytest.approx(alone)
+    else:
+        assert 0.6 < overall / alone < 0.82  # 1 / sqrt(2)
+
+
 def test_a_model_that_learned_the_text_beats_the_unigram_model(
     texts: Path, tiny_gpt2: PreTrainedModel, tiny_snapshot: Make
 ) -> None:

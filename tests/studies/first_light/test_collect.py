@@ -123,14 +123,14 @@ def test_rows_of_probe_seeds_and_kinds_are_left_out() -> None:
 
 
 PLANNED = {
-    "capacity/held_out": "90a0558c07a5bedc",
-    "clone/held_out": "430882c9b0596605",
-    "core/held_out": "90a0558c07a5bedc",
+    "capacity/held_out": "c770badd0a5bdaf5",
+    "clone/held_out": "b1349bb488a1bf14",
+    "core/held_out": "c770badd0a5bdaf5",
     "capacity/overlap": "5dae927b58f5eb27",
     "clone/overlap": "b3e89238f6cb0669",
     "core/overlap": "2f1c66ad3af88eaf",
-    "dear/causal_transfer": "fa7b75fe5eeca6a1",
-    "dear/concept_directions": "6d72434fb5beb0d9",
+    "dear/causal_transfer": "edf4f7b9fe4262e2",
+    "dear/concept_directions": "1a548c958ddbfa02",
     "dear/probe_suite": "6668c78b9e275547",
     "followed/trajectories": "faf4eab4ff5acd16",
     "seeds/language_probe": "c9012895e728a4cc",
