@@ -136,7 +136,7 @@ def refused(outcome: tuple[int, str], *said: str) -> None:
         ("trainer.accumulate_grad_batches", -1, "trainer.accumulate_grad_batches is -1"),
         ("trainer.fast_dev_run", True, "trainer.fast_dev_run is True"),
         ("trainer.overfit_batches", 2, "trainer.overfit_batches is 2"),
-        ("trainer.limit_train_batches", 1, "trainer.limit_train_batches is 1"),
+        ("trainer.limit_train_batches", 2, "trainer.limit_train_batches is 2"),
         ("trainer.accumulate_grad_batches", 3, "data.batch_size 4 is not divisible by 1 devices x 3"),
         ("trainer.max_steps", -1, "trainer.max_steps is -1; set it"),
         ("model.optimizer.warmup_steps", 2, "optimizer.warmup_steps is 2 but the run has only 2 steps"),

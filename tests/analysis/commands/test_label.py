@@ -23,7 +23,7 @@ def planted(tmp_path: Path) -> Path:
     rows = []
     for number in range(300):
         for language, filler in fillers.items():
-            text = f"{filler} {water[language]}" if number % 3 == 0 else filler
+            text = f"{filler} {water[language]} {number}" if number % 3 == 0 else f"{filler} {number}"
             rows.append({"lang": language, "uid": f"s{number:04d}", "text": text})
     (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (tmp_path / "binary.tsv").write_bytes(bytes(range(256)))
