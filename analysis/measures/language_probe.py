@@ -153,19 +153,30 @@ class LanguageProbe(TokenProbe):
     def _baselines(self, snapshot: Snapshot, sample: TokenSample, folds: Sequence[Fold]) -> Iterator[Row]:
         chance = 1 / len(sample.languages)
         yield Row(metric="accuracy_majority", value=chance, chance=chance)
-        counts = self._counts.get(self._depends_on(snapshot), lambda: self._count_tokens(snapshot))
-        if counts is not None:
-            identity = float(np.mean([token_identity_accuracy(counts, sample, fold) for fold in folds]))
-            yield Row(metric="accuracy_token_identity", value=identity, chance=chance)
+        counts = self._counts.get(self._depends_on(snapshot), lambda: self._count_tokens(snapshot, sample, folds))
+        if counts:
+            found = [token_identity_accuracy(known, sample, fold) for known, fold in zip(counts, folds, strict=True)]
+            yield Row(metric="accuracy_token_identity", value=float(np.mean(found)), chance=chance)
 
-    def _count_tokens(self, snapshot: Snapshot) -> np.ndarray | None:
-        """Tokens of the training split by language; None if the file has no such split."""
+    def _count_tokens(self, snapshot: Snapshot, sample: TokenSample, folds: Sequence[Fold]) -> list[np.ndarray]:
+        """Tokens of the training split by language, for each fold without its own test texts if they are of that split;
+        empty if the file has no such split.
+        """
         try:
             texts = shared_texts(self.texts, list(self.read(snapshot)), [self.train_split], snapshot.clones)
         except ValueError as error:
             logger.warning("%s: no accuracy_token_identity: %s", self.name, error)
-            return None
-        return count_tokens(snapshot.tokenizer, texts, vocabulary(snapshot))
+            return []
+        size = vocabulary(snapshot)
+        counts = count_tokens(snapshot.tokenizer, texts, size)
+        if self.train_split not in self.splits:
+            return [counts] * len(folds)
+        found = []
+        for fold in folds:
+            keys = {sample.key_names[key] for key in np.unique(sample.key[fold.test])}
+            tested = {language: [text for text in own if text.key in keys] for language, own in texts.items()}
+            found.append(counts - count_tokens(snapshot.tokenizer, tested, size))
+        return found
 
     def _control_rows(
         self,

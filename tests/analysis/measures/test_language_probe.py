@@ -90,6 +90,22 @@ def test_the_same_language_twice_is_at_chance(
     assert all(row.value < 0.05 for row in _rows(rows, "information"))
 
 
+def test_test_texts_of_the_training_split_do_not_tell_the_language_of_their_own_tokens(
+    tmp_path: Path, tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]
+) -> None:
+    """Every text has a letter that no other has: unseen, it says nothing."""
+    lines = [
+        {"language": language, "uid": f"k{key}", "split": "train", "text": chr(33 + 2 * key + number) * 24}
+        for key in range(40)
+        for number, language in enumerate(("aa", "bb"))
+    ]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    probe = _probe(str(path), splits=["train"], seeds=[0, 1], controls=False)
+    (identity,) = _rows(list(probe.measure(tiny_snapshot(tiny_xglm))), "accuracy_token_identity")
+    assert identity.value == 0.5
+
+
 def test_shared_tokens_are_harder_than_the_rest(
     write_texts: Callable[..., str], tiny_xglm: PreTrainedModel, tiny_snapshot: Callable
 ) -> None:
