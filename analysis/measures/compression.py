@@ -58,7 +58,7 @@ class Compression(StateAnalysis):
 
     default_name: ClassVar[str] = "compression"
     headlines: ClassVar[tuple[str, ...]] = ("sharing",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "tokens_per_text")
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Compression(StateAnalysis):
             shared = share_covariance(values, language.to(device), torch.from_numpy(bucket).to(device), self.buckets)
             overall.append(shared.overall.cpu().numpy())
             pairs.append(shared.pairs.cpu().numpy())
-            dimensions.append(self._dimensions(values, bucket))
+            dimensions.append(self._dimensions(values, bucket, sample))
         layers = [site.layer for site in sites]
         yield from _rows("sharing", np.stack(overall), layers, 0.0)
         for i, j in combinations(range(len(sample.languages)), 2):
@@ -108,11 +108,19 @@ class Compression(StateAnalysis):
         chosen: np.ndarray = (rank % self.buckets)[sample.key]
         return chosen
 
-    def _dimensions(self, states: Tensor, bucket: np.ndarray) -> np.ndarray:
-        """Intrinsic dimension (R,) of all languages together, with every s-th token: the cost grows with the square."""
+    def _dimensions(self, states: Tensor, bucket: np.ndarray, sample: TokenSample) -> np.ndarray:
+        """Intrinsic dimension (R,) of all languages together, with every s-th token: the cost grows with the square.
+
+        Texts that begin alike have the same states there, but for rounding, which is no distance.
+        """
         taken = np.arange(0, len(states), max(1, len(states) // POOLED_POINTS))
+        numbers: dict[tuple[int, ...], int] = {}
+        beginnings = [tuple(sample.encoded.ids[sample.text[one]][: sample.position[one] + 1]) for one in taken]
+        beginning = torch.tensor([numbers.setdefault(ids, len(numbers)) for ids in beginnings], device=states.device)
         chosen = torch.from_numpy(taken).to(states.device)
         squared = squared_distances(states[chosen])
+        squared[beginning[:, None] == beginning] = 0
+        squared.fill_diagonal_(torch.inf)
         return np.array(two_nn(squared, torch.from_numpy(bucket[taken]).to(states.device), self.buckets))
 
 

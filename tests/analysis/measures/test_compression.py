@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from analysis.base import Row
+from analysis.extraction.states import iter_token_states
 from analysis.measures import build_analyses
 from analysis.measures.compression import Compression
 from analysis.snapshots import Snapshot
@@ -88,6 +89,23 @@ def test_rows_are_complete_reproducible_and_have_intervals(
     layers = [_one(rows, "sharing", layer).value for layer in (-1, 0, 1)]
     assert _one(rows, "sharing", None).value == pytest.approx(np.mean(layers))
     assert _one(rows, "sharing", None, "aa", "bb").value == pytest.approx(np.mean(layers))
+
+
+def test_texts_that_begin_alike_count_once_whatever_rounding_makes_of_their_states(
+    texts: str, tiny_xglm: PreTrainedModel, tiny_snapshot: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tiny_snapshot(tiny_xglm)
+    expected = list(_compression(texts).measure(snapshot))
+
+    def rounded(*given: object) -> Iterator[tuple[object, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        for site, values in iter_token_states(*given):  # type: ignore[arg-type]
+            yield site, values * (1 + 1e-6 * torch.randn(values.shape, generator=generator))
+
+    monkeypatch.setattr("analysis.measures.compression.iter_token_states", rounded)
+    for one, row in zip(expected, _compression(texts).measure(snapshot), strict=True):
+        if row.layer in (0, 1):  # embeddings are looked up, not rounded
+            assert row.value == pytest.approx(one.value, rel=1e-3), (row.metric, row.layer)
 
 
 def test_fewer_tokens_than_dimensions(texts: str, tiny_bloom: PreTrainedModel, tiny_snapshot: Callable) -> None:
