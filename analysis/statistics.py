@@ -59,7 +59,7 @@ def bootstrap_interval(
         return mean, mean
     centred = values - mean
     error = centred.std(axis=0, ddof=1) / np.sqrt(size)
-    weights = np.random.default_rng(seed).multinomial(size, np.full(size, 1.0 / size), size=num_resamples) / size
+    weights = draw_again(size, num_resamples, seed) / size
     means = weights @ centred
     spread = np.sqrt(np.maximum(weights @ centred**2 - means**2, 0.0) / (size - 1))
     # A resample of one single value says nothing about its own spread.
@@ -69,6 +69,13 @@ def bootstrap_interval(
     upper = np.clip(above, student, WIDEST * student)
     lower = np.clip(below, -WIDEST * student, -student)
     return mean - upper * error, mean - lower * error
+
+
+def draw_again(size: int, num_resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """How often a bootstrap draws each of S things, (num_resamples, S): the same draws for the same seed, so that
+    differences are paired."""
+    drawn: np.ndarray = np.random.default_rng(seed).multinomial(size, np.full(size, 1.0 / size), size=num_resamples)
+    return drawn
 
 
 def merge_clusters(values: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:

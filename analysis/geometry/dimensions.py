@@ -16,14 +16,20 @@ DISCARDED_SHARE = 0.1
 """TwoNN leaves out this share of the largest ratios, as in the paper: they come from the sparse border of the cloud."""
 
 
-def squared_distances(states: Tensor) -> Tensor:
-    """(n, n) float64 squared Euclidean distances of states (n, D); 0 for copies, infinity on the diagonal."""
+def squared_distances(states: Tensor, origin: Tensor | None = None) -> Tensor:
+    """(n, n) float64 squared Euclidean distances of states (n, D); 0 for copies, infinity on the diagonal.
+
+    Args:
+        origin: (n,) int64: states of one origin are copies, whatever rounding made of them.
+    """
     exact = states.double()
     exact = exact - exact.mean(dim=0)
     norms = exact.square().sum(dim=1)
     sums = norms[:, None] + norms
     squared = sums - 2 * exact @ exact.T
     squared = torch.where(squared <= 1e-12 * sums, 0.0, squared)  # the rounding of the product
+    if origin is not None:
+        squared[origin[:, None] == origin] = 0
     return squared.fill_diagonal_(torch.inf)
 
 

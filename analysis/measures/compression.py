@@ -80,13 +80,15 @@ class Compression(StateAnalysis):
             if halves.sum() < self.tokens_per_language:
                 logger.info("%s: %d tokens of %s (%d wanted)", self.name, halves.sum(), name, self.tokens_per_language)
         language = torch.from_numpy(sample.language)
+        taken, beginning = self._pooled(sample)
         overall, pairs, dimensions = [], [], []
         for _, values in iter_token_states(snapshot, sample, sites, self.extraction):
             device = values.device
             shared = share_covariance(values, language.to(device), torch.from_numpy(bucket).to(device), self.buckets)
             overall.append(shared.overall.cpu().numpy())
             pairs.append(shared.pairs.cpu().numpy())
-            dimensions.append(self._dimensions(values, bucket, sample))
+            squared = squared_distances(values[taken.to(device)], beginning.to(device))
+            dimensions.append(np.array(two_nn(squared, torch.from_numpy(bucket)[taken].to(device), self.buckets)))
         layers = [site.layer for site in sites]
         yield from _rows("sharing", np.stack(overall), layers, 0.0)
         for i, j in combinations(range(len(sample.languages)), 2):
@@ -108,20 +110,15 @@ class Compression(StateAnalysis):
         chosen: np.ndarray = (rank % self.buckets)[sample.key]
         return chosen
 
-    def _dimensions(self, states: Tensor, bucket: np.ndarray, sample: TokenSample) -> np.ndarray:
-        """Intrinsic dimension (R,) of all languages together, with every s-th token: the cost grows with the square.
-
-        Texts that begin alike have the same states there, but for rounding, which is no distance.
+    @staticmethod
+    def _pooled(sample: TokenSample) -> tuple[Tensor, Tensor]:
+        """Every s-th token of all languages together, since the cost grows with the square, and the number of what its
+        text begins with: texts that begin alike have the same states there, but for rounding, which is no distance.
         """
-        taken = np.arange(0, len(states), max(1, len(states) // POOLED_POINTS))
+        taken = np.arange(0, len(sample), max(1, len(sample) // POOLED_POINTS))
         numbers: dict[tuple[int, ...], int] = {}
         beginnings = [tuple(sample.encoded.ids[sample.text[one]][: sample.position[one] + 1]) for one in taken]
-        beginning = torch.tensor([numbers.setdefault(ids, len(numbers)) for ids in beginnings], device=states.device)
-        chosen = torch.from_numpy(taken).to(states.device)
-        squared = squared_distances(states[chosen])
-        squared[beginning[:, None] == beginning] = 0
-        squared.fill_diagonal_(torch.inf)
-        return np.array(two_nn(squared, torch.from_numpy(bucket[taken]).to(states.device), self.buckets))
+        return torch.from_numpy(taken), torch.tensor([numbers.setdefault(ids, len(numbers)) for ids in beginnings])
 
 
 def _rows(metric: str, values: np.ndarray, layers: Sequence[int], chance: float | None) -> Iterator[Row]:

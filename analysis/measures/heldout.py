@@ -21,6 +21,7 @@ from analysis.cost import Shape
 from analysis.extraction.losses import BITS, content_tokens, text_losses
 from analysis.measures.text_analysis import TextAnalysis, vocabulary
 from analysis.snapshots import Snapshot
+from analysis.statistics import draw_again
 from analysis.steering.samples import sample_table
 from analysis.texts import shared_texts
 
@@ -104,8 +105,7 @@ class HeldOutLoss(TextAnalysis):
         """
         keys, inverse = np.unique([key for texts in prepared.values() for key in texts.keys], return_inverse=True)
         ends = np.cumsum([len(texts.keys) for texts in prepared.values()])
-        generator = np.random.default_rng(self.seed)
-        drawn = generator.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=self.num_bootstrap)
+        drawn = draw_again(len(keys), self.num_bootstrap, self.seed)
         return dict(zip(prepared, np.split(inverse, ends[:-1]), strict=True)), drawn
 
     def work(self, shape: Shape) -> float:

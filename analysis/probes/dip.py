@@ -17,7 +17,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from analysis.extraction.states import TokenSample
-from analysis.probes.folds import draw_clusters
+from analysis.statistics import draw_again
 
 MINIMUM_BLOCKS = 3
 _COLUMNS = ("embedding", "middle", "last", "total")
@@ -106,7 +106,7 @@ def _restrict(counts: DipCounts, keys: list[str]) -> DipCounts:
 
 def _weights(num_keys: int) -> tuple[np.ndarray, np.ndarray]:
     """Every key once, (1, G), and the draws of the bootstrap, (R, G)."""
-    return np.ones((1, num_keys)), draw_clusters(num_keys).astype(np.float64)
+    return np.ones((1, num_keys)), draw_again(num_keys).astype(np.float64)
 
 
 def _estimate(value: np.ndarray, draws: np.ndarray) -> Estimate:

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.extraction.encoding import encode_texts
 from analysis.extraction.states import TokenSample, merge_samples, unit_hash
+from analysis.statistics import draw_again
 from analysis.texts import Text
 
-BOOTSTRAP_DRAWS = 1000
 _TEXTS_AT_ONCE = 1000
 MINIMUM_TOKENS = 10
 """Fewer training or test tokens per language than this are refused: no accuracy could be read off them."""
@@ -124,12 +124,6 @@ def shared_tokens(sample: TokenSample) -> np.ndarray:
     return shared
 
 
-def draw_clusters(count: int) -> np.ndarray:
-    """How often each of G clusters is drawn, (R, G): always the same draws, so that differences are paired."""
-    drawn: np.ndarray = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=BOOTSTRAP_DRAWS)
-    return drawn
-
-
 def cluster_draws(hits: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """Bootstrap draws (..., R) of mean_s(sum_g hits / sum_g totals) when whole clusters g are drawn again.
 
@@ -137,7 +131,7 @@ def cluster_draws(hits: np.ndarray, totals: np.ndarray) -> np.ndarray:
         hits, totals: (..., S, G) and (S, G): correct answers and all answers per seed and key.
     """
     num_clusters = totals.shape[-1]
-    drawn = draw_clusters(num_clusters)
+    drawn = draw_again(num_clusters)
     ratio = (hits @ drawn.T) / np.maximum(totals @ drawn.T, 1)  # (..., S, R)
     draws: np.ndarray = ratio.mean(axis=-2)
     return draws

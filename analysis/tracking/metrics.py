@@ -77,7 +77,7 @@ class MetricsFile:
         try:
             if before is not None:
                 self._drop_from(kind, step)
-            self._append(json.dumps(row) + "\n")
+            self._append(f"{json.dumps(row)}\n".encode())
         except OSError as error:  # a full disk must not end the training
             log.warning("step %d: row not written to metrics.jsonl: %s", step, error)
         self._known.add((kind, step))
@@ -90,13 +90,12 @@ class MetricsFile:
         self._known = {(row["kind"], row["step"]) for row in kept}
         self._write(kept)
 
-    def _append(self, line: str) -> None:
+    def _append(self, line: bytes) -> None:
         """The whole line or nothing of it: on the rest of a torn one the next row would be lost, too."""
         with self.path.open("ab", buffering=0) as file:
             size = file.tell()
             try:
-                written = file.write(line.encode())
-                if written != len(line.encode()):
+                if file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
                 file.truncate(size)
