@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.concepts.families import two_letters
 from analysis.concepts.words import LETTER, WORD, clusters
+from babelscope.languages import two_letters
 
 IDEOGRAPHIC = frozenset({"zh", "ja"})
 UNSPACED = frozenset({"th", "lo", "km", "my"})

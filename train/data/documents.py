@@ -8,16 +8,17 @@ a hash of its key, so translations of one sentence, which share the key, always 
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from babelscope.languages import two_letters
+
 SPLITS = ("train", "valid", "test")
 
-UNSPACED = re.compile(r"(zho?|cmn|yue|wuu|ja|jpn|tha?|lo|lao|km|khm|my|mya|bod?|dz|dzo)([-_]|$)")
-"""Codes of languages whose script puts no space between words, however they go on (`zh-Hant`, `jpn_Jpan`)."""
+UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz"})
+"""Languages whose script puts no space between words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Shard:
 
 def is_unspaced(language: str) -> bool:
     """Whether a count of words by spaces means nothing in this language."""
-    return UNSPACED.match(language) is not None
+    return two_letters(language) in UNSPACED
 
 
 class TextSource(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.concepts.families import FAMILIES, STRATA, main_scripts, stratum_of, two_letters
+from analysis.concepts.families import FAMILIES, STRATA, main_scripts, stratum_of
 
 LATIN, CYRILLIC, HAN = frozenset({"LATIN"}), frozenset({"CYRILLIC"}), frozenset({"CJK"})
 
@@ -32,11 +32,6 @@ def test_scripts_of_languages() -> None:
 def test_stratum_of_a_pair(languages: tuple[str, str], scripts: tuple[frozenset[str], ...], stratum: str) -> None:
     assert stratum in STRATA
     assert stratum_of(languages, (scripts[0], scripts[1])) == stratum
-
-
-def test_codes_of_every_style_name_the_same_language() -> None:
-    codes = ("zh-Hant", "zho_Hans", "cmn", "pt_BR", "jpn_Jpan", "en", "qqq_Latn")
-    assert [two_letters(code) for code in codes] == ["zh", "zh", "zh", "pt", "ja", "en", "qqq"]
 
 
 def test_clones_are_kinds_of_pairs_of_their_own() -> None:
