@@ -21,6 +21,9 @@ WIDEST = 2.0
 KNOWN = 10**9
 """Degrees of freedom of a variance that is not estimated."""
 
+POWER = 0.8
+""""Would have been seen" means in this share of all draws."""
+
 
 def bootstrap_interval(
     values: np.ndarray,
@@ -116,6 +119,13 @@ class Contrast:
     low: float
     high: float
     p: float
+    freedom: float
+    """Degrees of freedom of the error, those of what it is made of weighed by Welch and Satterthwaite."""
+
+    @property
+    def visible(self) -> float:
+        """The smallest difference that would have been seen with a power of 80 % (two-sided, 5 %)."""
+        return smallest_visible((self.high - self.low) / 2, self.freedom)
 
 
 def against_band(values: np.ndarray, band: np.ndarray, clusters: np.ndarray | None = None) -> Contrast:
@@ -208,7 +218,8 @@ def paired_contrast(differences: np.ndarray, clusters: np.ndarray | None = None)
     """Mean of paired differences (S,) with its interval (`bootstrap_interval`) and Student's p, two-sided."""
     low, high = bootstrap_interval(differences, clusters=clusters)
     p = 2.0 * min(mean_above_zero(differences, clusters), mean_above_zero(-np.asarray(differences), clusters))
-    return Contrast(float(np.mean(differences)), float(low), float(high), min(1.0, p))
+    freedom = max(1, len(merge_clusters(np.asarray(differences), clusters)) - 1)
+    return Contrast(float(np.mean(differences)), float(low), float(high), min(1.0, p), freedom)
 
 
 def _interaction(values: np.ndarray) -> float:
@@ -229,12 +240,20 @@ def student_contrast(difference: float, parts: list[tuple[float, int]]) -> Contr
     """Student's t with the sum of variances, and degrees of freedom by Welch and Satterthwaite."""
     variance = sum(part for part, _ in parts)
     if variance <= 0.0:
-        return Contrast(difference, difference, difference, float(difference == 0.0))
+        return Contrast(difference, difference, difference, float(difference == 0.0), KNOWN)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts if part)
     error = float(np.sqrt(variance))
     half = float(t.ppf(0.975, freedom)) * error
     p = float(2.0 * t.sf(abs(difference) / error, freedom))
-    return Contrast(difference, difference - half, difference + half, p)
+    return Contrast(difference, difference - half, difference + half, p, float(freedom))
+
+
+def smallest_visible(half_width: float, freedom: float) -> float:
+    """The difference whose 95 % interval of this half width leaves 0 out in 80 % of all draws.
+
+    Half the width is t(97.5 %) standard errors; the difference must be t(97.5 %) + t(80 %) of them from 0.
+    """
+    return half_width * (1.0 + float(t.ppf(POWER, freedom) / t.ppf(0.975, freedom)))
 
 
 def holm(p: Sequence[float]) -> list[float]:

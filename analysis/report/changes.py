@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 from analysis.report.figures import select
 from analysis.report.run import RunRecord
 from analysis.report.tables import with_interval
-from analysis.statistics import Contrast, against_band, paired_contrast
+from analysis.statistics import POWER, Contrast, against_band, paired_contrast
 
 DECISIVE = "rank_transfer"
 """The pre-registered statistic of `ConceptOverlap`: what is held out and needs no K."""
@@ -30,7 +29,6 @@ STRATA = {
     "same_script": "same script, other family",
     "disjoint_scripts": "no common script",
 }
-POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,6 @@ class Change:
     """1 means step 0 of the run itself, a single draw without a spread of its own."""
 
     @property
-    def detectable(self) -> float:
-        """Smallest difference that would have been seen with a power of 80 % (two-sided, 5 %)."""
-        return smallest_visible((self.contrast.high - self.contrast.low) / 2, self.num_concepts - 1)
-
-    @property
     def reference(self) -> str:
         return "the untrained network" if self.num_networks == 1 else f"{self.num_networks} random networks"
 
@@ -65,15 +58,15 @@ class Change:
         if self.contrast.high < 0:
             return f"below {self.reference}"
         return (
-            f"no difference from {self.reference} is shown; one of {self.detectable:.4f} or more would have been seen "
-            f"({POWER:.0%} power)"
+            f"no difference from {self.reference} is shown; one of {self.contrast.visible:.4f} or more would have been "
+            f"seen ({POWER:.0%} power)"
         )
 
     @property
     def in_a_word(self) -> str:
         if self.contrast.low > 0:
             return "above"
-        return "below" if self.contrast.high < 0 else f"not shown (visible from {self.detectable:.4f})"
+        return "below" if self.contrast.high < 0 else f"not shown (visible from {self.contrast.visible:.4f})"
 
     @property
     def cells(self) -> tuple[str, str, str]:
@@ -145,15 +138,6 @@ def changes_by_stratum(record: RunRecord, analysis: str, metric: str) -> list[Ch
     """The change over all pairs, then within each stratum of language pairs that was measured."""
     found = (find_change(record, analysis, metric, condition) for condition in (None, *STRATA))
     return [change for change in found if change is not None]
-
-
-def smallest_visible(half_width: float, freedom: int) -> float:
-    """The difference whose 95 % interval of this half width leaves 0 out in 80 % of all draws.
-
-    Half the width is t(97.5 %) standard errors; the difference must be t(97.5 %) + t(80 %) of them from 0.
-    """
-    freedom = max(1, freedom)
-    return half_width * (1.0 + float(t.ppf(POWER, freedom) / t.ppf(0.975, freedom)))
 
 
 def _by_concept(frame: pd.DataFrame, analysis: str, metric: str, condition: str | None) -> pd.DataFrame:

@@ -8,7 +8,6 @@ import numpy as np
 
 from analysis.onsets import band_edges, find_onset, mean_onset, onset_difference
 from analysis.permutation import regress_on_distances
-from analysis.report.changes import smallest_visible
 from analysis.statistics import benjamini_hochberg, mean_contrast, two_way_interval
 from studies.first_light.hypotheses import CLAIMS, QUESTIONS, capacity_values, decide
 from studies.first_light.markdown import Table, interval, p_value, signs, steps_of, when
@@ -66,13 +65,12 @@ def sharing_table(study: Study) -> Table:
         contrast = two_way_interval(rises, clusters)
         contrasts.append(contrast)
         level = study.means("rank_transfer", condition)
-        visible = smallest_visible((contrast.high - contrast.low) / 2, rises.shape[1] - 1)
         label, means = (
             STRATA.get(condition or "", "all natural pairs"),
             (level.loc[first].mean(), level.loc[last].mean()),
         )
         levels = [f"{mean:.4f}" for mean in means]
-        rows.append([label, *levels, interval(contrast), "", signs(rises.mean(1)), f"{visible:.4f}"])
+        rows.append([label, *levels, interval(contrast), "", signs(rises.mean(1)), f"{contrast.visible:.4f}"])
     for row, p in zip(rows, benjamini_hochberg(np.array([contrast.p for contrast in contrasts])), strict=True):
         row[4] = p_value(float(p))
     return Table(

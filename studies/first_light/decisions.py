@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 
 from analysis.report.capacity.trend import trend_test
-from analysis.report.changes import smallest_visible
 from analysis.statistics import Contrast, holm, student_contrast, two_way_interval
 
 Outcome = Literal["supported", "refuted", "undecided"]
@@ -57,7 +56,7 @@ def decide_rise(name: str, rises: np.ndarray, clusters: np.ndarray) -> Decision:
         outcome, why = "refuted", f"below {NO_RISE}"
     else:
         outcome, why = "undecided", f"in {agree} of {len(by_seed)} seeds above 0"
-    return Decision(name, outcome, contrast, _floats(by_seed), _visible(contrast, rises.shape[1]), why)
+    return Decision(name, outcome, contrast, _floats(by_seed), contrast.visible, why)
 
 
 def dip_values(embedding: np.ndarray, middle: np.ndarray, last: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -96,7 +95,7 @@ def decide_dip(steps: Sequence[int], dips: np.ndarray, middle: np.ndarray) -> tu
         outcome, why = "undecided", f"the interval does not lie below -{FALL}"
     against = two_way_interval(falls[1:] + FALL)
     found = replace(contrast, p=against.p if against.difference < 0 else 1.0)
-    visible = FALL + _visible(contrast, len(dips) - 1)  # the interval must lie below the fall that counts
+    visible = FALL + contrast.visible  # the interval must lie below the fall that counts
     return Decision("H2", outcome, found, _floats(by_seed), visible, why), steps[chosen]
 
 
@@ -107,7 +106,6 @@ class Slope:
     contrast: Contrast
     p: float
     """Exact, by exchanges of widths within seeds."""
-    visible: float
 
 
 def width_slope(widths: Sequence[int], seeds: Sequence[int], values: Sequence[float]) -> Slope:
@@ -118,9 +116,7 @@ def width_slope(widths: Sequence[int], seeds: Sequence[int], values: Sequence[fl
     freedom = len(x) - len(levels) - 1
     slope = float(x @ y / (x @ x))
     contrast = student_contrast(slope, [(float(((y - slope * x) ** 2).sum() / freedom / (x @ x)), freedom)])
-    return Slope(
-        contrast, trend_test(widths, values, seeds).p, smallest_visible((contrast.high - contrast.low) / 2, freedom)
-    )
+    return Slope(contrast, trend_test(widths, values, seeds).p)
 
 
 def decide_capacity(
@@ -134,7 +130,7 @@ def decide_capacity(
     if seen and signs in ({-1.0}, {1.0}):
         outcome = "supported" if signs == {-1.0} else "refuted"
     why = "per doubling of the width: " + ", ".join(
-        f"{slope.contrast.difference:+.4f} at equal {what} (p {slope.p:.3f}, visible from {slope.visible:.4f})"
+        f"{slope.contrast.difference:+.4f} at equal {what} (p {slope.p:.3f}, visible from {slope.contrast.visible:.4f})"
         for slope, what in zip(slopes, ("tokens", "loss"), strict=True)
     )
     own = []
@@ -143,7 +139,7 @@ def decide_capacity(
         if len({widths[place] for place in rows}) > 1:
             own.append(float(np.polyfit(np.log2([widths[i] for i in rows]), [at_tokens[i] for i in rows], 1)[0]))
     contrast = replace(slopes[0].contrast, p=max(slope.p for slope in slopes))
-    return Decision("H3", outcome, contrast, tuple(own), max(slope.visible for slope in slopes), why)
+    return Decision("H3", outcome, contrast, tuple(own), max(slope.contrast.visible for slope in slopes), why)
 
 
 def decide_transfer(gains: np.ndarray, own: float, clusters: np.ndarray) -> Decision:
@@ -155,7 +151,7 @@ def decide_transfer(gains: np.ndarray, own: float, clusters: np.ndarray) -> Deci
         outcome = "supported"
     elif contrast.high < OWN_SHARE * own:
         outcome = "refuted"
-    return Decision("H4", outcome, contrast, _floats(by_seed), _visible(contrast, gains.shape[1]), share)
+    return Decision("H4", outcome, contrast, _floats(by_seed), contrast.visible, share)
 
 
 def correct(decisions: Mapping[str, Decision]) -> dict[str, Decision]:
@@ -175,10 +171,6 @@ def correct(decisions: Mapping[str, Decision]) -> dict[str, Decision]:
             decision = replace(decision, outcome="undecided", why=why)
         found[name] = replace(decision, p_holm=p)
     return found
-
-
-def _visible(contrast: Contrast, num: int) -> float:
-    return smallest_visible((contrast.high - contrast.low) / 2, num - 1)
 
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, false_discovery_control, ttest_1samp
+from scipy.stats import binomtest, bootstrap, false_discovery_control, t, ttest_1samp
 
 from analysis.statistics import (
     against_band,
@@ -14,6 +14,7 @@ from analysis.statistics import (
     mean_contrast,
     mean_interval,
     merge_clusters,
+    smallest_visible,
     two_way_interval,
     wilson_interval,
 )
@@ -75,6 +76,32 @@ def test_contrasts_cover_whether_networks_or_concepts_differ(spread: float) -> N
         assert (found[0].p < 0.05) == (not found[0].low <= 0.0 <= found[0].high)
     assert (inside / 600 > 0.925).all()
     assert rejected / 600 < 0.07
+
+
+def test_the_smallest_visible_difference_is_seen_in_four_of_five_draws() -> None:
+    rng, size, sd = np.random.default_rng(0), 12, 0.02
+    truth = smallest_visible(float(t.ppf(0.975, size - 1)) * sd / size**0.5, size - 1)
+    draws = rng.normal(truth, sd, (4000, size))
+    assert (ttest_1samp(draws, 0.0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize(("shape", "of_runs"), [((5, 60), True), ((60, 12), False)])
+def test_what_could_have_been_seen_knows_whether_runs_or_concepts_are_few(
+    shape: tuple[int, int], of_runs: bool
+) -> None:
+    rng, few = np.random.default_rng(0), min(shape)
+    error = 1.0 / few**0.5
+    truth = float(t.ppf(0.975, few - 1) + t.ppf(0.8, few - 1)) * error
+
+    def planted() -> np.ndarray:
+        means = rng.normal(truth, 1.0, (few, 1) if of_runs else (1, few))
+        return means + rng.normal(0.0, 0.01, shape)
+
+    found = [two_way_interval(planted()) for _ in range(400)]
+    assert np.mean([contrast.low > 0.0 for contrast in found]) == pytest.approx(0.8, abs=0.06)
+    # the square is unbiased, the width is not
+    visible = np.mean([contrast.visible**2 for contrast in found]) ** 0.5
+    assert visible == pytest.approx(truth, rel=0.05)
 
 
 def test_a_network_far_above_the_band_is_seen() -> None:

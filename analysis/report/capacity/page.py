@@ -19,10 +19,9 @@ from scipy.stats import t
 from analysis.report.capacity.figures import against_capacity, against_loss, paths
 from analysis.report.capacity.runs import CapacityRun, by_size, common_loss, read_family
 from analysis.report.capacity.trend import Trend, trend_test
-from analysis.report.changes import POWER, smallest_visible
 from analysis.report.page import Page
 from analysis.report.tables import Table, number, with_interval
-from analysis.statistics import mean_interval
+from analysis.statistics import POWER, mean_interval, smallest_visible
 
 ALPHA = 0.05
 ABOUT = (

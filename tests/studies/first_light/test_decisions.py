@@ -157,7 +157,7 @@ def test_neurons_carry_a_concept_across_or_not(mean: float, own: float, outcome:
 
 def test_the_family_of_tests_is_corrected_and_what_is_missing_counts() -> None:
     def one(name: str, p: float) -> Decision:
-        return Decision(name, "supported", Contrast(1.0, 0.1, 2.0, p), (1.0,), 0.1, "above 0")
+        return Decision(name, "supported", Contrast(1.0, 0.1, 2.0, p, 10), (1.0,), 0.1, "above 0")
 
     found = correct({"H1": one("H1", 0.012), "H4": one("H4", 0.02), "H1b": one("H1b", 0.04)})
     assert (found["H1"].p_holm, found["H4"].p_holm, found["H1b"].p_holm) == pytest.approx((0.048, 0.06, None))
