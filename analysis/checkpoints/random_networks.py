@@ -51,14 +51,21 @@ def random_network(snapshot: Snapshot, seed: int) -> Snapshot:
 
 
 def missing_null(
-    results: Path, run: str, analyses: Sequence[Analysis], count: int, shape: str | None = None
+    results: Path,
+    run: str,
+    analyses: Sequence[Analysis],
+    count: int,
+    shape: str | None = None,
+    *,
+    force: bool = False,
 ) -> list[tuple[int, list[Analysis]]]:
     """Numbers of the random networks that are not measured yet, and by which analyses; `shape` is that of the model
-    (`shape_of`), where it is known: networks of a model that bore the run's name before do not count."""
+    (`shape_of`), where it is known: networks of a model that bore the run's name before do not count. With `force`
+    none counts as measured."""
     found = []
     for number in range(count):
         table = ResultTable(null_folder(results, number))
-        lacking = [one for one in analyses if one.needs_null and not _has(table, run, one, shape)]
+        lacking = [one for one in analyses if one.needs_null and (force or not _has(table, run, one, shape))]
         if lacking:
             found.append((number, lacking))
     return found
@@ -77,21 +84,27 @@ def _has(table: ResultTable, run: str, analysis: Analysis, shape: str | None) ->
 
 
 def measure_null(
-    snapshot: Snapshot, analyses: Sequence[Analysis], results: Path, count: int = NUM_NETWORKS
+    snapshot: Snapshot,
+    analyses: Sequence[Analysis],
+    results: Path,
+    count: int = NUM_NETWORKS,
+    *,
+    force: bool = False,
 ) -> list[str]:
-    """Measure `count` random networks of the snapshot's configuration where that was not done; returns what was.
+    """Measure `count` random networks of the snapshot's configuration where that was not done, or all with `force`;
+    returns what was measured.
 
     Processes that share a results folder wait for each other, one network at a time.
     """
     done, shape = [], shape_of(snapshot.model)
-    for number, lacking in missing_null(results, snapshot.id.run, analyses, count, shape):
+    for number, lacking in missing_null(results, snapshot.id.run, analyses, count, shape, force=force):
         folder = null_folder(results, number)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             table = ResultTable(folder)
             network: Snapshot | None = None
             for analysis in lacking:
-                if _has(table, snapshot.id.run, analysis, shape):
+                if not force and _has(table, snapshot.id.run, analysis, shape):
                     continue
                 network = network or random_network(snapshot, FIRST_SEED + number)
                 started = time.perf_counter()

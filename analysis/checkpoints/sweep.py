@@ -62,7 +62,7 @@ class Task:
     analyses: tuple[Analysis, ...]
     results: Path
     force: bool = False
-    """Measure although there are results."""
+    """Measure although there are results, of random networks too."""
     null_networks: int = 0
     """Random networks of the checkpoint's configuration that are measured too, where that was not done."""
     split: Split = "checkpoint"
@@ -135,7 +135,9 @@ class Task:
                     listener(analysis.name)
             if self.null_networks:
                 try:
-                    outcome.measured += measure_null(snapshot, self.analyses, self.results, self.null_networks)
+                    outcome.measured += measure_null(
+                        snapshot, self.analyses, self.results, self.null_networks, force=self.force
+                    )
                 except Exception as error:
                     outcome.failed["random networks"] = self._told(error)
 
@@ -246,7 +248,7 @@ def plan(
             continue
         missing = missing_analyses(table, source, checkpoint, analyses, force=force)
         drawn, null_networks = null_networks, 0
-        if drawn and missing_null(results, checkpoint.id.run, analyses, drawn):
+        if drawn and missing_null(results, checkpoint.id.run, analyses, drawn, force=force):
             missing += [one for one in analyses if one.needs_null and one not in missing]
         if not missing:
             source.finish(checkpoint)

@@ -48,7 +48,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--null_networks", type=int, default=NUM_NETWORKS, help="random networks measured once as the null; 0: none"
     )
-    parser.add_argument("--force", action=ActionYesNo, default=False, help="measure again what is already there")
+    parser.add_argument(
+        "--force", action=ActionYesNo, default=False, help="measure again what is already there, random networks too"
+    )
     parser.add_argument("--dry_run", action=ActionYesNo, default=False, help="say what would be measured, and stop")
 
 

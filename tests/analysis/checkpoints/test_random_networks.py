@@ -89,6 +89,7 @@ def test_networks_are_measured_once_by_the_analyses_that_need_them(trained: Snap
     assert done == [f"shared, random network {number}" for number in range(3)]
     assert measure_null(trained, analyses, tmp_path, 3) == []
     assert measure_null(trained, analyses, tmp_path, 4) == ["shared, random network 3"]
+    assert len(measure_null(trained, analyses, tmp_path, 2, force=True)) == 2
     assert len(measure_null(trained, [Shared(rise=1.0)], tmp_path, 4)) == 4, "other settings, other numbers"
     assert measure_null(trained, [Alone()], tmp_path, 5) == []
     table = ResultTable(tmp_path)

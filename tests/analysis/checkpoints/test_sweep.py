@@ -236,3 +236,5 @@ def test_random_networks_are_measured_once_for_a_suite(source: LocalFolders, tmp
     assert band.groupby("layer")["value"].nunique().max() == 3, "three different networks"
     assert ResultTable(results).steps() == STEPS
     assert plan(source, analyses, results, STEPS, null_networks=3) == []
+    sweep(source, analyses, results, STEPS, Inline(), split=split, null_networks=3, force=True)  # type: ignore[arg-type]
+    assert log.read_text().split("\n").count("against 0") == 6, "forced, all of them are measured again"
