@@ -77,7 +77,7 @@ class Steering(WordAnalysis):
     default_name: ClassVar[str] = "steering"
     positive: ClassVar[tuple[str, ...]] = ("seeds", "max_new_tokens", "batch_size", "min_positives")
     headlines: ClassVar[tuple[str, ...]] = ("concept_hit_effect", "concept_hit")
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     fractions: ClassVar[tuple[str, ...]] = ("share",)
 
     languages: list[str] = field(default_factory=list)
@@ -217,9 +217,10 @@ class Steering(WordAnalysis):
                 seed=self.seed,
             )
             yield from rows
+        clusters = dict(zip(concepts, inputs.held.clusters.tolist(), strict=True))
         columns = zip(settings, map(tuple, tokens), texts, languages, words, hits, bits, others, strict=True)
         generated = [GeneratedText(*judged) for judged in columns]
-        yield from rows_of(generated, concepts, sources, inputs.outputs, seed=self.seed)
+        yield from rows_of(generated, clusters, sources, inputs.outputs, seed=self.seed)
         yield Attachment("texts", texts_table(generated, self.prompts))
 
     def _write(

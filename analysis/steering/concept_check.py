@@ -117,7 +117,7 @@ def judge_by_experts(
     rows = []
     overall = np.mean([*reading.accuracy.values()], axis=0)
     for name, values in [*reading.accuracy.items(), (None, overall)]:
-        low, high = (float(bound) for bound in bootstrap_interval(values, seed=seed))
+        low, high = (float(bound) for bound in bootstrap_interval(values, clusters=held_out.clusters, seed=seed))
         value = float(values.mean())
         rows.append(Row(metric="check_accuracy", value=value, language=name, chance=0.5, low=low, high=high))
     return hits, rows

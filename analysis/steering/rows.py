@@ -1,15 +1,17 @@
 """Rows of a steering experiment: shares and means of judged texts, each beside the level without intervention.
 
-Intervals are over concepts, the units of generalisation; where there is one concept only, those of shares are over its
-texts (too narrow, since texts of one seed share their random numbers) and all others over seeds. An effect is the
-difference of the experts to one control, paired: every concept and seed was written under both.
+Intervals are over concepts, the units of generalisation, of which a group that depends on each other counts once; where
+there is one concept only, those of shares are over its texts (too narrow, since texts of one seed share their random
+numbers) and all others over seeds. An effect is the difference of the experts to one control, paired: every concept and
+seed was written under both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -50,13 +52,13 @@ IN_ANY_CASE: dict[str, Judged] = {
 
 def rows_of(
     generated: Sequence[GeneratedText],
-    concepts: Sequence[str],
+    clusters: Mapping[str, int],
     sources: Sequence[str],
     outputs: Sequence[str],
     *,
     seed: int,
 ) -> Iterator[Row]:
-    """All rows of the experiment."""
+    """All rows of the experiment; `clusters` maps its concepts to their groups, see `ConceptSet.clusters`."""
     groups: dict[Under, list[GeneratedText]] = {}
     for entry in generated:
         groups.setdefault((entry.setting.condition, entry.setting.k), []).append(entry)
@@ -64,7 +66,7 @@ def rows_of(
     measures = dict(IN_ANY_CASE)
     if all(entry.expert_hits is not None for entry in generated):
         measures["concept_hit_experts"] = lambda text, concept, source: (text.expert_hits or {})[concept]
-    experiment = _Experiment(measures, plain, concepts, sources, outputs, seed)
+    experiment = _Experiment(measures, plain, clusters, sources, outputs, seed)
     for (condition, k), group in groups.items():
         for row in experiment.group_rows(group):
             yield replace(row, condition=condition, k=k)
@@ -83,13 +85,21 @@ class _Experiment:
     measures: dict[str, Judged]
     plain: Sequence[GeneratedText]
     """The texts without intervention."""
-    concepts: Sequence[str]
+    clusters: Mapping[str, int]
+    """The concepts, and the group of each."""
     sources: Sequence[str]
     outputs: Sequence[str]
     seed: int
 
+    @property
+    def concepts(self) -> list[str]:
+        return list(self.clusters)
+
     def effect_rows(self, experts: Sequence[GeneratedText], control: Sequence[GeneratedText]) -> Iterator[Row]:
-        """Experts minus one control, overall and by source language: paired over concepts, over seeds for one."""
+        """Experts minus one control, overall and by source language: paired over concepts, or over seeds where there
+        is one concept or one group of them."""
+        groups = np.array([*self.clusters.values()])
+        several = len(set(self.clusters.values())) > 1
         for metric in EFFECTS:
             if metric not in self.measures:
                 continue
@@ -101,12 +111,12 @@ class _Experiment:
                     tuple(_paired(self.measures[metric], texts, concept, asked) for texts in (mine, theirs))
                     for concept in self.concepts
                 ]
-                if len(self.concepts) > 1:
+                if several:
                     differences = [_mean([*one.values()]) - _mean([*other.values()]) for one, other in pairs]
                 else:
-                    [(one, other)] = pairs
-                    differences = [one[seed] - other[seed] for seed in one if seed in other]
-                found = paired_contrast(np.array(differences))
+                    seeds = set.intersection(*(set(one) & set(other) for one, other in pairs))
+                    differences = [_mean([one[seed] - other[seed] for one, other in pairs]) for seed in sorted(seeds)]
+                found = paired_contrast(np.array(differences), groups if several else None)
                 row = Row(metric=f"{metric}_effect", value=found.difference, language=source, chance=0.0)
                 yield replace(row, low=found.low, high=found.high, p=found.p)
 
@@ -118,7 +128,7 @@ class _Experiment:
         for metric, measure in SET_MEASURES.items():
             # the entropy over all source languages would mix the question with the answer
             if metric not in OF_A_SET or not held:
-                yield from _set_row(metric, measure, group, None, self.seed)
+                yield from _set_row(metric, measure, group, None, self.clusters, self.seed)
         if not held:
             for output in (*self.outputs, UNDETERMINED):
                 row = self.share_row("output_language", partial(_writes, output), group)
@@ -140,7 +150,7 @@ class _Experiment:
             row = self.share_row(metric, judged, texts, sources=[source])
             yield replace(row, language=source, other_language=output)
         for metric, measure in SET_MEASURES.items():
-            yield from _set_row(metric, measure, texts, source, self.seed)
+            yield from _set_row(metric, measure, texts, source, self.clusters, self.seed)
 
     def share_row(
         self,
@@ -154,8 +164,11 @@ class _Experiment:
         """The mean over concepts, its interval, and as chance the same judgement on the texts of no intervention."""
         concepts, sources = concepts or self.concepts, sources or self.sources
         by_concept = _judge(judged, texts, concepts, sources)
-        values = [_mean(values) for values in by_concept.values()] if len(concepts) > 1 else by_concept[concepts[0]]
-        low, high = _share_interval(values, len(texts), self.seed)
+        values, groups = by_concept[concepts[0]], None
+        if len(concepts) > 1:
+            values = [_mean(values) for values in by_concept.values()]
+            groups = np.array([self.clusters[concept] for concept in concepts])
+        low, high = _share_interval(values, groups, len(texts), self.seed)
         chance = None
         if self.plain and texts is not self.plain:
             chance = _mean([_mean(values) for values in _judge(judged, self.plain, concepts, sources).values()])
@@ -172,12 +185,14 @@ def _paired(judged: Judged, texts: Sequence[GeneratedText], concept: str, source
     return {seed: _mean(found) for seed, found in values.items()}
 
 
-def _share_interval(values: Sequence[float], num_texts: int, seed: int) -> tuple[float, float]:
+def _share_interval(
+    values: Sequence[float], clusters: np.ndarray | None, num_texts: int, seed: int
+) -> tuple[float, float]:
     """Interval of a share of texts over concepts (or texts), at least as wide as Wilson's for that many texts.
 
     So a rate without a single hit does not pretend to be exactly 0.
     """
-    low, high = bootstrap_interval(np.array(values), seed=seed)
+    low, high = bootstrap_interval(np.array(values), clusters=clusters, seed=seed)
     hits = min(num_texts, round(_mean(values) * num_texts))
     below, above = wilson_interval(hits, num_texts)
     share = _mean(values)
@@ -217,17 +232,23 @@ SET_MEASURES: dict[str, SetMeasure] = {
 
 
 def _set_row(
-    metric: str, measure: SetMeasure, texts: Sequence[GeneratedText], source: str | None, seed: int
+    metric: str,
+    measure: SetMeasure,
+    texts: Sequence[GeneratedText],
+    source: str | None,
+    clusters: Mapping[str, int],
+    seed: int,
 ) -> Iterator[Row]:
     """The measure's mean over concepts with its interval over concepts, or over seeds where there is one concept.
 
     Nothing where no text has a value (bits per byte of empty texts).
     """
     by_concept = len({entry.setting.concept for entry in texts}) > 1
-    groups: dict[object, list[GeneratedText]] = {}
+    groups: dict[Any, list[GeneratedText]] = {}
     for entry in texts:
         groups.setdefault(entry.setting.concept if by_concept else entry.setting.seed, []).append(entry)
-    values = [value for part in groups.values() if (value := measure(part)) is not None]
+    measured = {name: value for name, part in groups.items() if (value := measure(part)) is not None}
+    values = [*measured.values()]
     # An entropy or a share of n-grams belongs to a set of texts, so with one concept all texts count together.
     value = _mean(values) if by_concept else measure(texts)
     if value is None or not values:
@@ -235,7 +256,8 @@ def _set_row(
     if not by_concept and metric in OF_A_SET:
         yield Row(metric=metric, value=value, language=source)
         return
-    low, high = bootstrap_interval(np.array(values), seed=seed)
+    members = np.array([clusters[concept] for concept in measured]) if by_concept else None
+    low, high = bootstrap_interval(np.array(values), clusters=members, seed=seed)
     yield Row(metric=metric, value=value, language=source, low=float(low), high=float(high))
 
 

@@ -14,6 +14,7 @@ from analysis.steering.generated import GeneratedText, Setting, Words
 from analysis.steering.rows import rows_of
 
 CONCEPTS = tuple("abcdefgh")
+ALONE = {concept: number for number, concept in enumerate(CONCEPTS)}
 
 
 def generated(hits: dict[str, dict[str, int]], concepts: tuple[str, ...] = CONCEPTS) -> list[GeneratedText]:
@@ -42,7 +43,7 @@ def test_an_effect_is_the_difference_to_each_control_paired_over_concepts() -> N
     """Concepts differ much more than conditions do: intervals of the rates overlap, the paired difference is clear."""
     base = dict(zip(CONCEPTS, (0, 1, 2, 3, 5, 6, 7, 8), strict=True))
     experts = {concept: hits + 1 + (index % 2) for index, (concept, hits) in enumerate(base.items())}
-    rows = list(rows_of(generated({"experts": experts, "random": base}), CONCEPTS, ["es"], ["es"], seed=0))
+    rows = list(rows_of(generated({"experts": experts, "random": base}), ALONE, ["es"], ["es"], seed=0))
     rates = [row(rows, "concept_hit", condition) for condition in ("experts", "random")]
     assert rates[0].low is not None
     assert rates[0].low < rates[1].value, "nobody could tell from these"
@@ -59,22 +60,48 @@ def test_an_effect_is_the_difference_to_each_control_paired_over_concepts() -> N
 
 def test_equal_rates_have_no_effect() -> None:
     same = dict.fromkeys(CONCEPTS, 3)
-    rows = list(rows_of(generated({"experts": same, "random": same}), CONCEPTS, ["es"], ["es"], seed=0))
+    rows = list(rows_of(generated({"experts": same, "random": same}), ALONE, ["es"], ["es"], seed=0))
     effect = row(rows, "concept_hit_effect", "random")
     assert (effect.value, effect.p) == (0.0, 1.0)
 
 
 def test_one_concept_is_paired_over_seeds() -> None:
     made = generated({"experts": {"a": 7}, "random": {"a": 2}}, ("a",))
-    effect = row(list(rows_of(made, ["a"], ["es"], ["es"], seed=0)), "concept_hit_effect", "random")
+    effect = row(list(rows_of(made, {"a": 0}, ["es"], ["es"], seed=0)), "concept_hit_effect", "random")
     differences = np.array([1.0 if 2 <= seed < 7 else 0.0 for seed in range(10)])
     assert effect.value == pytest.approx(0.5)
     assert effect.p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
+def test_concepts_that_depend_on_each_other_count_once() -> None:
+    """Each concept twice says no more than each once, and one group of concepts as little as one concept."""
+    one = dict(zip("abcd", (0, 2, 5, 9), strict=True))
+    twice = one | dict(zip("efgh", one.values(), strict=True))
+    groups = dict(zip(CONCEPTS, (0, 1, 2, 3) * 2, strict=True))
+    found = []
+    for hits, clusters in ((one, {c: groups[c] for c in one}), (twice, groups), (twice, ALONE)):
+        base = dict.fromkeys(hits, 0)
+        made = generated({"experts": hits, "random": base}, tuple(hits))
+        rows = list(rows_of(made, clusters, ["es"], ["es"], seed=0))
+        found.append(
+            [row(rows, metric, c) for metric, c in (("concept_hit_effect", "random"), ("concept_hit", "experts"))]
+        )
+    for once, grouped, apart in zip(*found, strict=True):
+        assert (grouped.low, grouped.high) == pytest.approx((once.low, once.high))
+        assert grouped.p == (once.p and pytest.approx(once.p))
+        assert apart.value == pytest.approx(grouped.value)
+    assert found[2][0].low is not None
+    assert found[1][0].low is not None
+    assert found[2][0].low > found[1][0].low
+    made = generated({"experts": {"a": 7, "b": 5}, "random": {"a": 2, "b": 2}}, ("a", "b"))
+    effect = row(list(rows_of(made, {"a": 0, "b": 0}, ["es"], ["es"], seed=0)), "concept_hit_effect", "random")
+    differences = np.array([(2 <= seed < 7) / 2 + (2 <= seed < 5) / 2 for seed in range(10)])
+    assert (effect.value, effect.p) == pytest.approx((0.4, stats.ttest_1samp(differences, 0.0).pvalue))
+
+
 def test_a_rate_without_a_hit_has_the_width_of_wilson() -> None:
     none = dict.fromkeys(CONCEPTS, 0)
-    rows = list(rows_of(generated({"experts": none}), CONCEPTS, ["es"], ["es"], seed=0))
+    rows = list(rows_of(generated({"experts": none}), ALONE, ["es"], ["es"], seed=0))
     overall, of_one = row(rows, "concept_hit", "experts"), row(rows, "concept_hit", "experts", concept="a")
     assert (overall.value, overall.low, overall.high) == (0.0, 0.0, pytest.approx(wilson_interval(0, 80)[1]))
     assert of_one.high == pytest.approx(wilson_interval(0, 10)[1])
