@@ -76,7 +76,7 @@ def sharing_table(study: Study) -> Table:
     return Table(
         "Agreement of rankings between languages (R) by stratum",
         "R of the untrained networks and at the last step, and the rise over seeds and concepts.",
-        ["pairs", f"step {first}", f"step {last}", "rise", "p (BH)", "seeds", "visible"],
+        ["pairs", f"step {first}", f"step {last:,}", "rise", "p (BH)", "seeds", "visible"],
         rows,
     )
 
@@ -97,7 +97,7 @@ def depth_table(study: Study) -> Table:
     last = study.steps[-1]
     for metric, label, k in named:
         everything = "all pairs, the clone's too" if metric in WITH_CLONE else "all natural pairs"
-        for condition in (None, *NATURAL):
+        for condition in (None, *NATURAL) if k is None else (None, "disjoint_scripts"):
             table = study.means(metric, condition, k=k)
             if not {0, last} <= set(table.index) or len(change := (table.loc[last] - table.loc[0]).dropna()) < 2:
                 continue
@@ -106,8 +106,9 @@ def depth_table(study: Study) -> Table:
             rows.append([label, pairs, *(f"{level:.4f}" for level in levels), rise, signs(change)])
     return Table(
         "Expert sets",
-        "By number of experts K; intervals over seeds alone (Student's t).",
-        ["measure", "pairs", "step 0", f"step {last}", "rise", "seeds"],
+        "Halves by number of experts K (0.3, 1, 3 and 10 % of the units), all others at 3 %; intervals over seeds "
+        "alone (Student's t).",
+        ["measure", "pairs", "step 0", f"step {last:,}", "rise", "seeds"],
         rows,
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from analysis.report.capacity.trend import trend_test
 from analysis.statistics import Contrast, holm, student_contrast, two_way_interval
+from studies.first_light.markdown import p_value
 
 Outcome = Literal["supported", "refuted", "undecided"]
 ALPHA = 0.05
@@ -99,24 +100,18 @@ def decide_dip(steps: Sequence[int], dips: np.ndarray, middle: np.ndarray) -> tu
     return Decision("H2", outcome, found, _floats(by_seed), visible, why), steps[chosen]
 
 
-@dataclass(frozen=True)
-class Slope:
-    """How a value changes from one width to the next (one octave), over runs that differ in width and seed."""
+def width_slope(widths: Sequence[int], seeds: Sequence[int], values: Sequence[float]) -> Contrast:
+    """How a value (N,) changes from one width to the next (one octave), over runs that differ in width and seed.
 
-    contrast: Contrast
-    p: float
-    """Exact, by exchanges of widths within seeds."""
-
-
-def width_slope(widths: Sequence[int], seeds: Sequence[int], values: Sequence[float]) -> Slope:
-    """Least squares of the value (N,) on log2 of the width with a level for each seed, and the exact trend test."""
+    Least squares on log2 of the width with a level for each seed; p is exact, by exchanges of widths within seeds.
+    """
     x, y = np.log2(np.asarray(widths, dtype=np.float64)), np.asarray(values, dtype=np.float64)
     levels = np.array([np.asarray(seeds) == seed for seed in dict.fromkeys(seeds)], dtype=np.float64)
     x, y = (one - levels.T @ (levels @ one / levels.sum(1)) for one in (x, y))
     freedom = len(x) - len(levels) - 1
     slope = float(x @ y / (x @ x))
     contrast = student_contrast(slope, [(float(((y - slope * x) ** 2).sum() / freedom / (x @ x)), freedom)])
-    return Slope(contrast, trend_test(widths, values, seeds).p)
+    return replace(contrast, p=trend_test(widths, values, seeds).p)
 
 
 def decide_capacity(
@@ -125,12 +120,12 @@ def decide_capacity(
     """H3: from the rise of R over its ceiling of every run (N,), at equal tokens and at equal held-out loss."""
     slopes = [width_slope(widths, seeds, values) for values in (at_tokens, at_loss)]
     seen = all(slope.p < ALPHA for slope in slopes)
-    signs = {float(np.sign(slope.contrast.difference)) for slope in slopes}
+    signs = {float(np.sign(slope.difference)) for slope in slopes}
     outcome: Outcome = "undecided"
     if seen and signs in ({-1.0}, {1.0}):
         outcome = "supported" if signs == {-1.0} else "refuted"
     why = "per doubling of the width: " + ", ".join(
-        f"{slope.contrast.difference:+.4f} at equal {what} (p {slope.p:.3f}, visible from {slope.contrast.visible:.4f})"
+        f"{slope.difference:+.4f} at equal {what} (p {p_value(slope.p)}, visible from {slope.visible:.4f})"
         for slope, what in zip(slopes, ("tokens", "loss"), strict=True)
     )
     own = []
@@ -138,8 +133,8 @@ def decide_capacity(
         rows = [place for place, other in enumerate(seeds) if other == seed]
         if len({widths[place] for place in rows}) > 1:
             own.append(float(np.polyfit(np.log2([widths[i] for i in rows]), [at_tokens[i] for i in rows], 1)[0]))
-    contrast = replace(slopes[0].contrast, p=max(slope.p for slope in slopes))
-    return Decision("H3", outcome, contrast, tuple(own), max(slope.contrast.visible for slope in slopes), why)
+    contrast = replace(slopes[0], p=max(slope.p for slope in slopes))
+    return Decision("H3", outcome, contrast, tuple(own), max(slope.visible for slope in slopes), why)
 
 
 def decide_transfer(gains: np.ndarray, own: float, clusters: np.ndarray) -> Decision:

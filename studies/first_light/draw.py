@@ -12,7 +12,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 """Okabe and Ito's, told apart by people who see few colours."""
 GREY = "#8a8a8a"
 WIDTH, HEIGHT = 320, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 28, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 28, 40
+ENTRY = 12
+"""Height of one entry of a legend."""
 Point = tuple[float, float]
 
 
@@ -99,9 +101,9 @@ def _panel(panel: Panel) -> list[str]:
         style += ' stroke-dasharray="4 3"' if line.dashed else ""
         parts.append(_path([(x(a), y(b)) for a, b in line.points], style))
         if line.label:
-            height = TOP + 8 + 12 * legend
-            parts.append(_path([(LEFT + 6, height - 3), (LEFT + 20, height - 3)], style))
-            parts.append(f'<text x="{LEFT + 24}" y="{height}">{escape(line.label)}</text>')
+            height, start = TOP + 8 + ENTRY * (legend // 2), LEFT + 6 + legend % 2 * (WIDTH - LEFT - RIGHT) // 2
+            parts.append(_path([(start, height - 3), (start + 14, height - 3)], style))
+            parts.append(f'<text x="{start + 18}" y="{height}">{escape(line.label)}</text>')
             legend += 1
     return parts
 
@@ -113,10 +115,11 @@ def _path(points: Sequence[Point], style: str, close: bool = False) -> str:
 
 
 def _span(values: Sequence[float], entries: int) -> tuple[float, float]:
-    """From the least to the largest with room for the entries of the legend above, never empty."""
+    """From the least to the largest with room for the legend above, two entries a line; never empty."""
     low, high = min(values), max(values)
     size = (high - low) or abs(high) or 1.0
-    return low - 0.05 * size, high + (0.05 + 0.1 * entries) * size
+    legend = min(0.6, (ceil(entries / 2) * ENTRY + 4) / (HEIGHT - TOP - BOTTOM))  # share of the panel's height
+    return low - 0.05 * size, low - 0.05 * size + 1.1 * size / (1.0 - legend)
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -47,7 +47,7 @@ def when(inside: int, outside: int | None) -> str:
 
 
 def p_value(value: float) -> str:
-    return "< .0001" if value < 1e-4 else f"{value:.4f}"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def mean_at(table: pd.DataFrame, step: int) -> str:

@@ -19,11 +19,11 @@ def identity_table(study: Study) -> Table:
     rows = []
     for place, step in enumerate(steps):
         levels = mean_at(ends[-1], step), f"{middle[:, place].mean():.3f}", mean_at(ends[7], step)
-        rows.append([str(step), *levels, interval(two_way_interval(dips[:, place]), 3)])
+        rows.append([f"{step:,}", *levels, interval(two_way_interval(dips[:, place]), 3)])
     return Table(
         "Language identity on shared tokens",
         f"Accuracy of the linear probe. D: the middle minus the larger of both ends, over seeds and keys. Seed 1 has "
-        f"its largest D at step {chosen}.",
+        f"its largest D at step {chosen:,}.",
         ["step", "embedding", "middle third", "last block", "D"],
         rows,
     )
@@ -42,7 +42,7 @@ def transfer_table(study: Study) -> Table:
             table = study.by_concept(metric, condition, step)
             if table.size and len(table) > 1:
                 contrast = two_way_interval(table.to_numpy(), study.clusters_of(table.columns))
-                rows.append([f"causal transfer: {label}", str(step), interval(contrast), signs(table.mean(axis=1))])
+                rows.append([f"causal transfer: {label}", f"{step:,}", interval(contrast), signs(table.mean(axis=1))])
     for metric, label in (
         ("direction_transfer", "AUROC of concept directions, other languages"),
         ("direction_own", "the same, own language"),
@@ -52,7 +52,7 @@ def transfer_table(study: Study) -> Table:
         for step in table.index:
             chance = study.chance(metric, step)
             beside = "" if chance is None else f" (chance {chance:.3f})"
-            rows.append([label, str(step), f"{table.loc[step].mean():.4f}{beside}", ""])
+            rows.append([label, f"{step:,}", f"{table.loc[step].mean():.4f}{beside}", ""])
     return Table(
         "What the neurons do",
         "Causal transfer in nats per token of the concept's words, above other concepts' experts; over seeds and "
@@ -78,7 +78,7 @@ def birth_table(study: Study) -> Table:
             until = (
                 own[own["birth"] <= step].groupby("run_seed")["units"].sum().reindex(total.index, fill_value=0) / total
             )
-            rows.append([name, str(step), f"{until.mean():.3f}", f"{until.min():.3f} to {until.max():.3f}"])
+            rows.append([name, f"{step:,}", f"{until.mean():.3f}", f"{until.min():.3f} to {until.max():.3f}"])
     return Table(
         "Births",
         "Share of the last step's experts that are among the best 3 % of units for their concept from this step on, in "
@@ -98,7 +98,9 @@ def alignment_table(study: Study) -> Table:
         table = study.means(metric)
         for step in table.index.intersection([0, 64, 256, 1024, 4096, study.steps[-1]]):
             chance = study.chance(metric, step)
-            rows.append([label, str(step), f"{table.loc[step].mean():.4f}", "" if chance is None else f"{chance:.4f}"])
+            rows.append(
+                [label, f"{step:,}", f"{table.loc[step].mean():.4f}", "" if chance is None else f"{chance:.4f}"]
+            )
             rows[-1].append(f"{table.loc[step].min():.4f} to {table.loc[step].max():.4f}")
     return Table(
         "Alignment and loss",
