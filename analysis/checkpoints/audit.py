@@ -103,12 +103,13 @@ def find_gaps(steps: Sequence[int]) -> list[int]:
     """Steps that the suite's own rhythm lets expect and that are not there.
 
     The rhythm is the most frequent distance between neighbours (at least twice); its multiples between two neighbours
-    are missing. Below the first multiple that is present nothing is expected, and where more are missing than present
-    (powers of two) there is no rhythm.
+    are missing. Below the first multiple that is present nothing is expected. Where most steps double (powers of two,
+    and the last step) or more are missing than present there is no rhythm.
     """
     ordered = sorted(set(steps))
     distances = Counter(after - before for before, after in pairwise(ordered))
-    if not distances:
+    doubled = sum(after == 2 * before for before, after in pairwise(ordered))
+    if not distances or 2 * doubled > distances.total():
         return []
     rhythm, times = max(distances.items(), key=lambda item: (item[1], item[0]))
     if times < 2:
