@@ -29,6 +29,9 @@ class Captioned:
 
     figure: go.Figure
     caption: str
+    """What the measure is: said once a chapter."""
+    more: str = ""
+    """What only this figure needs."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,10 @@ class Page:
         self._tokens = dict(tokens or {})
         self._blocks: list[dict] = []
         self._figures: list[str] = []
+        self._said: set[str] = set()
 
     def chapter(self, title: str, introduction: str = "") -> None:
+        self._said.clear()
         self._blocks.append({"type": "chapter", "title": title, "text": introduction})
 
     def heading(self, title: str) -> None:
@@ -145,11 +150,16 @@ class Page:
     def _card(self, item: Card) -> dict:
         if isinstance(item, Table):
             return {"table": item}
-        figure, caption = (item.figure, item.caption) if isinstance(item, Captioned) else (item, "")
+        figure, caption = (item.figure, self._caption(item)) if isinstance(item, Captioned) else (item, "")
         data = json.loads(figure.to_json())
         self._figures.append(_script_data(data))
         card = {"figure": len(self._figures) - 1, "title": figure.layout.title.text or "", "caption": caption}
         return card | {"broad": (data["layout"].get("meta") or {}).get("broad", False)}
+
+    def _caption(self, item: Captioned) -> str:
+        caption = "The measure of a figure above." if item.caption in self._said else item.caption
+        self._said |= {item.caption} - {""}
+        return " ".join(part for part in (caption, item.more) if part)
 
 
 def _script_data(content: object) -> Markup:

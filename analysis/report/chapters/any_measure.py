@@ -43,8 +43,7 @@ def beside_own(record: RunRecord, name: str, metric: str, own: str) -> tuple[pd.
 
 def captioned(record: RunRecord, name: str, metric: str, figure: go.Figure, more: str = "") -> Captioned:
     """A figure above what docs/measures.md says of its metric."""
-    said = explain(record.classes.get(name, ""), metric)
-    return Captioned(figure, " ".join(part for part in (said, more) if part))
+    return Captioned(figure, explain(record.classes.get(name, ""), metric), more)
 
 
 def over_training(record: RunRecord, name: str, metric: str, title: str, *, group: str | None = None) -> Card | None:

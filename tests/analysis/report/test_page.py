@@ -9,11 +9,13 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from analysis.__main__ import main
 from analysis.report import browser
 from analysis.report.explanations import MEASURES, explain, heading_of, in_words, trap, unit_of
+from analysis.report.page import Captioned, Page
 from analysis.report.report import write_report
 from analysis.report.style import DASHES, MARKERS, PALETTE, line_style
 from tests.benchmarks.bench_report import write_large
@@ -145,6 +147,21 @@ def test_explanations_come_from_the_page_of_measures() -> None:
     assert explain("NoSuchAnalysis", "shared") == ""
     assert (heading_of("Lape"), heading_of("NoSuchAnalysis")) == ("Language neurons", "")
     assert in_words("ap_best") == "AP best"
+
+
+def test_a_chapter_explains_a_measure_once(tmp_path: Path) -> None:
+    page = Page("a page")
+    figure = go.Figure()
+    page.chapter("one")
+    page.grid([Captioned(figure, "What it is.", "First."), Captioned(figure, "What it is.", "Second.")])
+    page.grid([Captioned(figure, "", "No word."), Captioned(figure, "")])
+    page.chapter("two")
+    page.grid([Captioned(figure, "What it is.")])
+    page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("What it is.") == 2
+    assert text.count("What it is. First.") == 1
+    assert text.count("The measure of a figure above.") == text.count("The measure of a figure above. Second.") == 1
 
 
 # colours -------------------------------------------------------------------------------------------------------------

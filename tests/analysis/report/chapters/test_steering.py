@@ -61,7 +61,8 @@ def table(tmp_path: Path) -> ResultTable:
     table = ResultTable(tmp_path / "run" / "results")
     for step in (0, 8):
         written = experiment(step)
-        found = [*rows_of(written, CONCEPTS, SOURCES, OUTPUTS, seed=0), Attachment("texts", texts_table(written, [""]))]
+        clusters = {concept: number for number, concept in enumerate(CONCEPTS)}
+        found = [*rows_of(written, clusters, SOURCES, OUTPUTS, seed=0), Attachment("texts", texts_table(written, [""]))]
         table.write(SnapshotId("run", step, step * 10), analysis, found, seconds=1.0)
     return table
 
