@@ -104,6 +104,11 @@ def depth_table(study: Study) -> Table:
             rise = interval(mean_contrast(change.to_numpy()))
             pairs, levels = NATURAL.get(condition or "", everything), (table.loc[0].mean(), table.loc[last].mean())
             rows.append([label, pairs, *(f"{level:.4f}" for level in levels), rise, signs(change)])
+    first, end = (study.of_clone("rank_transfer", step) for step in (0, last))
+    if len(change := (end - first).dropna()) > 1:
+        levels, rise = (first.mean(), end.mean()), interval(mean_contrast(change.to_numpy()))
+        pairs = "the clone with all but English: no token in common (not planned)"
+        rows.append(["R", pairs, *(f"{level:.4f}" for level in levels), rise, signs(change)])
     return Table(
         "Expert sets",
         "Halves by number of experts K (0.3, 1, 3 and 10 % of the units), all others at 3 %; intervals over seeds "

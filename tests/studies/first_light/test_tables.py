@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from studies.first_light import tables
-from studies.first_light.contents import decision_table, kinship_table, onset_table
+from studies.first_light.contents import decision_table, depth_table, kinship_table, onset_table
 from studies.first_light.hypotheses import decide
 from studies.first_light.secondary import birth_table, transfer_table
 from studies.first_light.study import Study
@@ -138,6 +138,11 @@ def test_a_seed_with_one_width_does_not_stop_the_others(planted: Path) -> None:
     assert (found.outcome, len(found.by_seed)) == ("supported", 4)
     two = (study.rows["part"] == "capacity") & ((study.rows["run_seed"] > 1) | (study.rows["width"] > 64))
     assert "H3" not in decide(replace(study, rows=study.rows[~two])), "two runs have no error"
+
+
+def test_the_clone_is_held_against_languages_it_has_no_token_in_common_with(planted: Path) -> None:
+    [row] = [row for row in depth_table(Study.read(planted)).rows if "no token in common" in row[1]]
+    assert (row[2], row[3], row[5]) == ("0.0000", "0.0200", "+ + + + +"), "English itself is left out"
 
 
 def test_births_count_seeds_without_any(planted: Path) -> None:
