@@ -73,7 +73,7 @@ analyse() {
   run=$RUNS/$1 lists=""
   ended() { [ -e "$run/snapshots/step_000$1/snapshot.json" ]; }
   case $1 in
-    d128-*) lists="core seeds"; if ended 20480; then lists="core seeds followed dear"; fi ;;
+    d128-*) lists="core seeds"; if ended 20480; then lists="core seeds dear followed"; fi ;;
     capacity-*) if ended 10240; then lists="capacity"; fi ;;
     clone-*) if ended 10240; then lists="clone"; fi ;;
   esac
