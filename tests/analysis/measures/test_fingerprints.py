@@ -35,7 +35,7 @@ GOLDEN: list[tuple[Analysis, str]] = [
     (Alignment(texts="none.parquet"), "b17b1af60332fb30"),
     (Compression(texts="none.parquet"), "7d20e0bb12a794fb"),
     (Lape(texts="none.parquet"), "bfba58845089a222"),
-    (Steering(concepts="none.parquet"), "a5ce7342ff73022d"),
+    (Steering(concepts="none.parquet"), "b6b4dd97ce601a36"),
 ]
 
 
