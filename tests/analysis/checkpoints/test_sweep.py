@@ -53,7 +53,7 @@ class Norms(Analysis):
             log.write(f"{self.name} {snapshot.id.step}\n")
         time.sleep(self.seconds)
         for layer, parameter in enumerate(snapshot.model.parameters()):
-            yield Row(metric="norm", value=self.scale * float(parameter.norm()), layer=layer)
+            yield Row(metric="norm", value=self.scale * float(parameter.detach().norm()), layer=layer)
 
 
 @pytest.fixture(scope="module")
