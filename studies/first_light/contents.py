@@ -21,6 +21,8 @@ from studies.first_light.secondary import (
 )
 from studies.first_light.study import NATURAL, STRATA, Study
 
+PAIRS = {**NATURAL, "with_clone": "the clone with all but English: no token in common"}
+"""Strata of the table of expert sets."""
 WITH_CLONE = ("transfer_gain", "normalized")
 """Measures that `ConceptOverlap` averages over all pairs, those of the clone among them."""
 
@@ -85,30 +87,30 @@ def depth_table(study: Study) -> Table:
     """Expert sets of disjoint halves by K, and the paper's number beside its nulls."""
     rows = []
     depths = sorted(set(study.main.loc[study.main["metric"] == "heldout_shared", "k"].dropna().astype(int)))
-    named = [("heldout_shared", f"halves minus other concepts, K = {k}", k) for k in depths]
+    halves, pairs = (None, "disjoint_scripts"), (None, *NATURAL)
+    named: list[tuple[str, str, int | None, tuple[str | None, ...]]] = [
+        ("heldout_shared", f"halves minus other concepts, K = {k}", k, halves) for k in depths
+    ]
     named += [
-        ("shared", "shared, same sentences (the paper's)", None),
-        ("shared_shuffled", "the same by shuffled labels", None),
-        ("shared_mismatched", "the same between other concepts", None),
-        ("shared_surface", "the same of a bag of tokens", None),
-        ("transfer_gain", "AP in the other language above other concepts", None),
-        ("normalized", "R over its split-half ceiling", None),
+        ("shared", "shared, same sentences (the paper's)", None, pairs),
+        ("shared_shuffled", "the same by shuffled labels", None, pairs),
+        ("shared_mismatched", "the same between other concepts", None, pairs),
+        ("shared_surface", "the same of a bag of tokens", None, pairs),
+        ("transfer_gain", "AP in the other language above other concepts", None, pairs),
+        ("normalized", "R over its split-half ceiling", None, pairs),
+        ("rank_transfer", "R (not planned)", None, ("with_clone",)),
     ]
     last = study.steps[-1]
-    for metric, label, k in named:
+    for metric, label, k, conditions in named:
         everything = "all pairs, the clone's too" if metric in WITH_CLONE else "all natural pairs"
-        for condition in (None, *NATURAL) if k is None else (None, "disjoint_scripts"):
+        for condition in conditions:
             table = study.means(metric, condition, k=k)
             if not {0, last} <= set(table.index) or len(change := (table.loc[last] - table.loc[0]).dropna()) < 2:
                 continue
             rise = interval(mean_contrast(change.to_numpy()))
-            pairs, levels = NATURAL.get(condition or "", everything), (table.loc[0].mean(), table.loc[last].mean())
-            rows.append([label, pairs, *(f"{level:.4f}" for level in levels), rise, signs(change)])
-    first, end = (study.of_clone("rank_transfer", step) for step in (0, last))
-    if len(change := (end - first).dropna()) > 1:
-        levels, rise = (first.mean(), end.mean()), interval(mean_contrast(change.to_numpy()))
-        pairs = "the clone with all but English: no token in common (not planned)"
-        rows.append(["R", pairs, *(f"{level:.4f}" for level in levels), rise, signs(change)])
+            levels = (table.loc[0].mean(), table.loc[last].mean())
+            shown = PAIRS.get(condition or "", everything)
+            rows.append([label, shown, *(f"{level:.4f}" for level in levels), rise, signs(change)])
     return Table(
         "Expert sets",
         "Halves by number of experts K (0.3, 1, 3 and 10 % of the units), all others at 3 %; intervals over seeds "

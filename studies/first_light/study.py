@@ -25,7 +25,6 @@ NATURAL = {
     "same_script": "same script, other family",
     "disjoint_scripts": "no common script",
 }
-CLONE, CLONED = "en2", "en"
 STRATA = {**NATURAL, "clone": "English and its clone"}
 
 
@@ -116,12 +115,6 @@ class Study:
         rows = self.main[(self.main["metric"] == metric) & (self.main["step"] == step)]
         rows = rows[rows["other_language"].notna() & rows["concept"].isna() & rows["k"].isna()]
         return rows.pivot(index=["language", "other_language"], columns="run_seed", values="value")
-
-    def of_clone(self, metric: str, step: int) -> pd.Series:
-        """Seed to the mean over the pairs of the clone with all languages but its own: no token in common."""
-        pairs = self.pairs(metric, step)
-        kept = [place for place, pair in enumerate(pairs.index) if CLONE in pair and CLONED not in pair]
-        return pairs.iloc[kept].mean()
 
     @cached_property
     def dip_steps(self) -> dict[int, list[int]]:
