@@ -107,7 +107,7 @@ def depth_table(study: Study) -> Table:
             table = study.means(metric, condition, k=k)
             if not {0, last} <= set(table.index) or len(change := (table.loc[last] - table.loc[0]).dropna()) < 2:
                 continue
-            rise = interval(mean_contrast(change.to_numpy()))
+            rise = interval(mean_contrast(change.to_numpy())) if change.any() else "none: reads no network"
             levels = (table.loc[0].mean(), table.loc[last].mean())
             shown = PAIRS.get(condition or "", everything)
             rows.append([label, shown, *(f"{level:.4f}" for level in levels), rise, signs(change)])

@@ -46,8 +46,9 @@ class Panel:
 
 
 def write_figure(panels: Sequence[Panel], columns: int = 3) -> str:
-    """An SVG file with the panels in rows; one legend a panel."""
+    """An SVG file with the panels in rows; one legend a panel. Panels of one quantity (`y_label`) share their scale."""
     columns = min(columns, len(panels))
+    alike = [[other for other in panels if other.y_label == panel.y_label] for panel in panels]
     width, height = columns * WIDTH, ceil(len(panels) / columns) * HEIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -56,15 +57,12 @@ def write_figure(panels: Sequence[Panel], columns: int = 3) -> str:
     ]
     for place, panel in enumerate(panels):
         parts.append(f'<g transform="translate({place % columns * WIDTH} {place // columns * HEIGHT})">')
-        parts += _panel(panel)
+        parts += _panel(panel, *_span(alike[place]))
         parts.append("</g>")
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _panel(panel: Panel) -> list[str]:
-    heights = [y for line in panel.lines for point in (*line.points, *line.band) for y in point[-1:]]
-    heights += [low for line in panel.lines for low, _ in line.band] + list(panel.null or ())
-    low, high = _span(heights, sum(bool(line.label) for line in panel.lines))
+def _panel(panel: Panel, low: float, high: float) -> list[str]:
     left, right = panel.ticks[0][0], panel.ticks[-1][0]
 
     def x(value: float) -> float:
@@ -114,8 +112,14 @@ def _path(points: Sequence[Point], style: str, close: bool = False) -> str:
     return f'<path d="M{steps}{" Z" if close else ""}"{fill} {style}/>'
 
 
-def _span(values: Sequence[float], entries: int) -> tuple[float, float]:
+def _span(panels: Sequence[Panel]) -> tuple[float, float]:
     """From the least to the largest with room for the legend above, two entries a line; never empty."""
+    lines = [line for panel in panels for line in panel.lines]
+    values = [y for line in lines for _, y in line.points] + [
+        edge for line in lines for ends in line.band for edge in ends
+    ]
+    values += [edge for panel in panels for edge in panel.null or ()]
+    entries = max(sum(bool(line.label) for line in panel.lines) for panel in panels)
     low, high = min(values), max(values)
     size = (high - low) or abs(high) or 1.0
     legend = min(0.6, (ceil(entries / 2) * ENTRY + 4) / (HEIGHT - TOP - BOTTOM))  # share of the panel's height
@@ -123,8 +127,8 @@ def _span(values: Sequence[float], entries: int) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers."""
-    raw = (high - low) / 5
+    """Three to nine round numbers."""
+    raw = (high - low) / 8
     power = 10.0 ** floor(log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
     first, last = ceil(low / step), floor(high / step)
