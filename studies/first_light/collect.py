@@ -3,7 +3,7 @@
     python -m studies.first_light.collect [--runs runs/first_light] [--out studies/first_light/results]
 
 What figures and decisions need is kept, the rest of the results stays with the runs. Refuses runs that were not
-measured as planned (`plan.sha256`). Text is needed for the distances of languages only.
+measured as planned (`plan.sha256`). Text is needed for the distances of languages and for lengths only.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from analysis.measures.trajectories import find_births
 from analysis.preregistration import Planned, check_results, read_plan
 from analysis.report.changes import concept_clusters
 from analysis.report.run import RunRecord, read_run
+from studies.first_light.lengths import length_imbalance
 
 HERE = Path(__file__).parent
 NAME = re.compile(r"(?:(capacity|clone)-)?d(\d+)-seed(\d+)")
@@ -131,10 +132,11 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
     tokenizer = next(iter(sorted(found[0][1].folder.glob("snapshots/*/tokenizer.json"))), None)
     if tokenizer is None:
         raise FileNotFoundError(
-            f"{found[0][1].folder}: no snapshot with a tokenizer.json, which distances are made with"
+            f"{found[0][1].folder}: no snapshot with a tokenizer.json, which distances and lengths are made with"
         )
     languages = sorted(set(pd.read_parquet(runs / "concepts.parquet", columns=["language"])["language"]))
     distances = language_distances(runs / "concepts.parquet", tokenizer, languages)
+    lengths = length_imbalance(runs / "concepts.parquet", tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     _write(pd.concat(rows), out / "rows.parquet", pa.schema(COLUMNS))
     _write(pd.DataFrame({"concept": list(clusters), "cluster": list(clusters.values())}), out / "concepts.parquet")
@@ -143,6 +145,7 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
         if frames:
             _write(pd.concat(frames), out / f"{name}.parquet")
     _write(distances, out / "languages.parquet")
+    _write(lengths, out / "lengths.parquet")
     return said
 
 

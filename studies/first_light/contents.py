@@ -10,6 +10,7 @@ from analysis.onsets import band_edges, find_onset, mean_onset, onset_difference
 from analysis.permutation import regress_on_distances
 from analysis.statistics import benjamini_hochberg, mean_contrast, two_way_interval
 from studies.first_light.hypotheses import CLAIMS, QUESTIONS, capacity_values, decide
+from studies.first_light.lengths import length_table
 from studies.first_light.markdown import Table, interval, p_value, signs, steps_of, when
 from studies.first_light.secondary import (
     alignment_table,
@@ -182,6 +183,7 @@ TABLES: Sequence[Callable[[Study], Table]] = (
     decision_table,
     claims_table,
     sharing_table,
+    length_table,
     depth_table,
     kinship_table,
     onset_table,
@@ -203,6 +205,7 @@ def is_measured(study: Study, make: Callable[[Study], Table]) -> bool:
         transfer_table: "causal_transfer" in metrics,
         alignment_table: "cka_debiased" in metrics,
         kinship_table: len(study.languages) > 0,
+        length_table: len(study.lengths) > 0,
         capacity_table: len(capacity_values(study)) > 0,
         clone_table: "clone" in set(study.rows["part"]),
     }

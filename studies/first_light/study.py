@@ -41,6 +41,8 @@ class Study:
     """Concept to the number of those that depend on each other."""
     languages: pd.DataFrame
     """Distances of every pair."""
+    lengths: pd.DataFrame
+    """Of every concept, language and half: by how much its sentences are longer than their negatives."""
 
     @classmethod
     def read(cls, folder: Path) -> Study:
@@ -52,7 +54,8 @@ class Study:
 
         concepts = table("concepts")
         clusters = dict(zip(concepts["concept"], concepts["cluster"], strict=True)) if len(concepts) else {}
-        return cls(table("rows"), _of_main(table("dips")), _of_main(table("births")), clusters, table("languages"))
+        dips, births = _of_main(table("dips")), _of_main(table("births"))
+        return cls(table("rows"), dips, births, clusters, table("languages"), table("lengths"))
 
     @cached_property
     def main(self) -> pd.DataFrame:

@@ -128,14 +128,16 @@ def letters() -> list[str]:
 
 
 def plant_concepts(path: Path) -> None:
-    """Sentences of which scripts and frequencies of tokens are read."""
+    """A concept file of which scripts, frequencies of tokens and lengths are read."""
     rng = np.random.default_rng(9)
-    texts = []
+    rows = []
     for language in LANGUAGES:
         own = list(WORDS.get(language, "abcdefghij"))
-        drawn = rng.choice(own, size=400, p=rng.dirichlet(np.ones(len(own))))
-        texts.append((language, "".join(drawn)))
-    pd.DataFrame(texts, columns=["language", "text"]).to_parquet(path)
+        share = rng.dirichlet(np.ones(len(own)))
+        for concept, number in product(CONCEPTS, range(8)):
+            text = "".join(rng.choice(own, size=rng.integers(8, 30), p=share))
+            rows.append((concept, language, f"{concept}-{number}", text, number % 2))
+    pd.DataFrame(rows, columns=["concept", "language", "uid", "text", "label"]).to_parquet(path)
 
 
 def overlap_rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -33,8 +34,13 @@ analyses:
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two seeds at two steps, and a plan."""
     monkeypatch.chdir(tmp_path)
-    texts = [("de", "a a b"), ("en", "a a b"), ("ru", "я я"), ("de", "a a b")]
-    pd.DataFrame(texts, columns=["language", "text"]).to_parquet("concepts.parquet")
+    words = {"de": "a a b", "en": "a a b", "ru": "я я я"}
+    texts = [
+        (concept, language, f"{concept}{number}", f"{text} " * (number + 1), number % 2)
+        for concept, (language, text), number in product("cd", words.items(), range(4))
+    ]
+    columns = ["concept", "language", "uid", "text", "label"]
+    pd.DataFrame(texts, columns=columns).to_parquet("concepts.parquet")
     Path("list.yaml").write_text(LIST)
     Path("plan.sha256").write_text(f"{hashlib.sha256(LIST.encode()).hexdigest()}  list.yaml\n")
     probe, overlap = load_analyses("list.yaml")
