@@ -1,9 +1,10 @@
 """Positives of a concept, each with negatives that differ from it in nothing but the concept.
 
-Negatives are matched by stratum (source, split, length class) and exist in every language in which their positive is
-used. A concept neuron found against unmatched negatives is one for manuals against stories, or for long against short
-sentences. A text that stands under several keys is taken once: its copies would lie in both halves of the sentences,
-where translations that respond alike then pass for a concept.
+Negatives are matched by stratum (source, split, length class), there the nearest in length first, and exist in every
+language in which their positive is used. A concept neuron found against unmatched negatives is one for manuals against
+stories, or for long against short sentences; and what length the classes leave is the same in all languages, so that
+it passes for sharing (studies/first_light/lengths.py). A text that stands under several keys is taken once: its copies
+would lie in both halves of the sentences, where translations that respond alike then pass for a concept.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ class GroupFinder:
         self._pivot_texts = [pivot_text or "" for pivot_text in text.texts[settings.pivot]]
         self._cap = settings.cap
         self._num_negatives = settings.negatives
+        # Characters, since tokens, also those of the translations, follow them more closely than words.
+        self._lengths = np.array([len(pivot_text) for pivot_text in self._pivot_texts])
         words = np.array([len(pivot_text.split()) for pivot_text in self._pivot_texts])
         self._eligible = (words >= settings.min_words) & (words <= settings.max_words) & self._first_copies()
         if settings.complete:
@@ -166,7 +169,9 @@ class GroupFinder:
         groups = []
         for row, languages in zip(positives, used, strict=True):
             pool = left.get(self._strata[row], np.zeros(0, dtype=np.intp))
-            fitting = np.flatnonzero(self._text.present[pool][:, languages].all(1))[: self._num_negatives]
+            fitting = np.flatnonzero(self._text.present[pool][:, languages].all(1))
+            apart = np.abs(self._lengths[pool[fitting]] - self._lengths[row])
+            fitting = fitting[np.argsort(apart, kind="stable")[: self._num_negatives]]
             groups.append(pool[fitting])
             left[self._strata[row]] = np.delete(pool, fitting)
         return groups

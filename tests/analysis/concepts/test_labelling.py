@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import mannwhitneyu
 
 from analysis.concepts.file import Labelling, format_summary, write_labelling
 from analysis.concepts.labelling import label_concepts
@@ -195,6 +197,34 @@ def test_negatives_match_their_positive_in_everything_but_the_concept(planted: P
         assert set(Counter(row["match"] for row in here).values()) == {2}
         positives = {row["uid"] for row in rows if row["language"] == language and row["label"] == 1}
         assert {row["match"] for row in here} == positives
+
+
+def test_negatives_are_as_long_as_their_positives_within_a_class_too(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = []
+    for number in range(1200):
+        positive = number % 20 == 0
+        size = int(draw.integers(19, 23) if positive else draw.integers(15, 23))  # one class, of 15 to 22 words
+        words = [str(draw.choice(["ab", "abcd", "abcdefgh"])) for _ in range(size)]
+        rows.append((f"k{number}", " ".join(["water", *words[1:]] if positive else words)))
+    frame = pd.DataFrame(rows, columns=["uid", "text"])
+    frame = pd.concat(
+        [frame.assign(lang="en"), frame.assign(lang="es", text=frame["text"].str.replace("water", "agua"))]
+    )
+    frame.to_parquet(tmp_path / "text.parquet")
+    (tmp_path / "list.tsv").write_text("water\tword\twater\n", encoding="utf-8")
+    labelling = label_concepts(tmp_path / "text.parquet", tmp_path / "list.tsv", LabellingSettings(negatives=4))
+    write_labelling(labelling, tmp_path / "concepts.parquet", {})
+    made = pd.read_parquet(tmp_path / "concepts.parquet")
+    lengths = {
+        label: own["text"].str.len().to_numpy() for label, own in made[made["language"] == "en"].groupby("label")
+    }
+    everywhere = frame.loc[~frame["text"].str.contains("water|agua") & (frame["lang"] == "en"), "text"].str.len()
+    longer = [
+        mannwhitneyu(lengths[1], other).statistic / len(lengths[1]) / len(other) for other in (lengths[0], everywhere)
+    ]
+    assert longer[1] > 0.65, "what is planted: sentences of the concept are longer"
+    assert abs(longer[0] - 0.5) < 0.05
 
 
 def test_a_segment_has_the_same_label_in_all_languages(planted: Path) -> None:
