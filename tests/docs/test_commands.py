@@ -24,7 +24,8 @@ STEER, BLOOM = "--config configs/analyses/steering.yaml", "--config configs/suit
 EIGHT = "--trainer.devices 8 --trainer.accumulate_grad_batches 1"
 
 RUN = (
-    f"{LABEL} runs/demo-concepts.parquet --max_concepts 12 --min_positives 50 --cap 50 --negatives 3 --complete "
+    f"{LABEL} runs/demo-concepts.parquet --concepts armor eat fire large leather metal road_vehicle small steel water "
+    "weather_f wood --min_positives 50 --cap 50 --negatives 3 --complete "
     "--independent",
     f"{LABEL} runs/bloom-concepts.parquet --languages en es pt zh --independent",
     f"python -m train describe {XGLM}",
