@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from scipy.spatial.distance import jensenshannon
 from tokenizers import Tokenizer
 
-from analysis.concepts.families import FAMILIES, main_scripts
+from analysis.concepts.families import FAMILIES, main_scripts, stratum_of
 from analysis.measures.trajectories import find_births
 from analysis.preregistration import Planned, check_results, read_plan
 from analysis.report.changes import concept_clusters
@@ -79,7 +79,7 @@ def prune(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def language_distances(concepts: Path, tokenizer: Path, languages: Sequence[str]) -> pd.DataFrame:
-    """Of every pair: script (0 if one is common), family (0 the same branch, 0.5 the same family, else 1), and
+    """Of every pair: stratum, script (0 if one is common), family (0 the same branch, 0.5 the same family, else 1), and
     vocabulary: the Jensen-Shannon distance of token frequencies, 0 to 1, in the sentences of the concept file."""
     texts = pd.read_parquet(concepts, columns=["language", "text"]).drop_duplicates()
     encode = Tokenizer.from_file(str(tokenizer))
@@ -96,8 +96,9 @@ def language_distances(concepts: Path, tokenizer: Path, languages: Sequence[str]
         (family, branch), (family_2, branch_2) = FAMILIES[one], FAMILIES[other]
         kin = 0.0 if (family, branch) == (family_2, branch_2) else 0.5 if family == family_2 else 1.0
         distance = float(jensenshannon(shares[one], shares[other], base=2))
-        rows.append((one, other, float(not scripts[one] & scripts[other]), kin, round(distance, 6)))
-    return pd.DataFrame(rows, columns=["language", "other_language", "script", "family", "vocabulary"])
+        stratum = stratum_of((one, other), (scripts[one], scripts[other]))
+        rows.append((one, other, stratum, float(not scripts[one] & scripts[other]), kin, round(distance, 6)))
+    return pd.DataFrame(rows, columns=["language", "other_language", "stratum", "script", "family", "vocabulary"])
 
 
 def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[str]:

@@ -7,14 +7,15 @@ Shapes:  R seeds   C concepts   L languages
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import mannwhitneyu
 from tokenizers import Tokenizer
 
 from analysis.concepts.dataset import load_concepts
+from analysis.experts.ranks import auroc
 from analysis.statistics import two_way_interval
 from studies.first_light.markdown import Table, interval, signs
 from studies.first_light.study import STRATA, Study
@@ -28,15 +29,15 @@ def length_imbalance(concepts: Path, tokenizer: Path) -> pd.DataFrame:
     """
     encode = Tokenizer.from_file(str(tokenizer))
     labelled = load_concepts(concepts, min_positives=2)  # as many as two halves need; the plan's file has 80
+    halves = [labelled.half(which) for which in (0, 1)]
     rows = []
-    for half in (0, 1):
-        part = labelled.half(half)
-        for language, pool in part.pools.items():
-            tokens = np.array([len(one.ids) for one in encode.encode_batch(list(pool.texts), add_special_tokens=False)])
-            for concept in part.concepts:
-                yes, no = (tokens[side[concept].numpy()] for side in (pool.positives, pool.negatives))
-                longer = float(mannwhitneyu(yes, no, method="asymptotic").statistic) / (len(yes) * len(no))
-                rows.append((concept, language, half, round(longer - 0.5, 6)))
+    for language, pool in labelled.pools.items():
+        encoded = encode.encode_batch(list(pool.texts), add_special_tokens=False)
+        tokens = np.array([len(one.ids) for one in encoded], dtype=np.float32)
+        for half, concept in product((0, 1), labelled.concepts):
+            part = halves[half].pools[language]
+            yes, no = (np.sort(tokens[side[concept].numpy()])[None] for side in (part.positives, part.negatives))
+            rows.append((concept, language, half, round(float(auroc(yes, no)[0]) - 0.5, 6)))
     return pd.DataFrame(rows, columns=["concept", "language", "half", "imbalance"])
 
 
@@ -88,11 +89,10 @@ def without(values: np.ndarray, imbalance: np.ndarray) -> np.ndarray:
 def _in_common(study: Study, condition: str | None) -> pd.Series:
     """Of every concept: the imbalance in one language times that in the other, mean over the pairs of a stratum."""
     table = study.lengths.pivot(index="concept", columns=["half", "language"], values="imbalance")
-    known = study.languages
-    alike, kin = known["script"] == 0.0, known["family"] < 1.0
-    chosen = {None: alike | ~alike, "same_family": alike & kin, "same_script": alike & ~kin, "disjoint_scripts": ~alike}
-    pairs = [("en", "en")]
-    if condition in chosen:
-        pairs = list(known.loc[chosen[condition], ["language", "other_language"]].itertuples(index=False, name=None))
+    pairs = [("en", "en")]  # the clone has the original's sentences
+    if condition != "clone":
+        known = study.languages
+        own = known if condition is None else known[known["stratum"] == condition]
+        pairs = list(own[["language", "other_language"]].itertuples(index=False, name=None))
     products = [table[0, one] * table[1, other] + table[1, one] * table[0, other] for one, other in pairs]
     return pd.concat(products, axis=1).mean(axis=1) / 2.0

@@ -40,7 +40,7 @@ class Study:
     clusters: dict[str, int]
     """Concept to the number of those that depend on each other."""
     languages: pd.DataFrame
-    """Distances of every pair."""
+    """Stratum and distances of every pair."""
     lengths: pd.DataFrame
     """Of every concept, language and half: by how much its sentences are longer than their negatives."""
 
