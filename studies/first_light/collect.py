@@ -28,14 +28,22 @@ from analysis.preregistration import Planned, check_results, read_plan
 from analysis.report.changes import concept_clusters
 from analysis.report.run import RunRecord, read_run
 from studies.first_light.lengths import length_imbalance
+from studies.first_light.study import LAST
 
 HERE = Path(__file__).parent
 NAME = re.compile(r"(?:(capacity|clone)-)?d(\d+)-seed(\d+)")
 """Of a run: which part of the study, its width and its seed."""
 BY_CONCEPT = ("rank_transfer", "causal_transfer", "causal_transfer_random", "causal_own")
 """Metrics whose concepts are kept one by one: intervals are over seeds and concepts."""
-BY_PAIR = ("rank_transfer", "shared", "causal_transfer")
-LEFT_OUT = ("confusion", "recall", "ablation", "perplexity", "accuracy_control", "selectivity", "expert_units")
+BY_LAYER = ("accuracy_shared", "shared_units")
+BY_K = ("heldout_shared",)
+OVERALL = (
+    *("rank_transfer", "shared", "shared_shuffled", "shared_mismatched", "shared_surface", "transfer_gain"),
+    *("normalized", "cka_debiased", "mutual_knn", "bits_per_byte", "direction_transfer", "direction_own"),
+    *("accuracy_mlp", "heldout_shared"),
+)
+OF_PART = {"capacity": ("bits_per_byte", "rank_transfer", "rank_ceiling"), "clone": (*OVERALL[:2], "normalized")}
+"""What is kept of the runs besides the seeds, overall numbers alone."""
 SHARE = 0.03
 """Of units that count as experts, for births."""
 COLUMNS = (
@@ -69,13 +77,23 @@ def find_runs(folder: Path) -> list[tuple[dict[str, object], RunRecord]]:
     return sorted(found, key=lambda entry: tuple(map(str, entry[0].values())))
 
 
-def prune(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that tables and figures read."""
-    concept, pair = frame["concept"].notna(), frame["other_language"].notna()
-    kept = ~frame["metric"].isin(LEFT_OUT) & frame["seed"].isna() & frame["kind"].isna()
-    kept &= ~concept | (frame["metric"].isin(BY_CONCEPT) & frame["layer"].isna())
-    kept &= ~pair | (frame["metric"].isin(BY_PAIR) & frame["layer"].isna()) | (frame["analysis"] == "trajectories")
-    return frame[kept]
+def prune(frame: pd.DataFrame, part: str = "seeds") -> pd.DataFrame:
+    """The rows that tables and figures read of a run."""
+    metric = frame["metric"]
+    there = {name: frame[name].notna() for name in ("layer", "concept", "k", "language", "other_language")}
+    free = frame["seed"].isna() & frame["kind"].isna()
+
+    def rows(names: Sequence[str], *of: str) -> pd.Series:
+        """Rows of these metrics that belong to just these columns (and a stratum, perhaps)."""
+        kept = free & metric.isin(names)
+        for column, given in there.items():
+            kept &= given == (column in of)
+        return kept
+
+    if part != "seeds":
+        return frame[rows(OF_PART[part])]
+    kept = rows(OVERALL) | rows(BY_CONCEPT, "concept") | rows(BY_LAYER, "layer") | rows(BY_K, "k")
+    return frame[kept | rows(("rank_transfer",), "language", "other_language")]
 
 
 def language_distances(concepts: Path, tokenizer: Path, languages: Sequence[str]) -> pd.DataFrame:
@@ -116,11 +134,14 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
     clusters: dict[str, int] = {}
     for about, record in found:
         check_results(planned, ((step, name, stamp["settings"]) for step, name, stamp in record.stamps))
-        rows.append(prune(record.frame).assign(**about))
+        rows.append(prune(record.frame, str(about["part"])).assign(**about))
         for step, name in record.table.entries():
             if name == "language_probe" and record.table.path(step, name, "dip").is_file():
                 dips.append(record.table.attachment(step, name, "dip").to_pandas().assign(**about, step=step))
-        if record.classes.get("trajectories"):
+        followed, core = (
+            {step for step, name in record.table.entries() if name == which} for which in ("trajectories", "overlap")
+        )
+        if LAST in followed and followed >= core:  # a birth is a birth only beside every later step
             table = find_births(record.table, SHARE)
             keys = ["language", "other_language", "birth"]
             births.append(table.groupby(keys, dropna=False).size().rename("units").reset_index().assign(**about))

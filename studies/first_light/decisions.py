@@ -43,6 +43,8 @@ class Decision:
     why: str
     p_holm: float | None = None
     """Adjusted over H1 to H4; None for H1b, which is read only with H1."""
+    caveat: str = ""
+    """What belongs to "supported" wherever it is said."""
 
 
 def decide_rise(name: str, rises: np.ndarray, clusters: np.ndarray) -> Decision:
@@ -51,13 +53,15 @@ def decide_rise(name: str, rises: np.ndarray, clusters: np.ndarray) -> Decision:
     agree = int((by_seed > 0).sum())
     enough = name != "H1" or agree >= AGREE * len(by_seed)
     outcome: Outcome
+    caveat = ""
     if contrast.low > 0 and enough:
         outcome, why = "supported", f"above 0, in {agree} of {len(by_seed)} seeds"
+        caveat = f"there and small: below {NO_RISE}" if contrast.high < NO_RISE else ""
     elif contrast.high < NO_RISE:
         outcome, why = "refuted", f"below {NO_RISE}"
     else:
         outcome, why = "undecided", f"in {agree} of {len(by_seed)} seeds above 0"
-    return Decision(name, outcome, contrast, _floats(by_seed), contrast.visible, why)
+    return Decision(name, outcome, contrast, _floats(by_seed), contrast.visible, why, caveat=caveat)
 
 
 def dip_values(embedding: np.ndarray, middle: np.ndarray, last: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -71,15 +75,18 @@ def dip_values(embedding: np.ndarray, middle: np.ndarray, last: np.ndarray, tota
     return dip + (middle - ends - dip * total) * total.shape[-1] / number
 
 
-def decide_dip(steps: Sequence[int], dips: np.ndarray, middle: np.ndarray) -> tuple[Decision, int]:
+def widest_place(dips: np.ndarray) -> int:
+    """Which of the snapshots the first seed of D (R, T, G) chooses: where its D is largest."""
+    return int(dips[0].mean(-1).argmax())
+
+
+def decide_dip(steps: Sequence[int], dips: np.ndarray, middle: np.ndarray) -> Decision:
     """H2: from D by seed, snapshot and group of keys (R, T, G), and the middle's accuracy (R, T).
 
-    The first seed chooses the step at which D is largest; the others test. A refutation goes before a support.
-
-    Returns:
-        The decision and the chosen step.
+    The first seed chooses the step at which D is largest; the others test. A refutation goes before a support. D may
+    fall because the ends rise, or be largest before anything is learned, so the levels at both steps are told too.
     """
-    chosen = int(dips[0].mean(-1).argmax())
+    chosen = widest_place(dips)
     falls = dips[:, -1] - dips[:, chosen]  # (R, G)
     contrast = two_way_interval(falls[1:])
     by_seed = falls.mean(-1)
@@ -94,10 +101,16 @@ def decide_dip(steps: Sequence[int], dips: np.ndarray, middle: np.ndarray) -> tu
         outcome, why = "supported", f"D falls by more than {FALL}"
     else:
         outcome, why = "undecided", f"the interval does not lie below -{FALL}"
+    (level, known), (end, end_known) = ((dips[:, at].mean(), middle[:, at].mean()) for at in (chosen, -1))
+    why += (
+        f"; from step {steps[chosen]:,}, which seed 1 chose, to the last: D {level:+.3f} to {end:+.3f}, "
+        f"the middle's accuracy {known:.3f} to {end_known:.3f}"
+    )
+    caveat = "beside the ends alone: the middle knows the language better at the end" if end_known > known else ""
     against = two_way_interval(falls[1:] + FALL)
     found = replace(contrast, p=against.p if against.difference < 0 else 1.0)
     visible = FALL + contrast.visible  # the interval must lie below the fall that counts
-    return Decision("H2", outcome, found, _floats(by_seed), visible, why), steps[chosen]
+    return Decision("H2", outcome, found, _floats(by_seed), visible, why, caveat=caveat)
 
 
 def width_slope(widths: Sequence[int], seeds: Sequence[int], values: Sequence[float]) -> Contrast:
@@ -117,7 +130,10 @@ def width_slope(widths: Sequence[int], seeds: Sequence[int], values: Sequence[fl
 def decide_capacity(
     widths: Sequence[int], seeds: Sequence[int], at_tokens: Sequence[float], at_loss: Sequence[float]
 ) -> Decision:
-    """H3: from the rise of R over its ceiling of every run (N,), at equal tokens and at equal held-out loss."""
+    """H3: from the rise of R over its ceiling of every run (N,), at equal tokens and at equal held-out loss.
+
+    With few runs no outcome has a p below `ALPHA`: then that is said, and no effect would have been seen.
+    """
     slopes = [width_slope(widths, seeds, values) for values in (at_tokens, at_loss)]
     seen = all(slope.p < ALPHA for slope in slopes)
     signs = {float(np.sign(slope.difference)) for slope in slopes}
@@ -125,7 +141,7 @@ def decide_capacity(
     if seen and signs in ({-1.0}, {1.0}):
         outcome = "supported" if signs == {-1.0} else "refuted"
     why = "per doubling of the width: " + ", ".join(
-        f"{slope.difference:+.4f} at equal {what} (p {p_value(slope.p)}, visible from {slope.visible:.4f})"
+        f"{slope.difference:+.4f} at equal {what} (p {p_value(slope.p)})"
         for slope, what in zip(slopes, ("tokens", "loss"), strict=True)
     )
     own = []
@@ -134,7 +150,12 @@ def decide_capacity(
         if len({widths[place] for place in rows}) > 1:
             own.append(float(np.polyfit(np.log2([widths[i] for i in rows]), [at_tokens[i] for i in rows], 1)[0]))
     contrast = replace(slopes[0], p=max(slope.p for slope in slopes))
-    return Decision("H3", outcome, contrast, tuple(own), max(slope.visible for slope in slopes), why)
+    visible = max(slope.visible for slope in slopes)
+    smallest = max(trend_test(widths, values, seeds).smallest_p for values in (at_tokens, at_loss))
+    if smallest >= ALPHA:
+        visible = float("nan")
+        why = f"{len(widths)} runs cannot decide it, their smallest p is {p_value(smallest)}; {why}"
+    return Decision("H3", outcome, contrast, tuple(own), visible, why)
 
 
 def decide_transfer(gains: np.ndarray, own: float, clusters: np.ndarray) -> Decision:
@@ -142,11 +163,12 @@ def decide_transfer(gains: np.ndarray, own: float, clusters: np.ndarray) -> Deci
     contrast, by_seed = two_way_interval(gains, clusters), gains.mean(1)
     share = f"{contrast.difference / own:.0%} of the own-language effect ({own:.4f})" if own > 0 else "no own effect"
     outcome: Outcome = "undecided"
+    caveat, small = "", contrast.high < OWN_SHARE * own
     if contrast.low > 0:
-        outcome = "supported"
-    elif contrast.high < OWN_SHARE * own:
+        outcome, caveat = "supported", f"there and small: {share}" if small else ""
+    elif small:
         outcome = "refuted"
-    return Decision("H4", outcome, contrast, _floats(by_seed), contrast.visible, share)
+    return Decision("H4", outcome, contrast, _floats(by_seed), contrast.visible, share, caveat=caveat)
 
 
 def correct(decisions: Mapping[str, Decision]) -> dict[str, Decision]:

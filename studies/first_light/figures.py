@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.onsets import band_edges
 from analysis.statistics import mean_contrast, two_way_interval
 from studies.first_light.draw import GREY, Line, Panel, Point, write_figure
-from studies.first_light.hypotheses import capacity_values
+from studies.first_light.hypotheses import capacity_comparison, capacity_values
 from studies.first_light.study import NATURAL, Study
 
 
@@ -33,7 +33,7 @@ def draw_figures(study: Study) -> Iterator[tuple[str, str, str]]:
             2,
         ),
     )
-    if len(study.dips):
+    if len(study.dip_steps) > 1:
         yield (
             "identity",
             "The language probe on shared tokens along depth, at several steps, and D over training (thin: each seed).",
@@ -49,7 +49,7 @@ def draw_figures(study: Study) -> Iterator[tuple[str, str, str]]:
         yield (
             "capacity",
             "Rise of R (no common script) over the split-half ceiling against width; each line a seed.",
-            write_figure([_capacity(table)]),
+            write_figure(list(_capacity(table))),
         )
 
 
@@ -107,7 +107,9 @@ def _depth(study: Study, metric: str, y_label: str, first: int) -> Panel:
     """Along the blocks, a line for each of several steps."""
     rows = study.main[(study.main["metric"] == metric) & study.main["layer"].notna()]
     layers = sorted(set(rows["layer"].astype(int)) - set(range(-1, first)))
-    shown = [step for step in (0, 64, 512, 4096) if step in study.steps[:-1]] + study.steps[-1:]
+    there = rows.groupby("step")["run_seed"].nunique()
+    steps = [step for step in study.steps if there.get(step) == rows["run_seed"].nunique()]
+    shown = [step for step in (0, 64, 512, 4096) if step in steps[:-1]] + steps[-1:]
     lines = []
     for step in shown:
         own = rows[rows["step"] == step]
@@ -134,14 +136,12 @@ def _dip(study: Study) -> Panel:
     return Panel("middle minus the better end", "training step", "D", lines, _axis(steps))
 
 
-def _capacity(table: pd.DataFrame) -> Panel:
-    last = table.sort_values("step").groupby(["run_seed", "width"])["value"].last()
-    widths = sorted(set(table["width"]))
-    lines = []
-    for seed in sorted(set(table["run_seed"])):
-        own = last[seed]
-        lines.append(
-            Line(f"seed {seed}", [(float(np.log2(width)), float(own[width])) for width in widths if width in own])
-        )
-    ticks = [(float(np.log2(width)), f"d{width}") for width in widths]
-    return Panel("at equal tokens", "width", "rise / ceiling", lines, ticks)
+def _capacity(table: pd.DataFrame) -> Iterator[Panel]:
+    widths, seeds, *values = capacity_comparison(table)
+    ticks = [(float(np.log2(width)), f"d{width}") for width in sorted(set(widths))]
+    for title, own in zip(("at equal tokens", "at equal loss"), values, strict=True):
+        points: dict[int, list[Point]] = {}
+        for width, seed, value in sorted(zip(widths, seeds, own, strict=True)):
+            points.setdefault(seed, []).append((float(np.log2(width)), value))
+        lines = [Line(f"seed {seed}", places) for seed, places in sorted(points.items())]
+        yield Panel(title, "width", "rise / ceiling", lines, ticks)

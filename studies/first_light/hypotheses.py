@@ -20,7 +20,7 @@ QUESTIONS = {
 
 CLAIMS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("concept neurons come to be shared between languages (Riemenschneider & Frank 2025)", "H1", {}),
-    ("what is shared is more than surface (the same)", "H1b", {}),
+    ("what is shared is more than surface (the same)", "H1b", {"refuted": "open: it may be surface"}),
     ("language identity fades in the middle layers (the same)", "H2", {}),
     ("sharing is compression: the tighter the capacity, the more (the same)", "H3", {}),
     (
@@ -42,7 +42,7 @@ def decide(study: Study) -> dict[str, Decision]:
             found[name] = decide_rise(name, rises, clusters)
     seeds = list(study.steps_of)
     if len(seeds) > 2 and study.dip_steps == study.steps_of:  # one seed chooses the step, two or more test it
-        found["H2"], _ = decide_dip(*study.dip_arrays)
+        found["H2"] = decide_dip(*study.dip_arrays)
     capacity = capacity_values(study)
     runs = capacity.drop_duplicates(["width", "run_seed"])
     if len(runs) > 1 + len(set(runs["run_seed"])):
@@ -52,6 +52,17 @@ def decide(study: Study) -> dict[str, Decision]:
     if gains.size and list(gains.index) == list(own.index) == seeds:
         found["H4"] = decide_transfer(gains.to_numpy(), float(own.to_numpy().mean()), study.clusters_of(gains.columns))
     return correct(found)
+
+
+def claim_read(name: str, decisions: Mapping[str, Decision], reads: Mapping[str, str]) -> str:
+    """The outcome of a hypothesis as what it says of a claim."""
+    if name not in decisions:
+        return "not measured"
+    if name == "H1b" and not ("H1" in decisions and decisions["H1"].outcome == "supported"):
+        return "not read, since H1 is not supported"
+    one = decisions[name]
+    said = reads.get(one.outcome, one.outcome)
+    return f"{said}, {one.caveat}" if one.caveat and one.outcome == "supported" else said
 
 
 def capacity_comparison(table: pd.DataFrame) -> tuple[list[int], list[int], list[float], list[float]]:

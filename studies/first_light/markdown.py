@@ -31,8 +31,13 @@ def interval(contrast: Contrast, digits: int = 4) -> str:
 
 
 def signs(values: Sequence[float] | np.ndarray | pd.Series) -> str:
-    """A sign for each seed, in their order."""
-    return " ".join("+" if value > 0 else "-" if value < 0 else "0" for value in values)
+    """A sign for each seed, in their order; a dot where it has no number."""
+    return " ".join("+" if value > 0 else "-" if value < 0 else "0" if value == 0 else "·" for value in values)
+
+
+def numbered(what: str, values: Sequence[int]) -> str:
+    """seed 1; seeds 1, 2, 4."""
+    return f"{what}{'s' if len(values) > 1 else ''} {', '.join(f'{value:,}' for value in values)}"
 
 
 def steps_of(mean: Contrast | None) -> str:
@@ -50,8 +55,8 @@ def p_value(value: float) -> str:
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def mean_at(table: pd.DataFrame, step: int) -> str:
-    return f"{table.loc[step].mean():.3f}" if step in table.index else ""
+def mean_at(table: pd.DataFrame, step: int, digits: int = 3) -> str:
+    return f"{table.loc[step].mean():.{digits}f}" if step in table.index else ""
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
+from analysis.concepts.families import FAMILIES
 from analysis.statistics import two_way_interval
+from studies.first_light.decisions import widest_place
 from studies.first_light.hypotheses import capacity_comparison, capacity_values
-from studies.first_light.markdown import Table, interval, mean_at, signs
+from studies.first_light.markdown import Table, interval, mean_at, numbered, signs
 from studies.first_light.study import STRATA, Study, overall
 
 
 def identity_table(study: Study) -> Table:
     """Language identity along depth and training."""
     steps, dips, middle = study.dip_arrays
-    chosen = steps[int(dips[0].mean(-1).argmax())]
+    chosen = steps[widest_place(dips)]
     ends = {layer: study.means("accuracy_shared", layer=layer) for layer in (-1, 7)}
     rows = []
     for place, step in enumerate(steps):
@@ -42,7 +43,8 @@ def transfer_table(study: Study) -> Table:
             table = study.by_concept(metric, condition, step)
             if table.size and len(table) > 1:
                 contrast = two_way_interval(table.to_numpy(), study.clusters_of(table.columns))
-                rows.append([f"causal transfer: {label}", f"{step:,}", interval(contrast), signs(table.mean(axis=1))])
+                seeds = signs(table.mean(axis=1).reindex(study.steps_of))
+                rows.append([f"causal transfer: {label}", f"{step:,}", interval(contrast), seeds])
     for metric, label in (
         ("direction_transfer", "AUROC of concept directions, other languages"),
         ("direction_own", "the same, own language"),
@@ -63,49 +65,70 @@ def transfer_table(study: Study) -> Table:
 
 
 def birth_table(study: Study) -> Table:
-    """When the last step's experts of a language became experts in it, and in others."""
-    where = np.where(study.births["language"] == study.births["other_language"], "own language", "other languages")
-    counted = (
-        study.births.assign(where=where)
-        .groupby(["where", "run_seed", "birth"], dropna=False)["units"]
-        .sum()
-        .reset_index()
-    )
-    rows = []
-    for name, own in counted.groupby("where", sort=False):
-        total = own.groupby("run_seed")["units"].sum()
-        for step in sorted(set(own["birth"].dropna().astype(int))):
-            until = (
-                own[own["birth"] <= step].groupby("run_seed")["units"].sum().reindex(total.index, fill_value=0) / total
-            )
-            rows.append([name, f"{step:,}", f"{until.mean():.3f}", f"{until.min():.3f} to {until.max():.3f}"])
+    """In which order languages come to have the last step's experts of others."""
+    found = []
+    for read in sorted(set(study.births["other_language"])):
+        table = study.births[study.births["other_language"] == read]
+        from_others = table["language"].isin(set(FAMILIES) - {read}) if read in FAMILIES else table["language"] == "en"
+        own, others = _born(table[table["language"] == read]), _born(table[from_others])
+        found.append((others.iloc[-1].mean(), read, own, others))
+    rows = [
+        [
+            read if read in FAMILIES else f"{read}, of English",
+            _half(own),
+            f"{share:.3f} ({others.iloc[-1].min():.3f} to {others.iloc[-1].max():.3f})",
+            _half(others),
+        ]
+        for share, read, own, others in sorted(found, key=lambda entry: (-entry[0], entry[1]))
+    ]
+    seeds = sorted(set(study.births["run_seed"]))
     return Table(
-        "Births",
-        "Share of the last step's experts that are among the best 3 % of units for their concept from this step on, in "
-        "their own language and in others.",
-        ["read in", "from step", "share", "seeds"],
+        "Which languages join, and when",
+        "The 50 best units of the last step for every concept and language, followed back "
+        f"({numbered('seed', seeds)}). Expert in a language: among the best 3 % of the units for the concept there, "
+        "from a step on to the end (by chance 3 % are). Mean over seeds, and their range.",
+        [
+            "read in",
+            "half of its own are experts from step",
+            "share of the other languages' that are experts at the end",
+            "half of these from step",
+        ],
         rows,
     )
 
 
+def _born(births: pd.DataFrame) -> pd.DataFrame:
+    """Steps by seeds: the share of the units that are experts from then on to the end; a first row before any birth."""
+    totals = births.groupby("run_seed")["units"].sum()
+    counts = births.pivot_table(index="birth", columns="run_seed", values="units", aggfunc="sum")
+    never = pd.DataFrame(0.0, index=[-1], columns=totals.index)
+    return pd.concat([never, counts.sort_index()]).fillna(0.0).cumsum() / totals
+
+
+def _half(born: pd.DataFrame) -> str:
+    """The first step at which half of those are experts that are at the end, mean over seeds."""
+    mean = born.mean(axis=1)
+    return f"{int((mean >= mean.iloc[-1] / 2).idxmax()):,}" if mean.iloc[-1] > 0 else "never"
+
+
 def alignment_table(study: Study) -> Table:
+    last = study.steps[-1]
+    shown = [step for step in (0, 64, 256, 1024, 4096) if step in study.steps[:-1]] + [last]
     rows = []
     for metric, label in (
         ("cka_debiased", "debiased CKA"),
         ("mutual_knn", "mutual k-NN"),
         ("bits_per_byte", "bits per byte"),
     ):
-        table = study.means(metric)
-        for step in table.index.intersection([0, 64, 256, 1024, 4096, study.steps[-1]]):
-            chance = study.chance(metric, step)
-            rows.append(
-                [label, f"{step:,}", f"{table.loc[step].mean():.4f}", "" if chance is None else f"{chance:.4f}"]
-            )
-            rows[-1].append(f"{table.loc[step].min():.4f} to {table.loc[step].max():.4f}")
+        table, chance = study.means(metric), study.chance(metric, last)
+        if last in table.index:
+            levels = [mean_at(table, step, 4) for step in shown]
+            spread = f"{table.loc[last].min():.4f} to {table.loc[last].max():.4f}"
+            rows.append([label, *levels, spread, "" if chance is None else f"{chance:.4f}"])
     return Table(
         "Alignment and loss",
-        "Mean over pairs and layers; loss over languages.",
-        ["measure", "step", "mean", "chance", "seeds"],
+        "Mean over pairs and layers; loss over languages (its chance: unigrams).",
+        ["measure", *(f"step {step:,}" for step in shown), "seeds, last step", "chance"],
         rows,
     )
 

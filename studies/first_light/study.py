@@ -87,10 +87,12 @@ class Study:
         return {stratum: label for stratum, label in STRATA.items() if stratum in there}
 
     def means(self, metric: str, condition: str | None = None, *, k: int | None = None, **where: Any) -> pd.DataFrame:
-        """Steps (rows) by seeds of an overall number; `where` names further columns, such as `layer`."""
-        return overall(self.main, metric, condition, k=k, **where).pivot(
+        """Steps (rows) by seeds of an overall number, missing where a seed has none; `where` names further columns,
+        such as `layer`."""
+        table = overall(self.main, metric, condition, k=k, **where).pivot(
             index="step", columns="run_seed", values="value"
         )
+        return table.reindex(columns=list(self.steps_of))
 
     def chance(self, metric: str, step: int, **where: Any) -> float | None:
         """The chance level beside a number, mean over seeds."""
@@ -104,9 +106,10 @@ class Study:
         rows = rows[_equals(rows["condition"], condition)]
         return rows.pivot(index="run_seed", columns="concept", values="value").dropna(axis=1)
 
-    def rises(self, metric: str, condition: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """(R, C) at the last common step minus step 0, and the clusters of the concepts (C,)."""
-        first, last = (self.by_concept(metric, condition, step) for step in (0, self.steps[-1]))
+    def rises(self, metric: str, condition: str | None, until: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(R, C) at a step (the last common one) minus step 0, and the clusters of the concepts (C,)."""
+        end = self.steps[-1] if until is None else until
+        first, last = (self.by_concept(metric, condition, step) for step in (0, end))
         change = (last - first).dropna(axis=1)
         return change.to_numpy(), self.clusters_of(change.columns)
 

@@ -34,7 +34,7 @@ def results_part(study: Study, figures: Sequence[tuple[str, str]]) -> str:
 def status(study: Study) -> str:
     """What there is, in a sentence."""
     if len(study.finished) == SEEDS:
-        return f"All {SEEDS} seeds are finished and measured."
+        return f"All {SEEDS} seeds are trained, and R is measured from step 0 to step {LAST:,} in all of them."
     there = "; ".join(f"seed {seed} up to step {steps[-1]:,}" for seed, steps in study.steps_of.items())
     return (
         f"The seeds are not finished: {len(study.finished)} of {SEEDS} are trained and measured to step {LAST:,}"
@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (figures / f"{name}.svg").write_text(svg, encoding="utf-8")
             where = f"{name}.svg" if options.out else f"../studies/first_light/figures/{name}.svg"
             names.append((where, caption))
+        if not options.out:
+            for old in set(figures.glob("*.svg")) - {figures / Path(where).name for where, _ in names}:
+                old.unlink()
     page = options.out / options.page.name if options.out else options.page
     page.parent.mkdir(parents=True, exist_ok=True)
     made = make_page(options.page.read_text(encoding="utf-8"), study, names, partial=shown)

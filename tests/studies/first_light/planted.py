@@ -79,8 +79,7 @@ def write_study(folder: Path, truth: Truth | None = None, *, steps: tuple[int, .
                 Row(metric=metric, value=1.0 + 0.01 * rng.normal(), chance=0.1)
                 for metric in ("cka_debiased", "mutual_knn")
             ]
-            if step in (512, 4096, steps[-1]):
-                found["followed", "trajectories"] = followed(step, steps[-1])
+            found["followed", "trajectories"] = followed(step, steps[-1])
             if step in (0, 2048, 20_480):
                 found["dear", "causal_transfer"] = transfer_rows(truth, step, rng)
                 found["dear", "concept_directions"] = [Row(metric="direction_transfer", value=0.6, chance=0.5)]
@@ -187,9 +186,10 @@ def probe_rows(truth: Truth, step: int, rng: np.random.Generator) -> Iterator[Ro
 
 
 def followed(step: int, last: int) -> Iterator[Row | Attachment]:
-    """One expert in each of two languages, the best from the start in its own, at the end in the other."""
+    """One expert in each of two languages, best in its own from step 256 on; English joins at the end, German not."""
     yield Row(metric="frozen_ap", value=0.5, language="de", other_language="en")
-    ranks = {"rank_de": [0.01, 0.5 * (step < last)], "rank_en": [0.5 * (step < last), 0.01]}
+    own = 0.01 if step >= 256 else 0.5
+    ranks = {"rank_de": [own, 0.5], "rank_en": [0.5 * (step < last), own]}
     yield Attachment("units", pa.table({"concept": ["c0"] * 2, "language": ["de", "en"], "unit": [3, 7], **ranks}))
 
 

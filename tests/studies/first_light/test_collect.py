@@ -124,8 +124,25 @@ def test_distances_of_languages(runs: Path) -> None:
 
 def test_rows_of_probe_seeds_and_kinds_are_left_out() -> None:
     columns = ("analysis", "metric", "layer", "kind", "condition", "k", "concept", "language", "other_language", "seed")
-    frame = pd.DataFrame([{"analysis": "a", "metric": "accuracy", **more} for more in ({}, {"seed": 1}, {"kind": "x"})])
-    assert len(prune(frame.reindex(columns=list(columns)))) == 1
+    pair = {"language": "de", "other_language": "en"}
+    rows = [
+        {"metric": "shared"},
+        {"metric": "shared", "seed": 1},
+        {"metric": "shared", "kind": "x"},
+        {"metric": "shared", **pair},
+        {"metric": "shared", "condition": "clone"},
+        {"metric": "shared_units", "layer": 2},
+        {"metric": "heldout_shared", "k": 5},
+        {"metric": "rank_transfer", **pair},
+        {"metric": "rank_transfer", "concept": "c", "condition": "clone"},
+        {"metric": "rank_transfer", "concept": "c", "layer": 1},
+        {"metric": "bits_per_byte", "language": "de"},
+        {"metric": "rank_ceiling"},
+    ]
+    frame = pd.DataFrame(rows).reindex(columns=list(columns))
+    assert prune(frame).index.tolist() == [0, 4, 5, 6, 7, 8]
+    assert prune(frame, "clone").index.tolist() == [0, 4]
+    assert prune(frame, "capacity").index.tolist() == [11]
 
 
 PLANNED = {

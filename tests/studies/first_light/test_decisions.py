@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import numpy as np
@@ -97,8 +98,30 @@ STEPS = (0, 64, 4096, 20480)
     ids=["falls", "never falls", "falls for its ends, the middle rises", "falls by less"],
 )
 def test_language_identity_in_the_middle(middle: list[float], ends: list[float], outcome: str, chosen: int) -> None:
-    found, step = decide_dip(STEPS, *dips(np.array(middle), np.array(ends)))
-    assert (found.outcome, step) == (outcome, chosen)
+    found = decide_dip(STEPS, *dips(np.array(middle), np.array(ends)))
+    assert found.outcome == outcome
+    first, last = middle[STEPS.index(chosen)], middle[-1]
+    assert f"from step {chosen:,}, which seed 1 chose, to the last" in found.why
+    said = [float(level) for level in re.findall(r"accuracy (\S+) to (\S+)$", found.why)[0]]
+    assert said == pytest.approx([first, last], abs=0.01), "the levels stand beside the fall"
+
+
+def test_a_fall_of_d_while_the_middle_learns_is_said_to_be_beside_the_ends() -> None:
+    """D is 0 before anything is learned, and that may be its maximum."""
+    learned = decide_dip(STEPS, *dips(np.array([0.2, 0.5, 0.8, 0.85]), np.array([0.2, 0.55, 0.9, 0.96])))
+    faded = decide_dip(STEPS, *dips(np.array([0.2, 0.9, 0.85, 0.8]), np.array([0.2, 0.85, 0.86, 0.86])))
+    assert "the middle knows the language better at the end" in learned.caveat
+    assert (faded.outcome, faded.caveat) == ("supported", "")
+
+
+@pytest.mark.parametrize(
+    ("mean", "caveat"), [(0.005, "there and small: below 0.01"), (0.03, "")], ids=["small", "not small"]
+)
+def test_an_effect_that_is_there_and_small_is_said_to_be_so(mean: float, caveat: str) -> None:
+    found = decide_rise("H1", planted(mean, seeds=0.0002, concepts=0.002, noise=0.001), CLUSTERS)
+    assert (found.outcome, found.caveat) == ("supported", caveat)
+    transfer = decide_transfer(planted(mean, seeds=0.0002, concepts=0.002, noise=0.001), 0.2, CLUSTERS)
+    assert (transfer.outcome, bool(transfer.caveat)) == ("supported", bool(caveat))
 
 
 def test_the_parts_of_keys_have_d_as_their_mean() -> None:
@@ -121,7 +144,7 @@ def test_the_interval_of_the_fall_covers_it_over_seeds_and_keys() -> None:
                 ends = rng.binomial(20, np.clip(0.8 + easy, 0, 1), size=(2, 150)).astype(float)
                 inside = rng.binomial(20, np.clip(level + easy, 0, 1)).astype(float)
                 values[seed, place] = dip_values(ends[0] - 4.0, inside, ends[1], total)
-        found, _ = decide_dip((64, 20480), values, np.zeros((5, 2)))
+        found = decide_dip((64, 20480), values, np.zeros((5, 2)))
         covered += found.contrast.low <= -0.05 <= found.contrast.high
     assert 0.92 < covered / 300 < 0.985
 
@@ -146,6 +169,22 @@ def test_capacity_needs_both_comparisons(tokens: float, loss: float, outcome: st
     assert len(found.by_seed) == 5
     assert found.contrast.low < tokens < found.contrast.high
     assert 0.003 < found.visible < 0.02
+
+
+@pytest.mark.parametrize(
+    ("seeds", "widths", "decidable"),
+    [((1, 2, 3, 4, 5), (32, 256), False), ((1,), (32, 64, 128, 256), False), ((1, 2), (32, 64, 128, 256), True)],
+)
+def test_runs_that_no_outcome_could_decide_say_so(
+    seeds: tuple[int, ...], widths: tuple[int, ...], decidable: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    runs = list(product(widths, seeds))
+    values = [-0.1 * np.log2(width) + 0.001 * rng.normal() for width, _ in runs]
+    found = decide_capacity(*zip(*runs, strict=True), values, values)
+    assert found.outcome == ("supported" if decidable else "undecided")
+    assert np.isfinite(found.visible) == decidable
+    assert ("cannot decide it" in found.why) != decidable
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""How much of the plan is trained and measured, and what a hypothesis that was not decided lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from studies.first_light.hypotheses import capacity_values
+from studies.first_light.markdown import Table, numbered
+from studies.first_light.study import Study
+
+
+def extent_table(study: Study) -> Table:
+    """Which seeds and snapshots there are of everything that was planned."""
+    all_steps = sorted(set().union(*study.steps_of.values()))
+    measured = {
+        "sharing (R) and held-out loss": study.steps_of,
+        "language probe, H2": study.dip_steps,
+        "alignment": steps_by_seed(study, "cka_debiased"),
+        "causal transfer, H4": steps_by_seed(study, "causal_transfer"),
+        "concept directions": steps_by_seed(study, "direction_transfer"),
+        "the last step's experts, followed": {
+            int(seed): all_steps for seed in sorted(set(study.births["run_seed"]) if len(study.births) else ())
+        },
+    }
+    rows = []
+    for what, steps_of in measured.items():
+        same: dict[tuple[int, ...], list[int]] = {}
+        for seed, steps in steps_of.items():
+            same.setdefault(tuple(steps), []).append(seed)
+        said = "; ".join(f"{numbered('seed', seeds)}: {_said(steps, all_steps)}" for steps, seeds in same.items())
+        rows.append([what, said or "none"])
+    for part, what in (("capacity", "capacity runs, H3"), ("clone", "English with its clone alone")):
+        rows.append([what, _runs_of(capacity_values(study) if part == "capacity" else _part(study, part))])
+    note = f"Snapshots: {numbered('step', all_steps)}."
+    return Table("What there is", note, ["planned", "trained and measured"], rows)
+
+
+def lacking(study: Study, name: str) -> str:
+    """Why a hypothesis was not decided."""
+    if name == "H3":
+        return "it needs several widths of each seed, and more runs than seeds + 1"
+    if name in ("H1", "H1b"):
+        return "no R of these pairs"
+    what, there, wanted = "language probe", study.dip_steps, study.steps_of
+    if name == "H4":
+        what, there = "causal transfer", steps_by_seed(study, "causal_own")
+        wanted = dict.fromkeys(study.steps_of, study.steps[-1:])
+    for seed, steps in wanted.items():
+        gone = [step for step in steps if step not in there.get(seed, ())]
+        if gone:
+            return f"no {what} of seed {seed} at {len(gone)} of its steps, the last of them {gone[-1]:,}"
+    return f"{len(study.steps_of)} seeds are too few"
+
+
+def steps_by_seed(study: Study, metric: str) -> dict[int, list[int]]:
+    """Seed to the snapshots at which a metric of the seeds of width 128 was measured."""
+    rows = study.main[study.main["metric"] == metric]
+    return {int(seed): sorted(set(map(int, own["step"]))) for seed, own in rows.groupby("run_seed")}
+
+
+def _said(steps: Sequence[int], all_steps: Sequence[int]) -> str:
+    if list(steps) == list(all_steps):
+        return f"all {len(steps)} snapshots"
+    gone = [step for step in all_steps if step not in steps]
+    return numbered("step", steps) if len(steps) <= len(gone) else f"all but {numbered('step', gone)}"
+
+
+def _part(study: Study, part: str) -> pd.DataFrame:
+    return study.rows[study.rows["part"] == part]
+
+
+def _runs_of(rows: pd.DataFrame) -> str:
+    runs = rows.drop_duplicates(["width", "run_seed"]).groupby("width")["run_seed"]
+    return "; ".join(f"d{width}: {numbered('seed', sorted(map(int, own)))}" for width, own in runs) or "none"
