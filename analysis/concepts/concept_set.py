@@ -1,9 +1,14 @@
 """Concepts as labelled sentences: for each language one pool of texts that all concepts share.
 
 Sharing one pool means one forward pass and one sort per unit for all concepts. Halves of the sentences are for measures
-that choose units on one part and look at them on another. A negative is in the half of the positive that it was matched
-to: matching makes positives and negatives alike in source and length *together*, so a half that had a positive without
-its negatives would tell sentences apart by length alone, with the opposite sign in the other half.
+that choose units on one part and look at them on another. A file that gives each sentence a half (`label` does) has
+one partition for all concepts, so that no sentence is in both, of whatever concepts. Where it does not, each concept
+has its own, and a sentence that is labelled for two concepts may be in different halves: what is compared between
+*different* concepts then has sentences in common, and a null made of it is too high where translations respond alike.
+
+A negative is in the half of the positive that it was matched to: matching makes positives and negatives alike in source
+and length *together*, so a half that had a positive without its negatives would tell sentences apart by length alone,
+with the opposite sign in the other half.
 """
 
 from __future__ import annotations
@@ -23,6 +28,11 @@ def hash_order(key: str) -> bytes:
     return hashlib.sha256(f"order:{key}".encode()).digest()
 
 
+def half_of(key: str) -> int:
+    """The half, 0 or 1, in which `label` puts a sentence and its translations."""
+    return hash_order(key)[-1] & 1
+
+
 @dataclass(frozen=True)
 class ConceptPool:
     """The texts of one language and which of them carry each concept."""
@@ -36,6 +46,8 @@ class ConceptPool:
     negatives: Mapping[str, Tensor]
     matches: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Concept to: key of a negative to the key of the positive that it was chosen for, where the file says so."""
+    halves: Mapping[str, int] = field(default_factory=dict)
+    """Key to 0 or 1, where the file says so."""
 
     def labels(self, concepts: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:
         """Positives and negatives in the order of `concepts`, as `analysis.experts.average_precision` takes them."""
@@ -67,8 +79,11 @@ class ConceptSet:
     def halves(self) -> Mapping[str, Mapping[str, int]]:
         """Concept to key to 0 or 1: the half of every labelled sentence, the same in all languages and measures.
 
-        Positives alternate in a fixed random order, so halves are equal in size; negatives go with their positive.
+        As the file has them; else positives alternate in a fixed random order, and negatives go with their positive.
         """
+        given = {key: half for pool in self.pools.values() for key, half in pool.halves.items()}
+        if given:
+            return dict.fromkeys(self.concepts, given)
         return {concept: self._halves_of(concept) for concept in self.concepts}
 
     def _halves_of(self, concept: str) -> Mapping[str, int]:

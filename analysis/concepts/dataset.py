@@ -1,18 +1,21 @@
 """Reading labelled sentences of concepts from files.
 
-    concept file (parquet or JSONL, long)   concept, language, uid, text, label (1 or 0); optional split, weak, match
+    concept file (parquet or JSONL, long)   concept, language, uid, text, label (1 or 0); optional split, weak, match,
+                                            half, group
     ml-selfcond folder or file              see analysis/concepts/selfcond.py
 
 `uid` is the same for translations of each other; `match` names the positive that a negative was chosen for; `weak`
-marks a positive whose translation may have lost the concept. Such files are written by `python -m analysis label`,
-which puts the word forms of every concept beside them (`<file>.lexicon.json`): concepts that share a form or many
-positives depend on each other and count as one.
+marks a positive whose translation may have lost the concept; `half` (0 or 1) parts the sentences for measures that
+choose units on one part and look at them on the other; concepts of one `group`, and those that share many positives,
+depend on each other and count as one. Such files are written by `python -m analysis label`, which puts the word forms
+of every concept beside them (`<file>.lexicon.json`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -101,7 +104,8 @@ def load_concepts(
             len(pools[worst].texts),
             worst,
         )
-    return ConceptSet(chosen_languages, chosen, pools, _groups(path, pools, chosen))
+    named = {concept: record.group for (_, concept), cell in cells.items() for record in cell.positives.values()}
+    return ConceptSet(chosen_languages, chosen, pools, _groups(path, pools, chosen, named))
 
 
 def concept_files(path: str | Path) -> list[Path]:
@@ -111,10 +115,18 @@ def concept_files(path: str | Path) -> list[Path]:
     return [file for file in (*sentences, lexicon_path(path)) if file.is_file()]
 
 
-def _groups(path: Path, pools: Mapping[str, ConceptPool], concepts: Sequence[str]) -> tuple[int, ...]:
-    """Groups of concepts that share a word form in some language, or a third of the positives of the rarer one."""
+def _groups(
+    path: Path, pools: Mapping[str, ConceptPool], concepts: Sequence[str], named: Mapping[str, str | None]
+) -> tuple[int, ...]:
+    """Groups of concepts that share a third of the positives of the rarer one, or that the file puts together.
+
+    A file without groups (of before there were any) ties those that share an entry of the lexicon in some language:
+    more than depend on each other, since entries are found by search and may be parts of words.
+    """
     forms: dict[str, set[tuple[str, str]]] = {}
-    if lexicon_path(path).is_file():
+    if any(named.values()):
+        forms = {concept: {("", group or concept)} for concept, group in named.items()}
+    elif lexicon_path(path).is_file():
         forms = {
             concept: {(language, form.rstrip("*")) for language, entries in by_language.items() for form in entries}
             for concept, by_language in read_lexicon(lexicon_path(path)).items()
@@ -141,7 +153,12 @@ class _Cell:
 
     def limit(self, max_positives: int | None, max_negatives: int | None, strict: bool) -> None:
         order = sorted((key for key, entry in self.positives.items() if not (strict and entry.weak)), key=hash_order)
-        kept = set(order[:max_positives])
+        counts: Counter[int | None] = Counter()
+        turn = {}
+        for key in order:  # halves by turns, so that none is short of what is left
+            counts[self.positives[key].half] += 1
+            turn[key] = counts[self.positives[key].half]
+        kept = set(sorted(order, key=turn.__getitem__)[:max_positives])
         self.excluded = self.positives.keys() - kept
         self.positives = {key: entry for key, entry in self.positives.items() if key in kept}
         candidates = [key for key, entry in self.negatives.items() if entry.match is None or entry.match in kept]
@@ -173,7 +190,9 @@ def _read_long(path: Path) -> Iterator[LabelledText]:
             raise ValueError(f"{path}, {line}: label is {label!r}, expected 1 (positive) or 0 (negative)")
         text = str(fields["text"])
         key = segment_key(record) or hashlib.sha256(text.encode()).hexdigest()[:16]
-        match = record.get("match")
+        match, half, group = record.get("match"), record.get("half"), record.get("group")
+        if half not in (0, 1, None):
+            raise ValueError(f"{path}, {line}: half is {half!r}, expected 0 or 1")
         yield LabelledText(
             concept=str(fields["concept"]),
             language=str(language),
@@ -183,6 +202,8 @@ def _read_long(path: Path) -> Iterator[LabelledText]:
             split=split_of(record) or None,
             match=None if match is None else str(match),
             weak=bool(record.get("weak")),
+            half=None if half is None else int(half),
+            group=None if group is None else str(group),
             where=line,
         )
 
@@ -200,6 +221,8 @@ def _collect(path: Path, records: Iterable[LabelledText], splits: Sequence[str])
     cells: dict[tuple[str, str], _Cell] = {}
     seen_splits: set[str] = set()
     texts: dict[tuple[str, str], str] = {}
+    halves: dict[str, int | None] = {}
+    groups: dict[str, str | None] = {}
     for record in records:
         if record.split is not None:
             seen_splits.add(record.split)
@@ -216,7 +239,15 @@ def _collect(path: Path, records: Iterable[LabelledText], splits: Sequence[str])
             raise ValueError(
                 f"{path}, {record.where}: {record.key!r} stands for two different texts in {record.language!r}"
             )
+        if halves.setdefault(record.key, record.half) != record.half:
+            raise ValueError(
+                f"{path}, {record.where}: {record.key!r} is in two halves of the sentences; give all its rows the same"
+            )
+        if groups.setdefault(record.concept, record.group) != record.group:
+            raise ValueError(f"{path}, {record.where}: concept {record.concept!r} is in two groups; one was expected")
         one.setdefault(record.key, record)
+    if len({half is None for half in halves.values()}) > 1:
+        raise ValueError(f"{path}: some sentences have a half and others none; fill the column or leave it out")
     refuse_unknown(path, "split", splits, seen_splits)
     if not cells:
         raise ValueError(f"{path}: no labelled sentences")
@@ -291,4 +322,11 @@ def _pool(
         concept: {key: entry.match for key, entry in cells[language, concept].negatives.items() if entry.match}
         for concept in concepts
     }
-    return ConceptPool(language, tuple(entries[key] for key in keys), keys, yes, no, matches)
+    halves = {
+        record.key: record.half
+        for concept in concepts
+        for side in (cells[language, concept].positives, cells[language, concept].negatives)
+        for record in side.values()
+        if record.half is not None
+    }
+    return ConceptPool(language, tuple(entries[key] for key in keys), keys, yes, no, matches, halves)

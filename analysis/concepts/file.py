@@ -1,11 +1,14 @@
 """The concept file: labelled segments in long format, with the lexicon beside it.
 
-    <out>                 .parquet (zstd) or .jsonl: concept, language, uid, text, label, split, weak, match
+    <out>                 .parquet (zstd) or .jsonl: concept, language, uid, text, label, split, weak, match, half,
+                          group
     <out>.lexicon.json    settings; lexicon: concept -> language -> entries; cells: counts and support; dropped: why
 
 `label` is 1 or 0. `weak` marks a positive in whose translation no word of the concept was found (null: not examined).
-`match` is the uid of the positive that a negative was chosen for. The lexicon is written first: a concept file never
-stands without it. Written by analysis/concepts/labelling.py, read by analysis/concepts/dataset.py.
+`match` is the uid of the positive that a negative was chosen for. `half`, 0 or 1, is the sentence's for every concept
+and language: measures that choose units on one part of the sentences and look at them on the other go by it. Concepts
+of one `group` depend on each other. The lexicon is written first: a concept file never stands without it. Written by
+analysis/concepts/labelling.py, read by analysis/concepts/dataset.py.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.concepts.aligned import AlignedText
+from analysis.concepts.concept_set import half_of
 from analysis.concepts.matching import Groups
 from babelscope.files import write_file, write_text
 
@@ -33,6 +37,8 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("weak", pa.bool_()),
         ("match", pa.string()),
+        ("half", pa.int8()),
+        ("group", pa.string()),
     ]
 )
 
@@ -75,14 +81,20 @@ class Labelling:
 
 
 def concept_table(
-    text: AlignedText, groups: Mapping[str, Groups], weak: Mapping[str, Mapping[str, frozenset[int]]]
+    text: AlignedText,
+    groups: Mapping[str, Groups],
+    weak: Mapping[str, Mapping[str, frozenset[int]]],
+    families: Mapping[str, str],
 ) -> pa.Table:
     """The long table of all concepts and languages.
 
     Args:
+        groups: concept to its positives and negatives.
+        families: concept to the name of the group of concepts that it belongs to.
         weak: concept -> language -> weak positives; a language that is absent was not examined.
     """
     uids, splits = pa.array(text.uids, pa.string()), pa.array(text.splits, pa.string())
+    halves = pa.array([half_of(uid) for uid in text.uids], pa.int8())
     columns = {language: pa.array(texts, pa.string()) for language, texts in text.texts.items()}
     parts = []
     for concept, found in groups.items():
@@ -104,6 +116,8 @@ def concept_table(
                         splits.take(rows),
                         pa.array(marks + [None] * sum(sizes), pa.bool_()),
                         pa.concat_arrays([pa.nulls(len(positives), pa.string()), uids.take(matches)]),
+                        halves.take(rows),
+                        pa.repeat(families[concept], len(rows)),
                     ],
                     schema=SCHEMA,
                 )

@@ -9,8 +9,9 @@ the concept is estimated in analysis/concepts/lexicon.py. Plays the part of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis.concepts.aligned import AlignedText, read_aligned
+from analysis.concepts.concept_set import group_concepts
 from analysis.concepts.file import Cell, Labelling, concept_table
 from analysis.concepts.lexicon import EntryIndex, find_lexicon, fold
 from analysis.concepts.matching import GroupFinder, Groups, LabellingSettings
@@ -74,7 +76,10 @@ def label_concepts(texts: str | Path, concepts: str | Path, settings: LabellingS
         raise ValueError(f"{texts}: no concept is left ({example}); lower min_positives or take fewer languages")
     return Labelling(
         table=concept_table(
-            text, {item.rule.name: item.groups for item in kept}, {item.rule.name: item.weak for item in kept}
+            text,
+            {item.rule.name: item.groups for item in kept},
+            {item.rule.name: item.weak for item in kept},
+            _families({item.rule.name: {fold(form) for form in item.rule.forms} for item in kept}),
         ),
         cells=tuple(cell for item in kept for cell in item.cells),
         lexicon={item.rule.name: item.lexicon for item in kept},
@@ -112,8 +117,12 @@ def label_by_lists(texts: str | Path, lists: Mapping[str, str | Path], settings:
     if not ranked:
         raise ValueError(f"{texts}: no concept is left in all of {', '.join(parts)}; lower min_positives")
     table = pa.concat_tables([part.table for part in parts.values()])
+    table = table.filter(pc.is_in(table["concept"], pa.array(ranked)))
+    own = {name: {(code, form) for code in parts for form in parts[code].lexicon[name][code]} for name in ranked}
+    families = _families(own)
+    groups = pa.array([families[name] for name in table["concept"].to_pylist()], pa.string())
     return Labelling(
-        table=table.filter(pc.is_in(table["concept"], pa.array(ranked))),
+        table=table.set_column(table.schema.get_field_index("group"), "group", groups),
         cells=tuple(cell for part in parts.values() for cell in part.cells if cell.concept in ranked),
         lexicon={
             name: {language: part.lexicon[name][language] for language, part in parts.items()}
@@ -190,6 +199,17 @@ def _support_by_chance(index: EntryIndex, negatives: Sequence[np.ndarray], limit
     if len(stand_ins) < MINIMUM_FOR_SUPPORT or not len(others):
         return None
     return float(find_lexicon(index, stand_ins, others, **limits)[1].mean())
+
+
+def _families(forms: Mapping[str, Set[Hashable]]) -> dict[str, str]:
+    """Concept to the first one of those that it shares a word form with, at one or several removes."""
+    names = list(forms)
+    ties = [
+        (one, other)
+        for (one, first), (other, second) in combinations(enumerate(names), 2)
+        if forms[first] & forms[second]
+    ]
+    return {name: names[group] for name, group in zip(names, group_concepts(ties, len(names)), strict=True)}
 
 
 def _joined(groups: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Positives of a concept, each with negatives that differ from it in nothing but the concept.
 
-Negatives are matched by stratum (source, split, length class), there the nearest in length first, and exist in every
-language in which their positive is used. A concept neuron found against unmatched negatives is one for manuals against
-stories, or for long against short sentences; and what length the classes leave is the same in all languages, so that
-it passes for sharing (studies/first_light/lengths.py). A text that stands under several keys is taken once: its copies
-would lie in both halves of the sentences, where translations that respond alike then pass for a concept.
+Negatives are matched by stratum (source, split, length class, half of the sentences), there the nearest in length
+first, and exist in every language in which their positive is used. A concept neuron found against unmatched negatives
+is one for manuals against stories, or for long against short sentences; and what length the classes leave is the same
+in all languages, so that it passes for sharing (studies/first_light/lengths.py). The half is the sentence's own, for
+every concept: one that served a concept in one half and another concept in the other would be common to both sides of
+the null that is made of different concepts. Under the cap both halves have equally many positives. A text that stands
+under several keys is taken once: its copies would lie in both halves of the sentences, where translations that respond
+alike then pass for a concept.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.concepts.aligned import AlignedText
+from analysis.concepts.concept_set import half_of
 from analysis.concepts.lexicon import fold
 from analysis.concepts.rules import KINDS, ConceptRule
 from analysis.concepts.words import WORD_CHARACTERS
@@ -64,7 +68,8 @@ class LabellingSettings:
     max_concepts: int | None = None
     """Keep only those with the most positives in their poorest language."""
     cap: int = 200
-    """Positives per concept and language at most; segments with the most translations first."""
+    """Positives per concept and language at most, half of them in each half of the sentences; segments with the most
+    translations first."""
     negatives: int = 5
     """Negatives per positive."""
     min_words: int = 4
@@ -116,7 +121,8 @@ class GroupFinder:
             limits = f"{settings.min_words} to {settings.max_words} words in {settings.pivot!r}"
             raise ValueError(f"no segment has {limits}{' and a text in every language' if settings.complete else ''}")
         classes = np.searchsorted(LENGTH_CLASSES, words).tolist()
-        self._strata = list(zip(text.sources, text.splits, classes, strict=True))
+        self._halves = [half_of(uid) for uid in text.uids]
+        self._strata = list(zip(text.sources, text.splits, classes, self._halves, strict=True))
         self._segments_of: dict[str, list[int]] = defaultdict(list)
         for row in np.flatnonzero(self._eligible):
             for token in set(_TOKEN.findall(fold(self._pivot_texts[row]))):
@@ -144,15 +150,17 @@ class GroupFinder:
         found = np.array([row for row, label in labels.items() if label], dtype=np.intp)
         # most translations first, so that capped languages share their segments; in hash order where equal
         found = found[np.argsort(-present[found].sum(1), kind="stable")]
-        counts = np.zeros(len(self._text.languages), dtype=int)
+        limits = ((self._cap + 1) // 2, self._cap // 2)
+        counts = np.zeros((2, len(self._text.languages)), dtype=int)
         positives: list[int] = []
-        used = np.zeros((len(found), len(counts)), dtype=bool)
+        used = np.zeros((len(found), counts.shape[1]), dtype=bool)
         for row in found.tolist():
-            room = present[row] & (counts < self._cap)
+            half = self._halves[row]
+            room = present[row] & (counts[half] < limits[half])
             if room.any():
                 used[len(positives)] = room
                 positives.append(row)
-                counts += room
+                counts[half] += room
         used = used[: len(positives)]
         return Groups(
             positives=np.array(positives, dtype=np.intp),
@@ -162,7 +170,7 @@ class GroupFinder:
         )
 
     def _match(self, positives: list[int], used: np.ndarray, is_negative: np.ndarray) -> list[np.ndarray]:
-        pools: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+        pools: dict[tuple[str, str, int, int], list[int]] = defaultdict(list)
         for row in np.flatnonzero(is_negative).tolist():
             pools[self._strata[row]].append(row)
         left = {stratum: np.array(rows, dtype=np.intp) for stratum, rows in pools.items()}

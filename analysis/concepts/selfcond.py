@@ -35,6 +35,10 @@ class LabelledText:
     """Key of the positive for which a negative was chosen."""
     weak: bool = False
     """A positive whose translation may have lost the concept."""
+    half: int | None = None
+    """0 or 1, the same for all concepts and languages."""
+    group: str | None = None
+    """Concepts of one group depend on each other."""
     where: str
     """Line or file, for error messages."""
 

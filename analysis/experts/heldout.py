@@ -2,8 +2,9 @@
 
 Experts that two languages choose on *the same* parallel sentences agree wherever translations look alike, with no unit
 of the concept at all. Here language 1 ranks units by one half of the sentences and language 2 by the other half, so no
-sentence meets its own translation, and what different concepts have in common in the same way is taken off. Every
-function takes the table of `analysis.experts.table` with halves and gives rows.
+sentence meets its own translation, and what different concepts have in common in the same way is taken off (without
+bias where a sentence has one half for all concepts, see `ConceptSet`). Every function takes the table of
+`analysis.experts.table` with halves and gives rows.
 
 Shapes:  L languages   C concepts   K experts   P pairs of languages
 """

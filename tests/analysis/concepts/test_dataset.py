@@ -139,6 +139,44 @@ def test_the_partition_never_changes(tmp_path: Path) -> None:
 PARTITION = "1000010101110011"
 
 
+def with_halves(rows: list[dict]) -> list[dict]:
+    return [row | {"half": int(row["uid"].split("/")[1]) % 2, "group": row["concept"][:3]} for row in rows]
+
+
+def test_halves_and_groups_of_the_file_are_those_of_all_concepts(tmp_path: Path) -> None:
+    loaded = load_concepts(write(tmp_path / "c.parquet", with_halves(records(concepts=("fire", "fires", "water")))))
+    for concept in loaded.concepts:
+        assert keys(loaded.half(1), "en", concept, "positives") == {f"{concept}/{index}" for index in range(1, 12, 2)}
+    forms = {"fires": {"de": ["ung"]}, "water": {"de": ["ung"]}}
+    (tmp_path / "c.parquet.lexicon.json").write_text(json.dumps({"lexicon": forms}), encoding="utf-8")
+    assert load_concepts(tmp_path / "c.parquet").groups == loaded.groups == (0, 0, 2), (
+        "what a search found ties nothing"
+    )
+    few = load_concepts(tmp_path / "c.parquet", max_positives=2, min_positives=1)
+    assert [len(few.half(which).pools["en"].positives["fire"]) for which in (0, 1)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "match"),
+    [
+        ("half", 2, "half is 2, expected 0 or 1"),
+        ("half", 1, "is in two halves of the sentences"),
+        ("half", None, "is in two halves of the sentences"),
+        ("group", "other", "concept 'fire' is in two groups"),
+    ],
+)
+def test_halves_and_groups_that_contradict_each_other_are_refused(
+    column: str, value: object, match: str, tmp_path: Path
+) -> None:
+    rows = with_halves(records())
+    rows[3] = rows[3] | {column: value}
+    with pytest.raises(ValueError, match=match):
+        load_concepts(write(tmp_path / "c.jsonl", rows))
+    some = [row | {"half": None} if row["concept"] == "water" else row for row in with_halves(records())]
+    with pytest.raises(ValueError, match="some sentences have a half and others none"):
+        load_concepts(write(tmp_path / "c.jsonl", some))
+
+
 def test_a_concept_without_sentences_in_one_half_is_refused(tmp_path: Path) -> None:
     loaded = load_concepts(write(tmp_path / "c.parquet", records(positives=1)), min_positives=1)
     with pytest.raises(ValueError, match="'fire' in 'de' has no positives or no negatives in one half"):

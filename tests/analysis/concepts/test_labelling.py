@@ -7,6 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import mannwhitneyu
 
+from analysis.concepts.concept_set import half_of
+from analysis.concepts.dataset import load_concepts
 from analysis.concepts.file import Labelling, format_summary, write_labelling
 from analysis.concepts.labelling import label_concepts
 from analysis.concepts.lexicon import EntryIndex, entries_of, find_lexicon, fold, lexicon_pattern, read_lexicon
@@ -92,7 +95,7 @@ def test_a_list_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
         read_concept_rules(tmp_path / "empty.tsv")
 
 
-def planted_rows() -> list[dict[str, Any]]:
+def planted_rows(segments: int = 1200) -> list[dict[str, Any]]:
     """English, German and, but for every fourth segment, Japanese.
 
     Two segments in five speak of water or of a window; in German every fifth of the water segments loses the word.
@@ -105,7 +108,7 @@ def planted_rows() -> list[dict[str, Any]]:
     }
     planted = {"water": ("water", "wasserfall", "水"), "window": ("window", "fenster", "窓")}
     rows = []
-    for number in range(1200):
+    for number in range(segments):
         concept = ("water", "window", None, None, None)[number % 5]
         length = (5, 6, 10, 12, 18, 30, 50)[(number // 5) % 7]
         words = {lang: [draw.choice(filler.split()) for _ in range(length)] for lang, filler in fillers.items()}
@@ -128,8 +131,9 @@ def planted_rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the planted text (long.parquet) and the concept list (list.tsv)."""
+    """A folder with the planted text (long.parquet), more of it (large.parquet) and the concept list (list.tsv)."""
     folder = tmp_path_factory.mktemp("planted")
+    pq.write_table(pa.Table.from_pylist(planted_rows(4800)), folder / "large.parquet")
     pq.write_table(pa.Table.from_pylist(planted_rows()), folder / "long.parquet")
     (folder / "list.tsv").write_text(CONCEPTS, encoding="utf-8")
     return folder
@@ -175,15 +179,15 @@ def test_text_without_sources_serves_every_domain(planted: Path, tmp_path: Path)
 
 
 def test_negatives_match_their_positive_in_everything_but_the_concept(planted: Path) -> None:
-    rows = label(planted).table.to_pylist()
+    rows = label(planted, "large.parquet").table.to_pylist()
     segments: dict[str, dict[str, Any]] = {}
     languages = defaultdict(set)
-    for row in planted_rows():
+    for row in planted_rows(4800):
         uid = f"d/{row['sent_id']}"
         languages[uid].add(row["lang"])
         if row["lang"] == "en":
             words = len(row["text"].split())
-            stratum = (row["source"], row["split"], sum(words > bound for bound in LENGTH_CLASSES))
+            stratum = (row["source"], row["split"], sum(words > bound for bound in LENGTH_CLASSES), half_of(uid))
             segments[uid] = {"stratum": stratum, "text": row["text"]}
     negatives = [row for row in rows if row["label"] == 0]
     assert negatives
@@ -254,7 +258,7 @@ def test_the_lexicon_is_the_planted_translation_and_lost_words_are_weak(planted:
 
 
 def test_strict_leaves_out_weak_positives_with_their_negatives(planted: Path) -> None:
-    table = label(planted, strict=True).table.to_pylist()
+    table = label(planted, "large.parquet", strict=True).table.to_pylist()
     german = [row for row in table if row["language"] == "de"]
     assert not any(row["weak"] for row in german)
     kept = {row["uid"] for row in german if row["label"] == 1}
@@ -270,6 +274,34 @@ def test_support_below_the_threshold_drops_a_concept(planted: Path) -> None:
     assert set(labelling.lexicon) == {"window"}
     assert "support of 0.90" in labelling.dropped["water"]
     assert "0 positives in 'en'" in labelling.dropped["fire"]
+
+
+def test_a_sentence_has_one_half_for_all_concepts_and_both_halves_have_as_many_positives(
+    planted: Path, tmp_path: Path
+) -> None:
+    anywhere = CONCEPTS.replace("story", "any").replace("docs", "any")
+    (tmp_path / "list.tsv").write_text(anywhere, encoding="utf-8")
+    settings = LabellingSettings(concepts=("water", "window"), cap=81)
+    rows = label_concepts(planted / "large.parquet", tmp_path / "list.tsv", settings).table.to_pylist()
+    halves = defaultdict(set)
+    for row in rows:
+        halves[row["uid"]].add(row["half"])
+    assert {len(found) for found in halves.values()} == {1}
+    assert len(halves) < len({(row["uid"], row["concept"]) for row in rows}), "sentences serve several concepts"
+    for concept, language in product(("water", "window"), ("en", "de", "ja")):
+        here = [row for row in rows if (row["concept"], row["language"]) == (concept, language)]
+        assert Counter(row["half"] for row in here if row["label"] == 1) == {0: 41, 1: 40}
+
+
+def test_groups_are_by_the_forms_of_the_list(planted: Path, tmp_path: Path) -> None:
+    glass = CONCEPTS + "glass\tfield\twindow pane\t\tdocs\n"
+    (tmp_path / "list.tsv").write_text(glass, encoding="utf-8")
+    settings = LabellingSettings(min_positives=10, concepts=("water", "window", "glass"), negatives=2)
+    labelling = label_concepts(planted / "long.parquet", tmp_path / "list.tsv", settings)
+    groups = {row["concept"]: row["group"] for row in labelling.table.to_pylist()}
+    assert groups == {"water": "water", "window": "window", "glass": "window"}
+    write_labelling(labelling, tmp_path / "concepts.parquet", {})
+    assert load_concepts(tmp_path / "concepts.parquet", min_positives=5).groups == (0, 1, 1)
 
 
 def test_the_cap_holds_and_complete_segments_come_first(planted: Path) -> None:

@@ -12,11 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.concepts.concept_set import ConceptSet
+from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.experts import nulls
 from analysis.experts.heldout import rank_transfer
 from analysis.experts.search import Found
-from tests.benchmarks.bench_planted import PAIRS, K, make_concepts, make_network, search, transfer, verdicts
+from tests.benchmarks.bench_planted import (
+    LANGUAGES,
+    NEGATIVES,
+    PAIRS,
+    SENTENCES,
+    K,
+    make_concepts,
+    make_network,
+    search,
+    transfer,
+    verdicts,
+)
 
 DRAWS = 4
 
@@ -101,3 +112,38 @@ def test_verdicts_on_planted_networks() -> None:
     assert all(contrasts["sharing"].low > 0.0 for contrasts in drawn)
     for kind in ("noise", "length", "language"):
         assert sum(not contrasts[kind].low <= 0.0 <= contrasts[kind].high for contrasts in drawn) <= 1, kind
+
+
+def reuse_negatives(rng: np.random.Generator, *, halves: bool) -> ConceptSet:
+    """Twelve unrelated concepts whose negatives are drawn from the same few sentences, as nearest matches are."""
+    keys = tuple(f"s{index}" for index in range(SENTENCES))
+    names = tuple(f"c{number}" for number in range(12))
+    yes, no, matches = {}, {}, {}
+    for name in names:
+        chosen = np.concatenate([rng.choice(np.arange(half, 380, 2), 15, replace=False) for half in (0, 1)])
+        match: dict[str, str] = {}
+        for positive in chosen.tolist():
+            free = [i for i in range(380, SENTENCES) if keys[i] not in match and (i % 2 == positive % 2 or not halves)]
+            match |= dict.fromkeys((keys[i] for i in rng.choice(free, NEGATIVES, replace=False)), keys[positive])
+        yes[name], matches[name] = torch.from_numpy(np.sort(chosen)), match
+        no[name] = torch.tensor(sorted(keys.index(key) for key in match))
+    parts = {key: index % 2 for index, key in enumerate(keys)} if halves else {}
+    pools = {language: ConceptPool(language, keys, keys, yes, no, matches, parts) for language in LANGUAGES}
+    return ConceptSet(LANGUAGES, names, pools)
+
+
+def test_sentences_that_concepts_share_do_not_pass_for_the_contrary_of_sharing() -> None:
+    """Translations respond alike and no unit knows a concept: R is 0 if a sentence has one half for all concepts. With
+    halves of its own for every concept, other concepts meet common sentences, and R comes out below."""
+    mean = {}
+    for halves in (True, False):
+        rng = np.random.default_rng(0)
+        found = []
+        for _ in range(10):
+            concept_set = reuse_negatives(rng, halves=halves)
+            values = make_network("similarity", concept_set, np.zeros(SENTENCES), rng)
+            found.append(transfer(search(values, concept_set), concept_set).mean())
+        mean[halves] = np.mean(found), np.std(found) / np.sqrt(len(found))
+    assert abs(mean[True][0]) < 3 * mean[True][1]
+    assert mean[False][0] < -4 * mean[False][1]
+    assert mean[False][0] < -0.03
