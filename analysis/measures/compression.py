@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.stats import t
 from torch import Tensor
 
 from analysis.base import Row
@@ -38,10 +39,11 @@ POOLED_POINTS = 1000
 class Compression(StateAnalysis):
     """How far languages use the same directions, and how many there are.
 
-    Rows with an interval from a jackknife over buckets of sentences: `sharing` (chance 0 = unrelated directions, 1 =
-    equal covariances; the same scale at every width) per layer, as the mean over layers, and per pair as the mean over
-    layers; `intrinsic_dimension` of all languages together per layer and as the mean over layers. Where no direction
-    stands out that could be shared there is no row.
+    Rows with an interval from a jackknife over buckets of sentences (Student's t): `sharing` (chance 0 = unrelated
+    directions, 1 = equal covariances; the same scale at every width) per layer, as the mean over layers, and per pair
+    as the mean over layers; `intrinsic_dimension` of all languages together per layer and as the mean over layers.
+    Where no direction stands out that could be shared, or states have collapsed, there is no row, nor one of the mean
+    over layers.
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `read_texts` and `sample_tokens`; or too few tokens of a language.
@@ -58,7 +60,7 @@ class Compression(StateAnalysis):
 
     default_name: ClassVar[str] = "compression"
     headlines: ClassVar[tuple[str, ...]] = ("sharing",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "tokens_per_text")
 
     def __post_init__(self) -> None:
@@ -140,7 +142,8 @@ def _row(
     if np.isfinite(values).all():
         value, without = float(values[0]), values[1:]
         size = len(without)
-        half = 1.96 * float(np.sqrt((size - 1) / size * ((without - without.mean()) ** 2).sum()))
+        error = float(np.sqrt((size - 1) / size * ((without - without.mean()) ** 2).sum()))
+        half = float(t.ppf(0.975, size - 1)) * error
         yield Row(
             metric=metric,
             value=value,

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 from analysis.base import Row
 from analysis.extraction.states import iter_token_states
 from analysis.measures import build_analyses
-from analysis.measures.compression import Compression
+from analysis.measures.compression import Compression, _row
 from analysis.snapshots import Snapshot
+from analysis.statistics import mean_interval
 
 ALPHABETS = {"aa": "abcdefghijklmnop", "bb": "ABCDEFGHIJKLMNOP"}
 
@@ -91,6 +92,15 @@ def test_rows_are_complete_reproducible_and_have_intervals(
     assert _one(rows, "sharing", None, "aa", "bb").value == pytest.approx(np.mean(layers))
 
 
+@pytest.mark.parametrize("buckets", [4, 20])
+def test_intervals_are_students_with_as_much_freedom_as_there_are_buckets(buckets: int) -> None:
+    """For a mean, leaving values out one by one gives its own standard error."""
+    values = np.random.default_rng(0).normal(size=buckets)
+    without = (values.sum() - values) / (buckets - 1)
+    (row,) = _row("sharing", np.array([values.mean(), *without]), 0.0)
+    assert (row.low, row.high) == pytest.approx(mean_interval(values))
+
+
 def test_texts_that_begin_alike_count_once_whatever_rounding_makes_of_their_states(
     texts: str, tiny_xglm: PreTrainedModel, tiny_snapshot: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +116,17 @@ def test_texts_that_begin_alike_count_once_whatever_rounding_makes_of_their_stat
     for one, row in zip(expected, _compression(texts).measure(snapshot), strict=True):
         if row.layer in (0, 1):  # embeddings are looked up, not rounded
             assert row.value == pytest.approx(one.value, rel=1e-3), (row.metric, row.layer)
+
+
+def test_collapsed_states_have_no_dimension_and_no_mean_over_layers(
+    texts: str, tiny_llama: PreTrainedModel, tiny_snapshot: Callable
+) -> None:
+    """A layer of dimension 0 would lower the mean of the others."""
+    collapsed = copy.deepcopy(tiny_llama)
+    with torch.no_grad():
+        collapsed.model.embed_tokens.weight.fill_(1.0)
+    rows = list(_compression(texts).measure(tiny_snapshot(collapsed)))
+    assert "intrinsic_dimension" not in {row.metric for row in rows if row.layer in (-1, None)}
 
 
 def test_fewer_tokens_than_dimensions(texts: str, tiny_bloom: PreTrainedModel, tiny_snapshot: Callable) -> None:
