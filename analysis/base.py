@@ -28,8 +28,8 @@ class Row:
     """One measured number and everything it belongs to; a field that does not apply is None.
 
     `chance` is the value expected if nothing were there (what it means is said by the analysis), `low`/`high` bound the
-    95 % interval and `p` is the probability of a value at least this large under the null: every figure travels
-    together with its chance level.
+    95 % interval (NaN for both, the interval of a single thing, becomes None) and `p` is the probability of a value at
+    least this large under the null: every figure travels together with its chance level.
     """
 
     metric: str
@@ -53,6 +53,9 @@ class Row:
     p: float | None = None
 
     def __post_init__(self) -> None:
+        if self.low is not None and self.high is not None and math.isnan(self.low) and math.isnan(self.high):
+            object.__setattr__(self, "low", None)
+            object.__setattr__(self, "high", None)
         for name in ("value", "chance", "low", "high", "p"):
             number = getattr(self, name)
             if number is None:

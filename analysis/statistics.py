@@ -44,7 +44,8 @@ def bootstrap_interval(
         num_resamples: draws of S out of S with replacement.
 
     Returns:
-        Lower and upper bound, each () or (M,). One single thing gives an interval of no width.
+        Lower and upper bound, each () or (M,); NaN of one single thing or cluster, whose spread nothing shows. `Row`
+        takes such bounds for none.
 
     Raises:
         ValueError: no values, values that are not finite, or options out of range.
@@ -59,7 +60,7 @@ def bootstrap_interval(
     values = merge_clusters(values, clusters)
     size, mean = len(values), values.mean(axis=0)
     if size == 1:
-        return mean, mean
+        return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     centred = values - mean
     error = centred.std(axis=0, ddof=1) / np.sqrt(size)
     weights = draw_again(size, num_resamples, seed) / size
@@ -215,7 +216,8 @@ def mean_above_zero(values: np.ndarray, clusters: np.ndarray | None = None) -> f
 
 
 def paired_contrast(differences: np.ndarray, clusters: np.ndarray | None = None) -> Contrast:
-    """Mean of paired differences (S,) with its interval (`bootstrap_interval`) and Student's p, two-sided."""
+    """Mean of paired differences (S,) with its interval (`bootstrap_interval`) and Student's p, two-sided; of a single
+    one, or one cluster, bounds are NaN and p is 1."""
     low, high = bootstrap_interval(differences, clusters=clusters)
     p = 2.0 * min(mean_above_zero(differences, clusters), mean_above_zero(-np.asarray(differences), clusters))
     freedom = max(1, len(merge_clusters(np.asarray(differences), clusters)) - 1)
