@@ -21,6 +21,7 @@ import pyarrow as pa
 from analysis.cost import Shape
 from analysis.snapshots import Snapshot
 from babelscope.files import file_sha256, folder_sha256
+from babelscope.records import refuse_repeated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +129,8 @@ class Analysis(ABC):
                     raise ValueError(f"{self.name}: {option}={given} must be finite")
                 if option in self.fractions and number is not None and not 0 < number <= 1:
                     raise ValueError(f"{self.name}: {option}={given} must be above 0 and at most 1")
-            if option == "languages" and len(set(given)) < len(given):
-                raise ValueError(f"{self.name}: languages={given}: a language is listed twice")
+            if option in {"languages", "names", "only_concepts"}:
+                refuse_repeated(self.name, option, given)
             if option == "languages" and 0 < len(given) < self.min_languages:
                 raise ValueError(f"{self.name}: one language ({given[0]!r}) compares with nothing; name two")
             least = 0 if option == "seed" else 1

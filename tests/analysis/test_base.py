@@ -105,7 +105,7 @@ def test_a_name_that_cannot_be_a_file_is_refused() -> None:
         ({"seed": -3}, "seed=-3 must be at least 0"),
         ({"share": float("nan")}, "share=nan must be finite"),
         ({"shares": [0.1, float("inf")]}, "must be finite"),
-        ({"languages": ["en", "es", "en"]}, "a language is listed twice"),
+        ({"languages": ["en", "es", "en"]}, "'en' is listed twice"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused_when_the_list_is_read(given: dict, named: str) -> None:

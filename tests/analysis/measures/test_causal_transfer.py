@@ -193,6 +193,7 @@ def test_the_model_is_left_as_it_was_and_rows_are_reproducible(
         ({"mismatched": 0}, "mismatched=0"),
         ({"languages": ["aa"]}, "compares with nothing"),
         ({"only_concepts": ["water"]}, "two concepts"),
+        ({"only_concepts": ["water", "water"]}, "'water' is listed twice"),
         ({"lexicon": "nowhere.json"}, "nowhere.json: no such lexicon"),
     ],
 )

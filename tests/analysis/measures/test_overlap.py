@@ -210,6 +210,7 @@ def test_all_units_as_experts_is_defined(
     [
         ({"languages": ["de"]}, "compares with nothing"),
         ({"languages": ["de", "de"]}, "listed twice"),
+        ({"names": ["fire", "water", "fire"]}, "'fire' is listed twice"),
         ({"k": 0}, "k=0 must be at least 1"),
         ({"share": 2.0}, "share=2.0 must be above 0 and at most 1"),
         ({"bootstrap": 0}, "bootstrap=0"),
