@@ -103,6 +103,7 @@ def test_a_name_that_cannot_be_a_file_is_refused() -> None:
         ({"k": 0}, "k=0 must be at least 1"),
         ({"max_positives": -1}, "max_positives=-1 must be at least 1"),
         ({"seed": -3}, "seed=-3 must be at least 0"),
+        ({"sentences": -1}, "sentences=-1 must be at least 0"),
         ({"share": float("nan")}, "share=nan must be finite"),
         ({"shares": [0.1, float("inf")]}, "must be finite"),
         ({"languages": ["en", "es", "en"]}, "'en' is listed twice"),
