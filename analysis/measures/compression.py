@@ -42,6 +42,7 @@ class Compression(StateAnalysis):
     Rows with an interval from a jackknife over buckets of sentences (Student's t): `sharing` (chance 0 = unrelated
     directions, 1 = equal covariances; the same scale at every width) per layer, as the mean over layers, and per pair
     as the mean over layers; `intrinsic_dimension` of all languages together per layer and as the mean over layers.
+    Clones are left out of all rows but those of pairs, unless there would be no other pair.
     Where no direction stands out that could be shared, or states have collapsed, there is no row, nor one of the mean
     over layers.
 
@@ -82,11 +83,19 @@ class Compression(StateAnalysis):
             if halves.sum() < self.tokens_per_language:
                 logger.info("%s: %d tokens of %s (%d wanted)", self.name, halves.sum(), name, self.tokens_per_language)
         language = torch.from_numpy(sample.language)
-        taken, beginning = self._pooled(sample)
+        natural = np.array([name not in snapshot.clones for name in sample.languages])
+        counted = natural if natural.sum() > 1 else np.ones_like(natural)
+        taken, beginning = self._pooled(sample, counted)
         overall, pairs, dimensions = [], [], []
         for _, values in iter_token_states(snapshot, sample, sites, self.extraction):
             device = values.device
-            shared = share_covariance(values, language.to(device), torch.from_numpy(bucket).to(device), self.buckets)
+            shared = share_covariance(
+                values,
+                language.to(device),
+                torch.from_numpy(bucket).to(device),
+                self.buckets,
+                torch.from_numpy(counted),
+            )
             overall.append(shared.overall.cpu().numpy())
             pairs.append(shared.pairs.cpu().numpy())
             squared = squared_distances(values[taken.to(device)], beginning.to(device))
@@ -113,11 +122,13 @@ class Compression(StateAnalysis):
         return chosen
 
     @staticmethod
-    def _pooled(sample: TokenSample) -> tuple[Tensor, Tensor]:
-        """Every s-th token of all languages together, since the cost grows with the square, and the number of what its
-        text begins with: texts that begin alike have the same states there, but for rounding, which is no distance.
+    def _pooled(sample: TokenSample, counted: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Every s-th token of the `counted` (L,) languages together, since the cost grows with the square, and the
+        number of what its text begins with: texts that begin alike have the same states there, but for rounding, which
+        is no distance.
         """
-        taken = np.arange(0, len(sample), max(1, len(sample) // POOLED_POINTS))
+        candidates = np.flatnonzero(counted[sample.language])
+        taken = candidates[:: max(1, len(candidates) // POOLED_POINTS)]
         numbers: dict[tuple[int, ...], int] = {}
         beginnings = [tuple(sample.encoded.ids[sample.text[one]][: sample.position[one] + 1]) for one in taken]
         return torch.from_numpy(taken), torch.tensor([numbers.setdefault(ids, len(numbers)) for ids in beginnings])

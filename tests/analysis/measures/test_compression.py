@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from analysis.measures import build_analyses
 from analysis.measures.compression import Compression, _row
 from analysis.snapshots import Snapshot
 from analysis.statistics import mean_interval
+from babelscope.records import Clone
 
 ALPHABETS = {"aa": "abcdefghijklmnop", "bb": "ABCDEFGHIJKLMNOP"}
 
@@ -127,6 +129,27 @@ def test_collapsed_states_have_no_dimension_and_no_mean_over_layers(
         collapsed.model.embed_tokens.weight.fill_(1.0)
     rows = list(_compression(texts).measure(tiny_snapshot(collapsed)))
     assert "intrinsic_dimension" not in {row.metric for row in rows if row.layer in (-1, None)}
+
+
+def test_clones_are_in_the_rows_of_pairs_alone(
+    texts: str, tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]
+) -> None:
+    model = copy.deepcopy(tiny_xglm)
+    plain = tiny_snapshot(model)
+    model.resize_token_embeddings(2 * len(plain.tokenizer))
+    cloned = replace(plain, clones={"cc": Clone("aa", len(plain.tokenizer))})
+    without, rows = (list(_compression(texts).measure(snapshot)) for snapshot in (plain, cloned))
+    assert {(row.language, row.other_language) for row in rows if row.language} == {
+        ("aa", "bb"),
+        ("aa", "cc"),
+        ("bb", "cc"),
+    }
+    assert _one(rows, "sharing", None).value == pytest.approx(_one(rows, "sharing", None, "aa", "bb").value)
+    for layer in (-1, 0, 1):
+        one, other = (_one(found, "intrinsic_dimension", layer) for found in (without, rows))
+        assert other.value == pytest.approx(one.value, rel=1e-3)
+    alone = list(_compression(texts, languages=["aa", "cc"]).measure(cloned))
+    assert _one(alone, "sharing", None).value == pytest.approx(_one(alone, "sharing", None, "aa", "cc").value)
 
 
 def test_fewer_tokens_than_dimensions(texts: str, tiny_bloom: PreTrainedModel, tiny_snapshot: Callable) -> None:
