@@ -61,8 +61,7 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `load_concepts`, `read_lexicon` and `find_experts`; or fewer than two
-            languages or concepts, a tokenizer that does not say where its tokens stand in the text, or a loss that is
-            not finite.
+            languages or concepts, or a loss that is not finite.
     """
 
     default_name: ClassVar[str] = "causal_transfer"
@@ -211,13 +210,7 @@ def read_words(
     count: int,
     extraction: Extraction,
 ) -> ConceptWords:
-    """Up to `count` positives of `concept` in every language that have one of its words behind their first token.
-
-    Raises:
-        ValueError: a tokenizer that does not say where its tokens stand.
-    """
-    if not snapshot.tokenizer.is_fast:
-        raise ValueError("causal transfer needs a fast tokenizer, which says where its tokens stand in the text")
+    """Up to `count` positives of `concept` in every language that have one of its words behind their first token."""
     ids, content, wanted, owner = [], [], [], []
     for number, language in enumerate(concept_set.languages):
         pool = concept_set.pools[language]
