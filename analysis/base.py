@@ -21,6 +21,7 @@ import pyarrow as pa
 from analysis.cost import Shape
 from analysis.snapshots import Snapshot
 from babelscope.files import file_sha256, folder_sha256
+from babelscope.records import refuse_repeated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,8 @@ class Row:
     """One measured number and everything it belongs to; a field that does not apply is None.
 
     `chance` is the value expected if nothing were there (what it means is said by the analysis), `low`/`high` bound the
-    95 % interval and `p` is the probability of a value at least this large under the null: every figure travels
-    together with its chance level.
+    95 % interval (NaN for both, the interval of a single thing, becomes None) and `p` is the probability of a value at
+    least this large under the null: every figure travels together with its chance level.
     """
 
     metric: str
@@ -53,6 +54,9 @@ class Row:
     p: float | None = None
 
     def __post_init__(self) -> None:
+        if self.low is not None and self.high is not None and math.isnan(self.low) and math.isnan(self.high):
+            object.__setattr__(self, "low", None)
+            object.__setattr__(self, "high", None)
         for name in ("value", "chance", "low", "high", "p"):
             number = getattr(self, name)
             if number is None:
@@ -109,6 +113,8 @@ class Analysis(ABC):
     """Fields that may name a folder, with the glob pattern of its files that count."""
     positive: ClassVar[tuple[str, ...]] = ()
     """Options that must be at least 1, beside those of the base."""
+    not_negative: ClassVar[tuple[str, ...]] = ("seed",)
+    """Options that must be at least 0."""
     fractions: ClassVar[tuple[str, ...]] = ()
     """Options that are shares: above 0 and at most 1."""
     min_languages: ClassVar[int] = 1
@@ -120,19 +126,19 @@ class Analysis(ABC):
             raise ValueError(f"analysis name {self.name!r}: use letters, digits and underscores")
         for option in (field.name for field in fields(self) if field.init):
             given = getattr(self, option)
+            least = 0 if option in self.not_negative else 1
+            counted = {"batch_tokens", "max_bytes", "max_length", *self.positive, *self.not_negative}
             for number in given if isinstance(given, list | tuple) else [given]:
                 if isinstance(number, float) and not math.isfinite(number):
                     raise ValueError(f"{self.name}: {option}={given} must be finite")
                 if option in self.fractions and number is not None and not 0 < number <= 1:
                     raise ValueError(f"{self.name}: {option}={given} must be above 0 and at most 1")
-            if option == "languages" and len(set(given)) < len(given):
-                raise ValueError(f"{self.name}: languages={given}: a language is listed twice")
+                if option in counted and number is not None and number < least:
+                    raise ValueError(f"{self.name}: {option}={given} must be at least {least}")
+            if option in {"languages", "names", "only_concepts"}:
+                refuse_repeated(self.name, option, given)
             if option == "languages" and 0 < len(given) < self.min_languages:
                 raise ValueError(f"{self.name}: one language ({given[0]!r}) compares with nothing; name two")
-            least = 0 if option == "seed" else 1
-            counted = option in {"seed", "batch_tokens", "max_bytes", "max_length", *self.positive}
-            if counted and given is not None and given < least:
-                raise ValueError(f"{self.name}: {option}={given} must be at least {least}")
 
     @abstractmethod
     def measure(self, snapshot: Snapshot) -> Iterable[Row | Attachment]:

@@ -44,7 +44,8 @@ def bootstrap_interval(
         num_resamples: draws of S out of S with replacement.
 
     Returns:
-        Lower and upper bound, each () or (M,). One single thing gives an interval of no width.
+        Lower and upper bound, each () or (M,); NaN of one single thing or cluster, whose spread nothing shows. `Row`
+        takes such bounds for none.
 
     Raises:
         ValueError: no values, values that are not finite, or options out of range.
@@ -59,7 +60,7 @@ def bootstrap_interval(
     values = merge_clusters(values, clusters)
     size, mean = len(values), values.mean(axis=0)
     if size == 1:
-        return mean, mean
+        return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     centred = values - mean
     error = centred.std(axis=0, ddof=1) / np.sqrt(size)
     weights = draw_again(size, num_resamples, seed) / size
@@ -96,19 +97,28 @@ def merge_clusters(values: np.ndarray, clusters: np.ndarray | None) -> np.ndarra
     return mean + sums * num_clusters / len(values)
 
 
-def wilson_interval(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a share of `total` independent texts (Wilson 1927): has a width where none or all are hits.
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share of `total` independent texts (Wilson 1927): has a width where none or all are hits.
 
     Raises:
         ValueError: not 0 <= hits <= total, or no texts.
     """
     if not 0 <= hits <= total or total == 0:
         raise ValueError(f"{hits} hits of {total}")
-    z = float(norm.ppf((1.0 + level) / 2.0))
-    share, shrink = hits / total, 1.0 + z**2 / total
-    middle = (share + z**2 / (2 * total)) / shrink
-    half = z / shrink * float(np.sqrt(share * (1.0 - share) / total + z**2 / (4 * total**2)))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = wilson_bounds(hits / total, total, float(norm.ppf(0.975)))
+    return max(0.0, low), min(1.0, high)
+
+
+def wilson_bounds(share: float, answers: float, z: float) -> tuple[float, float]:
+    """Wilson's bounds of a share in [0, 1] of so many answers, more than 0 and not always a whole number.
+
+    Args:
+        z: quantile of the normal distribution, 1.96 for 95 %.
+    """
+    shrink = 1.0 + z**2 / answers
+    middle = (share + z**2 / (2 * answers)) / shrink
+    half = z / shrink * float(np.sqrt(share * (1.0 - share) / answers + z**2 / (4 * answers**2)))
+    return middle - half, middle + half
 
 
 @dataclass(frozen=True)
@@ -215,7 +225,8 @@ def mean_above_zero(values: np.ndarray, clusters: np.ndarray | None = None) -> f
 
 
 def paired_contrast(differences: np.ndarray, clusters: np.ndarray | None = None) -> Contrast:
-    """Mean of paired differences (S,) with its interval (`bootstrap_interval`) and Student's p, two-sided."""
+    """Mean of paired differences (S,) with its interval (`bootstrap_interval`) and Student's p, two-sided; of a single
+    one, or one cluster, bounds are NaN and p is 1."""
     low, high = bootstrap_interval(differences, clusters=clusters)
     p = 2.0 * min(mean_above_zero(differences, clusters), mean_above_zero(-np.asarray(differences), clusters))
     freedom = max(1, len(merge_clusters(np.asarray(differences), clusters)) - 1)

@@ -162,6 +162,13 @@ def refuse_unknown(path: str | Path, what: str, asked: Iterable[str], found: Col
             raise ValueError(f"{path}: no {what} {name!r}; it has {', '.join(sorted(found)) or 'none'}")
 
 
+def refuse_repeated(where: str | Path, option: str, given: Sequence[str]) -> None:
+    """Raise ValueError for the first of what is given that is given twice and would count double."""
+    for place, name in enumerate(given):
+        if name in given[:place]:
+            raise ValueError(f"{where}: {option}={list(given)}: {name!r} is listed twice")
+
+
 def distinct_values(path: Path, column: str) -> dict[Any, str]:
     """Values of a column, each with the place where it was first seen."""
     values: dict[Any, str] = {}

@@ -29,7 +29,7 @@ from analysis.concepts.file import lexicon_path
 from analysis.concepts.lexicon import read_lexicon
 from analysis.concepts.selfcond import LabelledText, read_selfcond
 from analysis.texts import ClonedText, cloned, read_records, split_of
-from babelscope.records import LANGUAGE_COLUMNS, Clone, refuse_unknown, segment_key
+from babelscope.records import LANGUAGE_COLUMNS, Clone, refuse_repeated, refuse_unknown, segment_key
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +71,14 @@ def load_concepts(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: malformed content (naming file and line), an unknown language, concept, split or option, or a
-            concept with fewer than `min_positives` positives or without negatives in a language.
+        ValueError: malformed content (naming file and line), an unknown language, concept, split or option, a
+            concept that is asked for twice, or one with fewer than `min_positives` positives or without negatives in
+            a language.
     """
     path = Path(path)
     if negatives not in NEGATIVES:
         raise ValueError(f"negatives={negatives!r}: choose one of {', '.join(NEGATIVES)}")
+    refuse_repeated(path, "concepts", concepts)
     if min_positives < 1:
         raise ValueError(f"min_positives={min_positives}: must be at least 1")
     if not path.exists():

@@ -18,6 +18,8 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from analysis.statistics import wilson_bounds
+
 RESOLUTION = 1e-6
 """Similarities this close are equal: shares of few sentences tie often, and float32 sums of them differ by rounding."""
 
@@ -80,7 +82,5 @@ def influence_interval(value: float, influence: np.ndarray, is_share: bool) -> t
         half = float(student.ppf(0.975, size - 1)) * error
         return value - half, value + half
     answers = value * (1 - value) / error**2 if 0.0 < value < 1.0 and error > 0.0 else float(size)
-    squared = 1.96**2
-    centre = (value + squared / (2 * answers)) / (1 + squared / answers)
-    half = 1.96 / (1 + squared / answers) * math.sqrt(value * (1 - value) / answers + squared / (4 * answers**2))
-    return min(value, centre - half), max(value, centre + half)
+    low, high = wilson_bounds(value, answers, 1.96)
+    return min(value, low), max(value, high)

@@ -7,6 +7,8 @@ Shapes:  n states   D hidden size
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def two_nn(squared: Tensor, bucket: Tensor, buckets: int) -> list[float]:
 
     With mu the ratio of the second to the first distance, log mu is exponential with rate d; the largest tenth of the
     ratios is known only to be large (censored), which gives the unbiased maximum-likelihood estimate. Copies count
-    once, fewer than 3 distinct states have none (0).
+    once. NaN where there is none: fewer than 3 distinct states, or ratios that are all 1.
 
     Args:
         squared: (n, n), infinity on the diagonal.
@@ -52,7 +54,7 @@ def two_nn(squared: Tensor, bucket: Tensor, buckets: int) -> list[float]:
         kept[copy[bucket[original] != left_out]] = False
         rows = kept.nonzero().flatten()
         if len(rows) < 3:
-            found.append(0.0)
+            found.append(math.nan)
             continue
         nearest = torch.where(kept[who[rows]], near[rows], torch.inf).topk(2, dim=1, largest=False).values
         lonely = nearest[:, 1].isinf()  # most of its neighbours were left out
@@ -67,4 +69,4 @@ def _dimension(nearest: Tensor) -> float:
     ratio = (0.5 * torch.log(nearest[:, 1] / nearest[:, 0])).sort().values
     kept = int(len(ratio) * (1 - DISCARDED_SHARE))
     total = float(ratio[:kept].sum() + (len(ratio) - kept) * ratio[kept - 1])
-    return (kept - 1) / total if total > 0 else 0.0
+    return (kept - 1) / total if total > 0 else math.nan

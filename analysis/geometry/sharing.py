@@ -30,10 +30,12 @@ class CovarianceSharing:
     pairs: Tensor
     """(R, L, L) float64."""
     overall: Tensor
-    """(R,) float64: excess of all pairs over what it would be if they were equal."""
+    """(R,) float64: excess of all pairs that count over what it would be if they were equal."""
 
 
-def share_covariance(states: Tensor, language: Tensor, bucket: Tensor, buckets: int) -> CovarianceSharing:
+def share_covariance(
+    states: Tensor, language: Tensor, bucket: Tensor, buckets: int, counted: Tensor
+) -> CovarianceSharing:
     """Sharing of every two languages.
 
     Coordinates are first brought to the same variance within languages: a few huge ones would decide alone.
@@ -43,11 +45,12 @@ def share_covariance(states: Tensor, language: Tensor, bucket: Tensor, buckets: 
         language: (N,) int64 index of the language.
         bucket: (N,) int64 in [0, buckets): sentences of even buckets are one half, of odd ones the other; translations
             must be in the same bucket.
+        counted: (L,) bool, languages whose pairs with each other make `overall`.
 
     Raises:
         ValueError: a language with fewer than two states in a half.
     """
-    languages = int(language.max()) + 1
+    languages = len(counted)
     label = language * buckets + bucket
     counts = torch.bincount(label, minlength=languages * buckets).view(languages, buckets).double()
     halves = torch.stack([torch.arange(buckets) % 2 == side for side in (0, 1)]).double().to(states.device)  # (2, B)
@@ -71,7 +74,7 @@ def share_covariance(states: Tensor, language: Tensor, bucket: Tensor, buckets: 
     own = excess.diagonal(dim1=1, dim2=2)
     own = torch.where(own > LEAST_EXCESS, own, torch.nan)
     equal = (own[:, :, None] * own[:, None]).sqrt()
-    above = torch.triu(torch.ones(languages, languages, dtype=torch.bool, device=states.device), diagonal=1)
+    above = torch.triu(counted[:, None] & counted, diagonal=1).to(states.device)
     return CovarianceSharing(excess / equal, excess[:, above].sum(dim=1) / equal[:, above].sum(dim=1))
 
 

@@ -61,7 +61,7 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `load_concepts`, `read_lexicon` and `find_experts`; or fewer than two
-            languages or concepts, or a tokenizer that does not say where its tokens stand in the text.
+            languages or concepts, or a loss that is not finite.
     """
 
     default_name: ClassVar[str] = "causal_transfer"
@@ -101,12 +101,13 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
         rises = np.full((len(CONDITIONS), *table.experts.units.shape[:2], len(table.languages)), np.nan)
         for place, concept in enumerate(table.concepts):
             texts = read_words(snapshot, held_out, concept, words, self.texts_per_concept, self.extraction)
-            plain = texts.losses(snapshot, {}, self.extraction)
+            plain = texts.losses(snapshot, {}, self.extraction, "without an ablation")
             for source in range(len(table.languages)):
                 for number, condition in enumerate(CONDITIONS):
                     forced = self._ablations(table, condition, source, place)
-                    losses = [texts.losses(snapshot, forcing, self.extraction) - plain for forcing in forced]
-                    rises[number, source, place] = np.mean(losses, axis=0)
+                    doing = f"with {condition!r} of {table.languages[source]!r} ablated"
+                    losses = [texts.losses(snapshot, forcing, self.extraction, doing) for forcing in forced]
+                    rises[number, source, place] = np.mean([found - plain for found in losses], axis=0)
         strata = strata_of(concept_set, snapshot.clones)
         yield from self._rows(table, np.moveaxis(rises, 2, 3), strata, set(snapshot.clones))
 
@@ -157,6 +158,7 @@ class CausalTransfer(WordAnalysis, ConceptAnalysis):
 class ConceptWords:
     """Held-out sentences of one concept in all languages, and where its words stand in them."""
 
+    concept: str
     encoded: Encoded
     wanted: tuple[np.ndarray, ...]
     """For each text (T,) bool: tokens of the concept's words."""
@@ -164,8 +166,17 @@ class ConceptWords:
     """(N,) index of each text's language."""
     num_languages: int
 
-    def losses(self, snapshot: Snapshot, ablated: Mapping[Site, Tensor], extraction: Extraction) -> np.ndarray:
-        """Mean loss of the words' tokens in each language, (L,) nats; NaN where there are none."""
+    def losses(
+        self, snapshot: Snapshot, ablated: Mapping[Site, Tensor], extraction: Extraction, condition: str
+    ) -> np.ndarray:
+        """Mean loss of the words' tokens in each language, (L,) nats; NaN where there are none.
+
+        Args:
+            condition: what is done to the network, in words, for the error.
+
+        Raises:
+            ValueError: a loss that is not finite.
+        """
         forcing = {site: (units, torch.zeros(len(units))) for site, units in ablated.items()}
         nats, tokens = np.zeros(len(self.owner)), np.zeros(len(self.owner))
 
@@ -175,6 +186,11 @@ class ConceptWords:
                 wanted[row, : len(self.wanted[index])] = torch.from_numpy(self.wanted[index])
             with force_units(model, forcing):
                 losses, rows = token_losses(model, batch, wanted)
+            if not bool(torch.isfinite(losses).all()):  # it would pass for a language without the concept's words
+                raise ValueError(
+                    f"causal transfer: the loss of the words of {self.concept!r} is not finite {condition}: weights "
+                    "are broken or the precision overflows; measure in float32 (loading.dtype)"
+                )
             places = batch.indices[rows].numpy()
             np.add.at(nats, places, losses.double().numpy())
             np.add.at(tokens, places, 1)
@@ -194,13 +210,7 @@ def read_words(
     count: int,
     extraction: Extraction,
 ) -> ConceptWords:
-    """Up to `count` positives of `concept` in every language that have one of its words behind their first token.
-
-    Raises:
-        ValueError: a tokenizer that does not say where its tokens stand.
-    """
-    if not snapshot.tokenizer.is_fast:
-        raise ValueError("causal transfer needs a fast tokenizer, which says where its tokens stand in the text")
+    """Up to `count` positives of `concept` in every language that have one of its words behind their first token."""
     ids, content, wanted, owner = [], [], [], []
     for number, language in enumerate(concept_set.languages):
         pool = concept_set.pools[language]
@@ -224,9 +234,8 @@ def read_words(
                 taken += 1
         if taken == 0:
             logger.warning("no sentence of %r in %s has one of its words", concept, language)
-    return ConceptWords(
-        Encoded(ids, content), tuple(wanted), np.array(owner, dtype=np.int64), len(concept_set.languages)
-    )
+    places = np.array(owner, dtype=np.int64)
+    return ConceptWords(concept, Encoded(ids, content), tuple(wanted), places, len(concept_set.languages))
 
 
 def _nanmean(values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.stats import t
 from torch import Tensor
 
 from analysis.base import Row
@@ -38,10 +39,12 @@ POOLED_POINTS = 1000
 class Compression(StateAnalysis):
     """How far languages use the same directions, and how many there are.
 
-    Rows with an interval from a jackknife over buckets of sentences: `sharing` (chance 0 = unrelated directions, 1 =
-    equal covariances; the same scale at every width) per layer, as the mean over layers, and per pair as the mean over
-    layers; `intrinsic_dimension` of all languages together per layer and as the mean over layers. Where no direction
-    stands out that could be shared there is no row.
+    Rows with an interval from a jackknife over buckets of sentences (Student's t): `sharing` (chance 0 = unrelated
+    directions, 1 = equal covariances; the same scale at every width) per layer, as the mean over layers, and per pair
+    as the mean over layers; `intrinsic_dimension` of all languages together per layer and as the mean over layers.
+    Clones are left out of all rows but those of pairs, unless there would be no other pair.
+    Where no direction stands out that could be shared, or states have collapsed, there is no row, nor one of the mean
+    over layers.
 
     Raises (when measuring):
         FileNotFoundError, ValueError: see `read_texts` and `sample_tokens`; or too few tokens of a language.
@@ -58,7 +61,7 @@ class Compression(StateAnalysis):
 
     default_name: ClassVar[str] = "compression"
     headlines: ClassVar[tuple[str, ...]] = ("sharing",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     positive: ClassVar[tuple[str, ...]] = ("tokens_per_language", "tokens_per_text")
 
     def __post_init__(self) -> None:
@@ -80,11 +83,19 @@ class Compression(StateAnalysis):
             if halves.sum() < self.tokens_per_language:
                 logger.info("%s: %d tokens of %s (%d wanted)", self.name, halves.sum(), name, self.tokens_per_language)
         language = torch.from_numpy(sample.language)
-        taken, beginning = self._pooled(sample)
+        natural = np.array([name not in snapshot.clones for name in sample.languages])
+        counted = natural if natural.sum() > 1 else np.ones_like(natural)
+        taken, beginning = self._pooled(sample, counted)
         overall, pairs, dimensions = [], [], []
         for _, values in iter_token_states(snapshot, sample, sites, self.extraction):
             device = values.device
-            shared = share_covariance(values, language.to(device), torch.from_numpy(bucket).to(device), self.buckets)
+            shared = share_covariance(
+                values,
+                language.to(device),
+                torch.from_numpy(bucket).to(device),
+                self.buckets,
+                torch.from_numpy(counted),
+            )
             overall.append(shared.overall.cpu().numpy())
             pairs.append(shared.pairs.cpu().numpy())
             squared = squared_distances(values[taken.to(device)], beginning.to(device))
@@ -111,11 +122,13 @@ class Compression(StateAnalysis):
         return chosen
 
     @staticmethod
-    def _pooled(sample: TokenSample) -> tuple[Tensor, Tensor]:
-        """Every s-th token of all languages together, since the cost grows with the square, and the number of what its
-        text begins with: texts that begin alike have the same states there, but for rounding, which is no distance.
+    def _pooled(sample: TokenSample, counted: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Every s-th token of the `counted` (L,) languages together, since the cost grows with the square, and the
+        number of what its text begins with: texts that begin alike have the same states there, but for rounding, which
+        is no distance.
         """
-        taken = np.arange(0, len(sample), max(1, len(sample) // POOLED_POINTS))
+        candidates = np.flatnonzero(counted[sample.language])
+        taken = candidates[:: max(1, len(candidates) // POOLED_POINTS)]
         numbers: dict[tuple[int, ...], int] = {}
         beginnings = [tuple(sample.encoded.ids[sample.text[one]][: sample.position[one] + 1]) for one in taken]
         return torch.from_numpy(taken), torch.tensor([numbers.setdefault(ids, len(numbers)) for ids in beginnings])
@@ -140,7 +153,8 @@ def _row(
     if np.isfinite(values).all():
         value, without = float(values[0]), values[1:]
         size = len(without)
-        half = 1.96 * float(np.sqrt((size - 1) / size * ((without - without.mean()) ** 2).sum()))
+        error = float(np.sqrt((size - 1) / size * ((without - without.mean()) ** 2).sum()))
+        half = float(t.ppf(0.975, size - 1)) * error
         yield Row(
             metric=metric,
             value=value,

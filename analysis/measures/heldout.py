@@ -61,6 +61,7 @@ class HeldOutLoss(TextAnalysis):
     headlines: ClassVar[tuple[str, ...]] = ("bits_per_byte",)
     version: ClassVar[int] = 3
     positive: ClassVar[tuple[str, ...]] = ("max_texts", "max_train_texts", "num_bootstrap")
+    not_negative: ClassVar[tuple[str, ...]] = (*TextAnalysis.not_negative, "samples")
     min_languages: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -94,7 +95,7 @@ class HeldOutLoss(TextAnalysis):
                 yield Row(metric="unknown_share", value=texts.num_unknown / texts.num_tokens, language=language)
         unigram = float(np.mean([texts.unigram for texts in prepared.values()]))
         yield _with_interval(float(np.mean(values)), unigram, resampled_means, None)
-        if self.samples > 0:
+        if self.samples:
             tokens = {language: texts.tokens for language, texts in prepared.items()}
             yield Attachment("samples", sample_table(snapshot, tokens, self.samples))
 

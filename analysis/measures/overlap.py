@@ -60,6 +60,7 @@ class ConceptOverlap(ConceptAnalysis):
         "shuffles",
         "bootstrap",
     )
+    not_negative: ClassVar[tuple[str, ...]] = (*ConceptAnalysis.not_negative, "sentences")
     fractions: ClassVar[tuple[str, ...]] = ("share", "shares")
     not_settings: ClassVar[tuple[str, ...]] = (*Analysis.not_settings, "sentences")
 
@@ -103,8 +104,6 @@ class ConceptOverlap(ConceptAnalysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sentences < 0:
-            raise ValueError(f"{self.name}: sentences={self.sentences} must be 0 or more")
         self._surface = Kept()
 
     def concept_set(self, clones: Mapping[str, Clone] = MappingProxyType({})) -> ConceptSet:
@@ -165,10 +164,13 @@ class ConceptOverlap(ConceptAnalysis):
         concept_set = self.concept_set()
         pools = list(concept_set.pools.values())
         tokens = sum(shape.tokens((len(text.encode()) for text in pool.texts), self.max_length) for pool in pools)
-        labellings = 1 + self.halves + self.shuffles  # two halves label as many texts as the whole
         texts = sum(len(pool.texts) for pool in pools)
         labelled = sum(len(side[name]) for pool in pools for side in (pool.positives, pool.negatives) for name in side)
-        return tokens * shape.read + shape.linear_units * (SORTED * texts + RANKED * labellings * labelled)
+        return tokens * shape.read + shape.linear_units * (SORTED * texts + RANKED * self._labellings() * labelled)
+
+    def _labellings(self) -> int:
+        """How often all labelled texts are ranked: two halves are as many as the whole."""
+        return 1 + self.halves + self.shuffles
 
 
 def strata_of(concept_set: ConceptSet, clones: Mapping[str, Clone]) -> dict[tuple[str, str], str]:

@@ -63,6 +63,8 @@ class ProbeSuite(TokenProbe):
         if unknown or not self.probes:
             allowed = ", ".join(get_args(Probe))
             raise ValueError(f"{self.name}: unknown probe {unknown or '(none)'}: choose from {allowed}")
+        if self.layers == []:
+            raise ValueError(f"{self.name}: layers=[] reads no layer: name some, or leave the option out")
         if self.mlp_steps < 2:
             raise ValueError(f"{self.name}: mlp_steps={self.mlp_steps} must be at least 2")
 

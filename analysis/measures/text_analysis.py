@@ -237,6 +237,7 @@ class TokenProbe(StateAnalysis):
         "tokens_per_text",
         "max_length",
     )
+    not_negative: ClassVar[tuple[str, ...]] = (*StateAnalysis.not_negative, "seeds")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,6 +36,9 @@ BINS = 10_000
 class Trajectories(ConceptOverlap):
     """Experts of one step, followed. Same options as the `ConceptOverlap` that found them; measured post hoc.
 
+    Of these, `halves`, `shuffles`, `surface`, `shares` and `sentences` do nothing here: no labelling but the sentences'
+    own is ranked.
+
     Rows (frozen experts of `language`, looked at in `other_language`, also its own; intervals over concepts):
 
     - `frozen_ap`: their mean AP for their concept at this step. Chance: the mean of all units.
@@ -49,6 +52,8 @@ class Trajectories(ConceptOverlap):
     default_name: ClassVar[str] = "trajectories"
     version: ClassVar[int] = 1
     needs_null: ClassVar[bool] = False
+    positive: ClassVar[tuple[str, ...]] = (*ConceptOverlap.positive, "frozen_k")
+    not_negative: ClassVar[tuple[str, ...]] = (*ConceptOverlap.not_negative, "frozen_step")
 
     results: str
     """Result folder of the run, with the experts of the frozen step; `{run}` in it stands for the run's name."""
@@ -73,6 +78,9 @@ class Trajectories(ConceptOverlap):
         k = resolve_k(self.k, self.share, space.num_units)
         yield from self._rows(concept_set, ap, rank, total / space.num_units, k / space.num_units)
         yield Attachment("units", self._table(concept_set, units, ap, rank))
+
+    def _labellings(self) -> int:
+        return 1
 
     def _frozen(self, concept_set: ConceptSet, space: UnitSpace, run: str) -> np.ndarray:
         """(L, C, K) flat ids of the experts that are followed.

@@ -39,8 +39,6 @@ class LogisticFit:
     """(P, K); -inf for a class that has no training row in the problem, so that it is never predicted."""
     logits: Tensor
     """(P, K, N), for every row, trained on or not."""
-    objective: Tensor
-    """(P,) mean training loss in nats plus the penalty, as scikit-learn states it divided by the number of rows."""
     iterations: Tensor
     """(P,) L-BFGS iterations."""
     converged: Tensor
@@ -144,15 +142,11 @@ def fit_logistic(
     coefficients = (shared @ basis.T) * inverse_scale  # (P, K, D)
     logits = torch.matmul(coefficients.to(dtype), (features - mean).T) + solution[:, :, -1:]
     logits.masked_fill_(~present[:, :, None], -torch.inf)
-    loss = (logits.logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]).double()
-    mean_loss = torch.where(train, loss, 0.0).sum(dim=1) / count
-    objective = mean_loss + 0.5 * torch.einsum("pkd,pde,pke->p", shared, shrink, shared)
     intercepts = solution[:, :, -1].double() - coefficients @ mean.double()
     return LogisticFit(
         coefficients=coefficients.to(dtype),
         intercepts=intercepts.masked_fill(~present, -torch.inf).to(dtype),
         logits=logits,
-        objective=objective,
         iterations=iterations,
         converged=converged,
     )

@@ -33,6 +33,15 @@ def test_a_row_refuses_numbers_that_would_spoil_a_plot(field: str, bad: float) -
         Row(**{"metric": "accuracy", "value": 1.0, "layer": 3} | {field: bad})
 
 
+def test_an_interval_of_which_nothing_is_known_is_none() -> None:
+    nan = float("nan")
+    row = Row(metric="accuracy", value=1.0, low=nan, high=nan)
+    assert (row.low, row.high) == (None, None)
+    for low, high in ((nan, 2.0), (0.5, nan)):
+        with pytest.raises(ValueError, match="is nan"):
+            Row(metric="accuracy", value=1.0, low=low, high=high)
+
+
 def test_fingerprint_follows_what_changes_numbers_and_nothing_else(tmp_path: Path) -> None:
     base = Counting()
     assert base.fingerprint() == Counting().fingerprint()
@@ -94,9 +103,10 @@ def test_a_name_that_cannot_be_a_file_is_refused() -> None:
         ({"k": 0}, "k=0 must be at least 1"),
         ({"max_positives": -1}, "max_positives=-1 must be at least 1"),
         ({"seed": -3}, "seed=-3 must be at least 0"),
+        ({"sentences": -1}, "sentences=-1 must be at least 0"),
         ({"share": float("nan")}, "share=nan must be finite"),
         ({"shares": [0.1, float("inf")]}, "must be finite"),
-        ({"languages": ["en", "es", "en"]}, "a language is listed twice"),
+        ({"languages": ["en", "es", "en"]}, "'en' is listed twice"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused_when_the_list_is_read(given: dict, named: str) -> None:

@@ -14,6 +14,7 @@ from analysis.statistics import (
     mean_contrast,
     mean_interval,
     merge_clusters,
+    paired_contrast,
     smallest_visible,
     two_way_interval,
     wilson_interval,
@@ -131,8 +132,19 @@ def test_interval_is_the_same_for_the_same_seed_and_columns_are_resampled_togeth
     one, two = bootstrap_interval(values, seed=3), bootstrap_interval(values, seed=3)
     assert np.array_equal(one, two)
     np.testing.assert_allclose(bootstrap_interval(values[:, 1], seed=3), np.array(one)[:, 1])
-    low, high = bootstrap_interval(np.array([0.7]))
-    assert (low, high) == (0.7, 0.7)
+
+
+@pytest.mark.parametrize(("values", "clusters"), [([0.7], None), ([0.7, 0.2, 0.3], [4, 4, 4])])
+def test_a_single_thing_has_no_interval(values: list[float], clusters: list[int] | None) -> None:
+    """One of no width around a value would leave 0 out, beside a p of 1."""
+    members = None if clusters is None else np.array(clusters)
+    assert np.isnan(bootstrap_interval(np.array(values), clusters=members)).all()
+    both = bootstrap_interval(np.array([values, values]).T, clusters=members)
+    assert np.array(both).shape == (2, 2)
+    assert np.isnan(both).all()
+    found = paired_contrast(np.array(values), members)
+    assert (found.difference, found.p) == (pytest.approx(np.mean(values)), 1.0)
+    assert np.isnan([found.low, found.high]).all()
 
 
 @pytest.mark.parametrize(

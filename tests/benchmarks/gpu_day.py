@@ -138,6 +138,7 @@ def analyses(device: str) -> Iterator[Answer]:
     from analysis.extraction.sites import find_sites
     from analysis.probes.logistic import fit_logistic
     from analysis.steering.generation import Decoding, Job, generate
+    from tests.analysis.probes.objectives import objectives
 
     ids = torch.randint(4, 512, (16, 24), generator=torch.Generator().manual_seed(3))
     everything = torch.ones_like(ids)
@@ -160,8 +161,9 @@ def analyses(device: str) -> Iterator[Answer]:
     features = torch.randn(400, 16, generator=torch.Generator().manual_seed(4))
     classes = (features[:, :4] + 0.5 * features[:, 4:8]).argmax(1)
     train = (torch.arange(400) % 5 > 0).expand(2, -1)
-    objectives = [fit_logistic(features.to(where), classes, train, 4).objective.cpu() for where in ("cpu", device)]
-    yield within("probe, objective", float((objectives[1] - objectives[0]).abs().max()), 1e-6)
+    fits = [fit_logistic(features.to(where), classes, train, 4) for where in ("cpu", device)]
+    reached = [objectives(fit, features, classes, train) for fit in fits]
+    yield within("probe, objective", float((reached[1] - reached[0]).abs().max()), 1e-6)
     forcing = {sites[0]: (torch.tensor([1, 5]), torch.tensor([2.0, -1.0]))}
     jobs = [Job((2, 7, 9), seed, forcing) for seed in range(4)]
     texts = [generate(models[where], jobs, Decoding(max_new_tokens=24), end_id=2) for where in ("cpu", device)]

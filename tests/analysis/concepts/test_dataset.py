@@ -222,6 +222,7 @@ def test_scarce_concepts_are_named_with_the_way_out(tmp_path: Path, caplog: pyte
         ({"splits": ["valid"]}, "no split 'valid'; it has test, train"),
         ({"negatives": "some"}, "choose one of matched, all"),
         ({"min_positives": 0}, "at least 1"),
+        ({"concepts": ["fire", "water", "fire"]}, "'fire' is listed twice"),
     ],
 )
 def test_unknown_names_and_options_are_refused(options: dict, match: str, tmp_path: Path) -> None:

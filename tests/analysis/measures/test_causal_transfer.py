@@ -19,6 +19,7 @@ from analysis.base import Row
 from analysis.concepts.dataset import load_concepts
 from analysis.concepts.lexicon import read_lexicon
 from analysis.experts.table import find_experts
+from analysis.extraction.losses import token_losses
 from analysis.extraction.options import Extraction
 from analysis.measures import build_analyses
 from analysis.measures.causal_transfer import CausalTransfer, read_words
@@ -147,7 +148,32 @@ def test_losses_are_those_of_the_words_in_the_whole_model(
         with torch.no_grad():
             nats = F.cross_entropy(tiny_llama(ids).logits[0, :-1], ids[0, 1:], reduction="none")
         expected[owner] += float(nats[torch.from_numpy(wanted[1:])].mean()) / 4
-    np.testing.assert_allclose(texts.losses(snapshot, {}, Extraction()), expected, rtol=1e-5)
+    np.testing.assert_allclose(texts.losses(snapshot, {}, Extraction(), ""), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize("passes", [0, 1])
+def test_a_loss_that_is_not_finite_is_no_concept_without_words(
+    broken: float,
+    passes: int,
+    concept_file: str,
+    tiny_llama: PreTrainedModel,
+    tiny_snapshot: Callable[..., Snapshot],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first loss of the plain network, then of the first ablation: a mean without that language came out."""
+    calls = 0
+
+    def overflowing(*given: object) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal calls
+        losses, rows = token_losses(*given)  # type: ignore[arg-type]
+        calls += 1
+        return (losses.index_fill(0, torch.tensor([0]), broken) if calls > passes else losses), rows
+
+    monkeypatch.setattr("analysis.measures.causal_transfer.token_losses", overflowing)
+    condition = ("without an ablation", "with 'experts' of 'aa' ablated")[passes]
+    with pytest.raises(ValueError, match=f"words of 'water' is not finite {condition}"):
+        list(analysis(concept_file).measure(tiny_snapshot(tiny_llama)))
 
 
 def test_the_model_is_left_as_it_was_and_rows_are_reproducible(
@@ -167,6 +193,7 @@ def test_the_model_is_left_as_it_was_and_rows_are_reproducible(
         ({"mismatched": 0}, "mismatched=0"),
         ({"languages": ["aa"]}, "compares with nothing"),
         ({"only_concepts": ["water"]}, "two concepts"),
+        ({"only_concepts": ["water", "water"]}, "'water' is listed twice"),
         ({"lexicon": "nowhere.json"}, "nowhere.json: no such lexicon"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from transformers import PreTrainedModel
 from analysis.base import Row
 from analysis.extraction.states import iter_token_states
 from analysis.measures import build_analyses
-from analysis.measures.compression import Compression
+from analysis.measures.compression import Compression, _row
 from analysis.snapshots import Snapshot
+from analysis.statistics import mean_interval
+from babelscope.records import Clone
 
 ALPHABETS = {"aa": "abcdefghijklmnop", "bb": "ABCDEFGHIJKLMNOP"}
 
@@ -91,6 +94,15 @@ def test_rows_are_complete_reproducible_and_have_intervals(
     assert _one(rows, "sharing", None, "aa", "bb").value == pytest.approx(np.mean(layers))
 
 
+@pytest.mark.parametrize("buckets", [4, 20])
+def test_intervals_are_students_with_as_much_freedom_as_there_are_buckets(buckets: int) -> None:
+    """For a mean, leaving values out one by one gives its own standard error."""
+    values = np.random.default_rng(0).normal(size=buckets)
+    without = (values.sum() - values) / (buckets - 1)
+    (row,) = _row("sharing", np.array([values.mean(), *without]), 0.0)
+    assert (row.low, row.high) == pytest.approx(mean_interval(values))
+
+
 def test_texts_that_begin_alike_count_once_whatever_rounding_makes_of_their_states(
     texts: str, tiny_xglm: PreTrainedModel, tiny_snapshot: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +118,38 @@ def test_texts_that_begin_alike_count_once_whatever_rounding_makes_of_their_stat
     for one, row in zip(expected, _compression(texts).measure(snapshot), strict=True):
         if row.layer in (0, 1):  # embeddings are looked up, not rounded
             assert row.value == pytest.approx(one.value, rel=1e-3), (row.metric, row.layer)
+
+
+def test_collapsed_states_have_no_dimension_and_no_mean_over_layers(
+    texts: str, tiny_llama: PreTrainedModel, tiny_snapshot: Callable
+) -> None:
+    """A layer of dimension 0 would lower the mean of the others."""
+    collapsed = copy.deepcopy(tiny_llama)
+    with torch.no_grad():
+        collapsed.model.embed_tokens.weight.fill_(1.0)
+    rows = list(_compression(texts).measure(tiny_snapshot(collapsed)))
+    assert "intrinsic_dimension" not in {row.metric for row in rows if row.layer in (-1, None)}
+
+
+def test_clones_are_in_the_rows_of_pairs_alone(
+    texts: str, tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]
+) -> None:
+    model = copy.deepcopy(tiny_xglm)
+    plain = tiny_snapshot(model)
+    model.resize_token_embeddings(2 * len(plain.tokenizer))
+    cloned = replace(plain, clones={"cc": Clone("aa", len(plain.tokenizer))})
+    without, rows = (list(_compression(texts).measure(snapshot)) for snapshot in (plain, cloned))
+    assert {(row.language, row.other_language) for row in rows if row.language} == {
+        ("aa", "bb"),
+        ("aa", "cc"),
+        ("bb", "cc"),
+    }
+    assert _one(rows, "sharing", None).value == pytest.approx(_one(rows, "sharing", None, "aa", "bb").value)
+    for layer in (-1, 0, 1):
+        one, other = (_one(found, "intrinsic_dimension", layer) for found in (without, rows))
+        assert other.value == pytest.approx(one.value, rel=1e-3)
+    alone = list(_compression(texts, languages=["aa", "cc"]).measure(cloned))
+    assert _one(alone, "sharing", None).value == pytest.approx(_one(alone, "sharing", None, "aa", "cc").value)
 
 
 def test_fewer_tokens_than_dimensions(texts: str, tiny_bloom: PreTrainedModel, tiny_snapshot: Callable) -> None:

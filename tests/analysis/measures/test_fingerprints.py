@@ -33,7 +33,7 @@ GOLDEN: list[tuple[Analysis, str]] = [
     (ConceptOverlap(concepts="none.parquet"), "f678e99515e6957f"),
     (Trajectories(concepts="none.parquet", results="none", frozen_step=8), "f2df8aff72711f2f"),
     (Alignment(texts="none.parquet"), "b17b1af60332fb30"),
-    (Compression(texts="none.parquet"), "7d20e0bb12a794fb"),
+    (Compression(texts="none.parquet"), "56ae02d1ca53a52c"),
     (Lape(texts="none.parquet"), "bfba58845089a222"),
     (Steering(concepts="none.parquet"), "b6b4dd97ce601a36"),
 ]

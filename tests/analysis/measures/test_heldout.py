@@ -159,6 +159,7 @@ def test_broken_weights_are_told_not_averaged(texts: Path, tiny_bloom: PreTraine
     [
         ({"max_length": 1}, "max_length is 1"),
         ({"max_texts": 0}, "max_texts=0 must be at least 1"),
+        ({"samples": -3}, "held_out: samples=-3 must be at least 0"),
         ({"languages": ["xx"]}, "no language 'xx'"),
         ({"splits": ["test"]}, "no split 'test'"),
     ],

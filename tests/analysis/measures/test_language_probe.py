@@ -162,6 +162,7 @@ def test_it_is_built_from_a_list_entry(write_texts: Callable[..., str]) -> None:
         ({"splits": ["test"]}, "no split 'test'"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [1, 1]}, "different"),
+        ({"seeds": [-1]}, r"language_probe: seeds=\[-1\] must be at least 0"),
         ({"tokens_per_language": 0}, "tokens_per_language=0"),
         ({"regularisation": 0.0}, "regularisation"),
     ],

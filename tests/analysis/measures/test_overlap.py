@@ -193,6 +193,7 @@ def test_one_concept_has_no_mismatch_but_everything_else(
     metrics = {row.metric for row in rows}
     assert not {"shared_mismatched", "transfer_gain", "rank_transfer", "heldout_shared"} & metrics
     assert {"shared", "shared_shuffled", "transfer", "ceiling", "ap_heldout"} <= metrics
+    assert {(row.low, row.high) for row in rows} == {(None, None)}, "one concept shows no spread"
 
 
 def test_all_units_as_experts_is_defined(
@@ -209,6 +210,7 @@ def test_all_units_as_experts_is_defined(
     [
         ({"languages": ["de"]}, "compares with nothing"),
         ({"languages": ["de", "de"]}, "listed twice"),
+        ({"names": ["fire", "water", "fire"]}, "'fire' is listed twice"),
         ({"k": 0}, "k=0 must be at least 1"),
         ({"share": 2.0}, "share=2.0 must be above 0 and at most 1"),
         ({"bootstrap": 0}, "bootstrap=0"),

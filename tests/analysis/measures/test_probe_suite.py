@@ -79,6 +79,8 @@ def test_the_same_language_twice_is_at_chance(
         ({"probes": ["svm"]}, "svm"),
         ({"probes": []}, "unknown probe"),
         ({"hidden_units": 0}, "hidden_units"),
+        ({"layers": []}, r"probe_suite: layers=\[\] reads no layer"),
+        ({"seeds": [0, -1]}, r"probe_suite: seeds=\[0, -1\] must be at least 0"),
         ({"languages": ["aa"]}, "one language"),
     ],
 )

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 import analysis.experts.table
 import analysis.measures.trajectories
 from analysis.base import Attachment, Row
+from analysis.cost import Shape
 from analysis.extraction.responses import Responses
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures.overlap import ConceptOverlap
@@ -115,3 +116,21 @@ def test_experts_that_are_not_there_are_named(
     follow = Trajectories(concepts=str(concepts), results=str(tmp_path / "none"), frozen_step=8)
     with pytest.raises(FileNotFoundError, match="step_00000008"):
         list(follow.measure(tiny_snapshot(tiny_xglm)))
+
+
+@pytest.mark.parametrize("bad", [{"frozen_k": 0}, {"frozen_k": -1}, {"frozen_step": -5}])
+def test_numbers_that_name_no_expert_are_refused(bad: dict[str, int]) -> None:
+    """`frozen_k=-1` followed all experts but the last."""
+    ((option, value),) = bad.items()
+    with pytest.raises(ValueError, match=f"trajectories: {option}={value} must be at least"):
+        Trajectories(**({"concepts": "c", "results": "r", "frozen_step": 0} | bad))  # type: ignore[arg-type]
+
+
+def test_labellings_that_are_never_ranked_cost_nothing(concepts: Path) -> None:
+    shape = Shape(layers=2, width=16, ffn=64, vocabulary=256, body=10_000.0, head=8_192.0)
+    twice, once = (
+        ConceptOverlap(concepts=str(concepts), halves=False, shuffles=number).work(shape) for number in (2, 1)
+    )
+    for options in ({}, {"halves": False, "shuffles": 9}):
+        follow = Trajectories(concepts=str(concepts), results="r", frozen_step=8, **options)  # type: ignore[arg-type]
+        assert follow.work(shape) == pytest.approx(once - (twice - once))

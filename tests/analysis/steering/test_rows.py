@@ -73,6 +73,18 @@ def test_one_concept_is_paired_over_seeds() -> None:
     assert effect.p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
+def test_one_group_of_concepts_has_no_interval_over_concepts() -> None:
+    """Where it had one of no width: what nothing shows is not certain."""
+    hits = {"experts": {"a": 7, "b": 5}, "random": {"a": 2, "b": 2}}
+    rows = list(rows_of(generated(hits, ("a", "b")), {"a": 0, "b": 0}, ["es"], ["es"], seed=0))
+    found = row(rows, "repetition", "experts")
+    assert (found.low, found.high) == (None, None)
+    share = row(rows, "concept_hit", "experts")
+    assert share.low is not None
+    assert share.high is not None
+    assert share.low < share.value < share.high
+
+
 def test_concepts_that_depend_on_each_other_count_once() -> None:
     """Each concept twice says no more than each once, and one group of concepts as little as one concept."""
     one = dict(zip("abcd", (0, 2, 5, 9), strict=True))
