@@ -150,7 +150,7 @@ class TrainingCLI(LightningCLI):
         given = self.config["fit"]
         folder = Path(self.trainer.default_root_dir)
         parser = self._parser("fit")
-        refuse_other_run(
+        self.datamodule.changed = refuse_other_run(
             folder,
             yaml.safe_load(dump_config(parser, given)),
             yaml.safe_load(dump_config(parser, parser.get_defaults())),
@@ -273,15 +273,15 @@ def _cpu_has_bf16() -> bool:
 
 def refuse_other_run(
     folder: Path, given: dict[str, Any], defaults: dict[str, Any], *, resume: str, allow_changes: bool
-) -> None:
-    """Compare the run folder's configuration with the given one.
+) -> bool:
+    """Compare the run folder's configuration with the given one; whether options that determine the weights differ.
 
     Raises:
         ValueError: the folder holds a run and `resume` is never, or options that determine the weights differ.
     """
     stored = read_config(folder / CONFIG_FILE)
     if stored is None:
-        return
+        return False
     if resume == "never":
         raise ValueError(
             f"{folder} holds a run already; choose another trainer.default_root_dir, or go on with it by --resume auto"
@@ -297,6 +297,7 @@ def refuse_other_run(
             f"{folder} holds a run with another configuration ({shown}{more}); choose another "
             "trainer.default_root_dir, or go on all the same with --allow_changes true"
         )
+    return bool(decisive)
 
 
 def find_checkpoint(trainer: pl.Trainer, resume: str, model: pl.LightningModule) -> str | None:

@@ -112,6 +112,8 @@ class MultilingualDataModule(TextModule):
         self.validation_batch_size = validation_batch_size
         self.allow_changes = False
         """Go on from a checkpoint although what `state_dict` holds differs: `--allow_changes true`."""
+        self.changed = False
+        """Whether the run goes on with other options, which leaves the course of what lies after its checkpoint."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -256,4 +258,5 @@ class MultilingualDataModule(TextModule):
                 f"the checkpoint was trained on other batches: {'; '.join(changes)}; "
                 "restore the settings, or go on with the new ones by --allow_changes true"
             )
+        self.changed = True
         logger.warning("resuming with changed data settings: %s", "; ".join(changes))

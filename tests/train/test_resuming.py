@@ -8,19 +8,32 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from analysis.report.run import read_metrics
+from analysis.results import ResultTable
 from tests.train.conftest import Command
 from train.optim import learning_rate_factor
 
 
 @pytest.fixture
 def run(config: Path, tmp_path: Path) -> Path:
-    """The folder of a run of six steps, not yet started, that records every step and keeps every second checkpoint."""
+    """The folder of a run of six steps, not yet started, that records every step and keeps every checkpoint.
+
+    Snapshots and results are of steps 0, 1, 2, 4 and 6.
+    """
     options = yaml.safe_load(config.read_text(encoding="utf-8"))
     options["trainer"] |= {"max_steps": 6, "precision": "32-true", "val_check_interval": 6}
+    text = options["data"]["sources"][0]["init_args"]["path"]
+    loss = {"texts": text, "languages": ["de"], "max_length": 16, "num_bootstrap": 20}
+    (tmp_path / "list.yaml").write_text(
+        yaml.safe_dump({"analyses": [{"class_path": "HeldOutLoss", "init_args": loss}]})
+    )
+    live = {"analyses": str(tmp_path / "list.yaml"), "schedule": {"base": 2}, "null_networks": 0}
     options["trainer"]["callbacks"] = [
         {"class_path": "callbacks.lock.RunLock"},
+        {"class_path": "callbacks.snapshots.SnapshotWriter", "init_args": {"schedule": {"base": 2}}},
+        {"class_path": "callbacks.analyses.AnalysisCallback", "init_args": live},
         {"class_path": "callbacks.tracking.Tracker", "init_args": {"mode": "disabled", "every_n_steps": 1}},
         {"class_path": "callbacks.resume.ResumeCheckpoint", "init_args": {"every_n_steps": 1, "keep": 9}},
     ]
@@ -61,3 +74,59 @@ def test_options_of_the_optimizer_that_are_changed_on_resume_act(
     assert [group["weight_decay"] for group in groups] == ([0.3] if name == "muon" else []) + [0.3, 0.0]
     assert all(tuple(group["betas"]) == (0.8, 0.9) and group["eps"] == 1e-7 for group in groups[-2:])
     assert len(groups) == (3 if name == "muon" else 2)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def results(run: Path) -> dict[int, float]:
+    table = ResultTable(run / "results")
+    return {step: table.rows(step, "held_out")[0].value for step in table.steps()}
+
+
+def test_what_a_course_that_is_left_has_measured_is_not_reported_of_the_new_one(
+    command: Command, config: Path, run: Path
+) -> None:
+    assert command("fit", "--config", config)[0] == 0
+    before = results(run)
+    assert list(before) == [0, 1, 2, 4, 6]
+    changed = ("fit", "--config", config, "--model.optimizer.lr", 0.05, "--allow_changes", "true")
+    for place in ("results", "snapshots"):
+        (run / place / "left_step_00000006").mkdir()  # as an earlier change of course leaves it
+    assert command(*changed, "--resume", checkpoint_of(run, 2))[0] == 0
+    after = results(run)
+    assert list(after) == list(before)
+    assert {step for step in after if after[step] == before[step]} == {0, 1, 2}
+    for place in ("results", "snapshots"):
+        assert {"left_step_00000004", "left2_step_00000006"} < {*names(run / place)}
+    for step in (4, 6):
+        weights = load_file(run / "snapshots" / f"step_{step:08d}" / "model.safetensors")
+        stored = state(run, step)["state_dict"]
+        assert all(torch.equal(tensor, stored[f"model.{name}"]) for name, tensor in weights.items())
+    recorded = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "analysis"]
+    assert {row["step"]: row["values"]["held_out/bits_per_byte"] for row in recorded} == after
+
+
+def test_other_options_leave_the_course_also_from_the_newest_checkpoint(
+    command: Command, config: Path, run: Path
+) -> None:
+    """The last checkpoint was lost, so later results than the newest one are there; without changes they stay."""
+    assert command("fit", "--config", config)[0] == 0
+    before = results(run)
+
+    def lose(*steps: int) -> None:
+        for step in steps:
+            for path in (checkpoint_of(run, step), checkpoint_of(run, step).with_suffix(".json")):
+                path.unlink()
+
+    lose(3, 4, 5, 6)
+    start = ("fit", "--config", config, "--trainer.accumulate_grad_batches")
+    assert command(*start, 1)[0] == 0
+    assert results(run) == before
+    assert names(run / "results") == [f"step_{step:08d}" for step in before]
+    lose(3, 4, 5, 6)
+    assert command(*start, 2, "--allow_changes", "true")[0] == 0
+    assert names(run / "results") == sorted(
+        [f"step_{step:08d}" for step in before] + ["left_step_00000004", "left_step_00000006"]
+    )
