@@ -133,7 +133,7 @@ class Tracker(StepCallback):
             log.warning("report.html was not renewed: %s", error)
 
     def has(self, kind: str, step: int) -> bool:
-        """Whether a row of this kind is recorded for this step, also from before a restart."""
+        """Whether a row of this kind is recorded for this step and `record` would have nothing to compare it with."""
         return self.metrics is not None and self.metrics.has(kind, step)
 
     def finish(self, exit_code: int) -> None:
