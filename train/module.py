@@ -34,7 +34,7 @@ from train.model.loss import Backend
 from train.model.loss_tokens import IGNORE_INDEX
 from train.model.xglm import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer, build_scheduler
-from train.resuming import follow_options
+from train.resuming import follow_accumulation, follow_options
 from train.throughput import ThroughputMeter
 
 if TYPE_CHECKING:
@@ -292,6 +292,7 @@ class LanguageModelingModule(pl.LightningModule):
         self.skipped_steps = int(checkpoint.get("babelscope", {}).get("skipped_steps", 0))
         if self.trainer.state.fn == "fit":
             follow_options(checkpoint, *self._fresh_optimizer())
+            follow_accumulation(checkpoint, self.trainer.accumulate_grad_batches)
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -24,3 +24,17 @@ def follow_options(checkpoint: dict[str, Any], optimizer: Optimizer, scheduler: 
     # Not strict: torch has words of its own for the groups of another optimizer.
     for group, given, rate in zip(stored["param_groups"], optimizer.param_groups, rates, strict=False):
         group.update({name: given[name] for name in TUNED if name in given} | {"lr": rate})
+
+
+def follow_accumulation(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Count the micro-batches of the stored steps as if each had had `accumulate`.
+
+    Lightning steps where its count is a multiple of that. Left as it was, the first step after a change would take too
+    few micro-batches, and those after it some of the next step.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    batches = loops["epoch_loop.batch_progress"]
+    for part in ("total", "current"):  # of the run, and of Lightning's epoch: lengthening a finished run begins one
+        missing = steps[part]["completed"] * accumulate - batches[part]["ready"]
+        batches[part].update({name: count + missing for name, count in batches[part].items()})

@@ -9,10 +9,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor
 
 from analysis.report.run import read_metrics
 from analysis.results import ResultTable
 from tests.train.conftest import Command
+from train.module import LanguageModelingModule
 from train.optim import learning_rate_factor
 
 
@@ -130,3 +132,46 @@ def test_other_options_leave_the_course_also_from_the_newest_checkpoint(
     assert names(run / "results") == sorted(
         [f"step_{step:08d}" for step in before] + ["left_step_00000004", "left_step_00000006"]
     )
+
+
+def micro_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Tensor]]:
+    """Step and tokens of every micro-batch that is trained on from now on."""
+    seen: list[tuple[int, Tensor]] = []
+    step = LanguageModelingModule.training_step
+
+    def watched(module: LanguageModelingModule, batch: Any, batch_idx: int) -> Tensor:
+        seen.append((module.global_step, batch["input_ids"].clone()))
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(LanguageModelingModule, "training_step", watched)
+    return seen
+
+
+@pytest.mark.parametrize(("before", "after", "first_length"), [(1, 2, 6), (4, 1, 6), (2, 4, 3)])
+def test_a_changed_accumulation_cuts_the_same_steps_and_goes_on_exactly(
+    command: Command,
+    config: Path,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: int,
+    after: int,
+    first_length: int,
+) -> None:
+    """From an odd step; the last case lengthens a run that was complete, where Lightning begins another epoch."""
+    start = ("fit", "--config", config, "--allow_changes", "true", "--trainer.accumulate_grad_batches")
+    assert command(*start, before, "--trainer.max_steps", first_length)[0] == 0
+    whole = ("fit", "--config", config, "--trainer.default_root_dir", run.parent / "whole")
+    seen = micro_batches(monkeypatch)
+    assert command(*whole)[0] == 0
+    expected = dict(seen)
+    seen.clear()
+    assert command(*start, after, "--resume", checkpoint_of(run, 3))[0] == 0
+    assert [step for step, _ in seen] == [step for step in (3, 4, 5) for _ in range(after)]
+    for step in (3, 4, 5):
+        assert torch.equal(torch.cat([ids for at, ids in seen if at == step]), expected[step])
+    end = state(run, 6)
+    counted = end["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+    assert set(counted.values()) == {6 * after}, "by which Lightning validates and knows the last batch"
+    assert command(*start, after, "--resume", checkpoint_of(run, 5))[0] == 0
+    torch.testing.assert_close(state(run, 6)["state_dict"], end["state_dict"], rtol=0, atol=0)
+    assert state(run, 6)["loops"] == end["loops"]
