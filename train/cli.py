@@ -157,7 +157,7 @@ class TrainingCLI(LightningCLI):
             resume=given.resume,
             allow_changes=given.allow_changes,
         )
-        checkpoint = find_checkpoint(self.trainer, given.resume, self.model)
+        checkpoint = find_checkpoint(self.trainer, given.resume, self.model, self.datamodule)
         if checkpoint is not None:
             log.info("resuming from %s", checkpoint)
         self.datamodule.allow_changes = given.allow_changes
@@ -300,8 +300,10 @@ def refuse_other_run(
     return bool(decisive)
 
 
-def find_checkpoint(trainer: pl.Trainer, resume: str, model: pl.LightningModule) -> str | None:
-    """Path of the checkpoint to start from, or None for a fresh start.
+def find_checkpoint(
+    trainer: pl.Trainer, resume: str, model: pl.LightningModule, data: MultilingualDataModule | None = None
+) -> str | None:
+    """Path of the checkpoint to start from, or None for a fresh start; `data` is that of a training.
 
     Raises:
         FileNotFoundError: a path was given and nothing is there.
@@ -315,5 +317,5 @@ def find_checkpoint(trainer: pl.Trainer, resume: str, model: pl.LightningModule)
         found = [finder(Path(trainer.default_root_dir)) for finder in finders if finder is not None]
     checkpoint = next((str(path) for path in found if path is not None), None)
     if checkpoint is not None:
-        check_checkpoint(checkpoint, model)
+        check_checkpoint(checkpoint, model, data)
     return checkpoint

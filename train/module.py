@@ -282,11 +282,7 @@ class LanguageModelingModule(pl.LightningModule):
     # checkpointed state -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["babelscope"] = {
-            "skipped_steps": self.skipped_steps,
-            "tokens_seen": self.tokens_seen,
-            "model_config": self.model.config.to_diff_dict(),
-        }
+        checkpoint["babelscope"] = {"skipped_steps": self.skipped_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = int(checkpoint.get("babelscope", {}).get("skipped_steps", 0))

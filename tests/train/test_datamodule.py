@@ -233,11 +233,10 @@ def test_changed_settings_are_named_on_resume_and_can_be_allowed(
     train(make_data(), tmp_path, 2, callbacks=[saver], enable_checkpointing=True)
     checkpoint = tmp_path / "last.ckpt"
     for options, message in (
-        ({"batch_size": 8}, "batch_size 4 -> 8"),
+        ({"batch_size": 8, "block_size": 16}, "batch_size 4 -> 8; block_size 32 -> 16"),
         ({"seed": 3}, "seed 0 -> 3"),
         ({"mixing": Mixture(weights={"de": 1, "en": 1, "zh": 2})}, "mixing .*alpha.* -> .*weights"),
         ({"languages": ["de", "en"]}, r"fingerprint .* languages \['de', 'en', 'zh'\] -> \['de', 'en'\]"),
-        ({"block_size": 16}, "block_size 32 -> 16"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             train(make_data(**options), tmp_path, 4, resume=checkpoint)
@@ -245,11 +244,16 @@ def test_changed_settings_are_named_on_resume_and_can_be_allowed(
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="accumulate_grad_batches 1 -> 2"):
         train(make_data(), tmp_path, 4, resume=checkpoint, accumulate_grad_batches=2)
-    allowed = make_data(batch_size=8)
+    allowed = make_data(batch_size=8, block_size=16)
     allowed.allow_changes = True
     module = train(allowed, tmp_path, 4, resume=checkpoint)
     assert len(module.seen[0][1]) == 8
     assert "batch_size 4 -> 8" in caplog.text
+    for options, sizes in (({"batch_size": 8}, "256 .8 x 32."), ({"block_size": 16}, "64 .4 x 16.")):
+        other = make_data(**options)
+        other.allow_changes = True
+        with pytest.raises(ValueError, match=f"took 128 tokens .*4 x data.block_size 32.* would take {sizes}"):
+            train(other, tmp_path, 4, resume=checkpoint)
     trainer = make_trainer(tmp_path, 4, limit_val_batches=1.0)
     trainer.validate(Recorder(), datamodule=make_data(batch_size=8), ckpt_path=checkpoint, verbose=False)
 

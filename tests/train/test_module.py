@@ -300,9 +300,6 @@ def test_skipped_steps_survive_a_checkpoint(tmp_path: Path, byte_tokenizer: PreT
     make_trainer(tmp_path, 5).fit(again, datamodule=data, ckpt_path=tmp_path / "end.ckpt", weights_only=True)
     assert again.skipped_steps == 1
     assert again.tokens_seen == 5 * 4 * BLOCK
-    stored = torch.load(tmp_path / "end.ckpt", weights_only=True)["babelscope"]
-    assert stored["tokens_seen"] == 3 * 4 * BLOCK
-    assert stored["model_config"]["d_model"] == 16
 
 
 def test_time_of_callbacks_is_not_training_time(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -175,3 +175,28 @@ def test_a_changed_accumulation_cuts_the_same_steps_and_goes_on_exactly(
     assert command(*start, after, "--resume", checkpoint_of(run, 5))[0] == 0
     torch.testing.assert_close(state(run, 6)["state_dict"], end["state_dict"], rtol=0, atol=0)
     assert state(run, 6)["loops"] == end["loops"]
+
+
+def test_steps_of_another_size_are_refused_before_text_is_prepared(
+    command: Command, config: Path, run: Path, tmp_path: Path
+) -> None:
+    assert command("fit", "--config", config)[0] == 0
+    before = (run / "config.yaml").read_bytes()
+    start = ("fit", "--config", config, "--resume", checkpoint_of(run, 4), "--allow_changes", "true")
+    elsewhere = ("--data.cache", tmp_path / "unprepared")
+    code, _, line = command(*start, *elsewhere, "--data.batch_size", 8)
+    assert code == 2
+    assert (
+        "step_00000004.ckpt: a step of the checkpoint took 64 tokens (data.batch_size 4 x data.block_size 16)" in line
+    )
+    assert "would take 128 (8 x 16)" in line
+    assert "start a new run with a snapshot as model.initial_weights" in line
+    assert not (tmp_path / "unprepared").exists()
+    assert (run / "config.yaml").read_bytes() == before
+    assert command("validate", "--config", config, "--data.batch_size", 8)[0] == 0, "weights alone are of interest"
+
+    assert command(*start, "--data.batch_size", 8, "--data.block_size", 8)[0] == 0
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "train"]
+    assert {row["step"]: row["tokens"] for row in rows} == {step: 64 * step for step in range(1, 7)}
+    stored = ("--model.initial_weights", run / "snapshots" / "step_00000004", "--data.batch_size", 8)
+    assert command("fit", "--config", config, "--trainer.default_root_dir", tmp_path / "new", *stored)[0] == 0

@@ -66,11 +66,14 @@ def check_data(data: Any, config: XGLMConfig) -> None:
         )
 
 
-def check_checkpoint(path: str, model: nn.Module) -> None:
+def check_checkpoint(path: str, model: nn.Module, data: Any = None) -> None:
     """Refuse, before anything is written, a file from which this model cannot go on.
 
+    Args:
+        data: data module of a training that is to go on; None where only the weights are of interest.
+
     Raises:
-        ValueError: not a checkpoint, weights alone, or the weights of another model.
+        ValueError: not a checkpoint, weights alone, the weights of another model, or steps of another size.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -93,6 +96,11 @@ def check_checkpoint(path: str, model: nn.Module) -> None:
                 f"--resume {path}: holds another model: {name} has shape {there.get(name)} there and {here.get(name)} "
                 "in the run"
             )
+    if data is not None and (state := content.get(type(data).__qualname__)) is not None:
+        try:
+            data.check_tokens_per_step(state)
+        except ValueError as error:
+            raise ValueError(f"--resume {path}: {error}") from None
 
 
 def read_initial_weights(folder: str, config: XGLMConfig) -> dict[str, Tensor]:
