@@ -301,7 +301,7 @@ def refuse_other_run(
 
 
 def find_checkpoint(
-    trainer: pl.Trainer, resume: str, model: pl.LightningModule, data: MultilingualDataModule | None = None
+    trainer: pl.Trainer, resume: str, model: LanguageModelingModule, data: MultilingualDataModule | None = None
 ) -> str | None:
     """Path of the checkpoint to start from, or None for a fresh start; `data` is that of a training.
 

@@ -200,3 +200,37 @@ def test_steps_of_another_size_are_refused_before_text_is_prepared(
     assert {row["step"]: row["tokens"] for row in rows} == {step: 64 * step for step in range(1, 7)}
     stored = ("--model.initial_weights", run / "snapshots" / "step_00000004", "--data.batch_size", 8)
     assert command("fit", "--config", config, "--trainer.default_root_dir", tmp_path / "new", *stored)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "said"),
+    [
+        (
+            "name=adamw",
+            "name=muon",
+            "AdamW of 13, AdamW of 22 parameters; the run has Muon of 12, AdamW of 1, AdamW of 22",
+        ),
+        (
+            "decay_embeddings=true",
+            "decay_embeddings=false",
+            "AdamW of 13, AdamW of 22 parameters; the run has AdamW of 12",
+        ),
+        ("name=muon", "name=adamw", "Muon of 12, AdamW of 23 parameters; the run has AdamW of 12, AdamW of 23"),
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused_and_the_configuration_stays(
+    command: Command, config: Path, run: Path, trained: str, given: str, said: str
+) -> None:
+    """The last case has groups of the same sizes."""
+    start = ["fit", "--config", config, "--trainer.max_steps", 2, "--allow_changes", "true"]
+    if trained == "name=muon":
+        start += ["--model.optimizer.decay_embeddings", "false"]
+    assert command(*start, f"--model.optimizer.{trained}")[0] == 0
+    before = (run / "config.yaml").read_bytes()
+    code, _, line = command(*start, "--resume", checkpoint_of(run, 1), f"--model.optimizer.{given}")
+    assert code == 2
+    assert "step_00000001.ckpt: holds the state of another optimizer" in line
+    assert said in line
+    assert "model.optimizer.name and decay_embeddings" in line
+    assert (run / "config.yaml").read_bytes() == before
+    assert "left" not in "".join(names(run / "checkpoints"))
