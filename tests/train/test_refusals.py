@@ -137,6 +137,9 @@ def refused(outcome: tuple[int, str], *said: str) -> None:
         ("trainer.fast_dev_run", True, "trainer.fast_dev_run is True"),
         ("trainer.overfit_batches", 2, "trainer.overfit_batches is 2"),
         ("trainer.limit_train_batches", 2, "trainer.limit_train_batches is 2"),
+        ("trainer.max_time", "00:00:01:00", "trainer.max_time is 00:00:01:00, but a run is complete after"),
+        ("trainer.max_epochs", 0, "trainer.max_epochs is 0, but a run is complete after trainer.max_steps alone"),
+        ("trainer.max_epochs", 1, "trainer.max_epochs is 1"),
         ("trainer.accumulate_grad_batches", 3, "data.batch_size 4 is not divisible by 1 devices x 3"),
         ("trainer.max_steps", -1, "trainer.max_steps is -1; set it"),
         ("model.optimizer.warmup_steps", 2, "optimizer.warmup_steps is 2 but the run has only 2 steps"),
@@ -166,6 +169,16 @@ def test_a_value_that_no_training_can_have_is_named(
         return
     refused(fit(changes={key: value}), said)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_that_never_comes_is_refused_before_text_is_prepared(fit: Fit, tmp_path: Path) -> None:
+    changes = {"trainer.val_check_interval": 5, "trainer.check_val_every_n_epoch": 1}
+    cache = ("--data.cache", tmp_path / "cache", "--trainer.accumulate_grad_batches", 2)
+    refused(fit(*cache, changes=changes), "trainer.val_check_interval is 5, but the run has 4 micro-batches")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
+    assert fit(*cache, changes={"trainer.val_check_interval": 4})[0] == 0
+    assert fit(*cache, changes={"trainer.val_check_interval": 5, "trainer.check_val_every_n_epoch": None})[0] == 0
 
 
 def test_one_callback_without_a_list_is_a_list_of_one(fit: Fit, tmp_path: Path) -> None:

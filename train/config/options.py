@@ -64,6 +64,12 @@ def check_options(run: Namespace) -> None:
                 f"trainer.{name} is {trainer[name]}, but a batch follows from the step alone; for a trial give "
                 "trainer.max_steps and a trainer.default_root_dir of its own"
             )
+    if trainer.max_time is not None or (trainer.max_epochs is not None and trainer.max_epochs >= 0):
+        name = "max_epochs" if trainer.max_time is None else "max_time"
+        raise ValueError(
+            f"trainer.{name} is {trainer[name]}, but a run is complete after trainer.max_steps alone; leave it out (a "
+            "signal stops a run so that it can go on, see ResumeCheckpoint)"
+        )
     if trainer.accumulate_grad_batches < 1:
         raise ValueError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; use at least 1")
     clip = trainer.gradient_clip_val
@@ -74,6 +80,13 @@ def check_options(run: Namespace) -> None:
         raise ValueError(
             f"trainer.val_check_interval is {interval}; use a number of micro-batches of at least 1 (and "
             "trainer.limit_val_batches 0 for no validation)"
+        )
+    micro_batches = trainer.max_steps * trainer.accumulate_grad_batches
+    validates = trainer.limit_val_batches != 0 and trainer.check_val_every_n_epoch is not None
+    if validates and isinstance(interval, int) and interval > micro_batches:
+        raise ValueError(
+            f"trainer.val_check_interval is {interval}, but the run has {micro_batches} micro-batches "
+            "(trainer.max_steps x accumulate_grad_batches); lower it, or set trainer.check_val_every_n_epoch to null"
         )
     if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 0:
         raise ValueError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}; use 0 (no logging) or more")
