@@ -282,6 +282,7 @@ class LanguageModelingModule(pl.LightningModule):
     # checkpointed state -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.throughput.pause()  # until the batch begins before which the resume checkpoint is written
         checkpoint["babelscope"] = {"skipped_steps": self.skipped_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

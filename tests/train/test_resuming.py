@@ -71,7 +71,7 @@ def test_options_of_the_optimizer_that_are_changed_on_resume_act(
     shape = {"warmup_steps": 1, "max_steps": 6, "floor": 0.5}
     assert {step: after[step] for step in (1, 2)} == {step: before[step] for step in (1, 2)}
     for step in (3, 4, 5, 6):
-        assert after[step] == pytest.approx(0.5 * learning_rate_factor(step, **shape))  # type: ignore[arg-type]
+        assert after[step] == pytest.approx(0.5 * learning_rate_factor(step - 1, **shape))  # type: ignore[arg-type]
     groups = state(run, 6)["optimizer_states"][0]["param_groups"]
     assert [group["weight_decay"] for group in groups] == ([0.3] if name == "muon" else []) + [0.3, 0.0]
     assert all(tuple(group["betas"]) == (0.8, 0.9) and group["eps"] == 1e-7 for group in groups[-2:])
