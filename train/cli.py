@@ -35,6 +35,7 @@ from babelscope.yaml_text import anchored, check_arguments, guard_parsers, read_
 from train.config.compatibility import check_checkpoint, check_data, check_trainer
 from train.config.options import check_options, check_seed
 from train.config.run_config import CONFIG_FILE, find_differences, save_config
+from train.data.batches import micro_batch_size
 from train.data.tokenizer import is_taken, load_tokenizer
 from train.datamodule import MultilingualDataModule
 from train.module import LanguageModelingModule
@@ -144,6 +145,8 @@ class TrainingCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         check_trainer(self.trainer)
+        # Again: how many processes there are may be known to the launcher alone.
+        micro_batch_size(self.datamodule.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     def fit(self, **arguments: Any) -> None:
         """Train from the start or from where the run stopped."""

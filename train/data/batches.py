@@ -24,6 +24,20 @@ IGNORED = -100
 """Label of a position that is not predicted."""
 
 
+def micro_batch_size(batch_size: int, devices: int, accumulate: int) -> int:
+    """Sequences of one forward pass on one device.
+
+    Raises:
+        ValueError: `batch_size` cannot be divided evenly.
+    """
+    if batch_size % (devices * accumulate):
+        raise ValueError(
+            f"data.batch_size {batch_size} is not divisible by {devices} devices x {accumulate} accumulated "
+            "micro-batches; change it or trainer.accumulate_grad_batches"
+        )
+    return batch_size // (devices * accumulate)
+
+
 class Batches(IterableDataset):
     """Whole batches by number, which worker processes take in turns."""
 
@@ -63,7 +77,7 @@ class TrainBatches(Batches):
         document_masks: add `segment_ids`, from which the model takes masks and positions.
 
     Raises:
-        ValueError: `batch_size` cannot be divided evenly.
+        ValueError: see `micro_batch_size`.
     """
 
     def __init__(
@@ -80,16 +94,11 @@ class TrainBatches(Batches):
         accumulate: int = 1,
         document_masks: bool = False,
     ) -> None:
-        if batch_size % (world_size * accumulate):
-            raise ValueError(
-                f"data.batch_size {batch_size} is not divisible by {world_size} devices x {accumulate} accumulated "
-                "micro-batches; change it or trainer.accumulate_grad_batches"
-            )
         self.streams = dict(streams)
         self.order = order
         self.block_size = block_size
         self.batch_size = batch_size
-        self.micro_batch_size = batch_size // (world_size * accumulate)
+        self.micro_batch_size = micro_batch_size(batch_size, world_size, accumulate)
         self.separator_id = separator_id
         self.num_steps = num_steps
         self.world_size = world_size
