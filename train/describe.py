@@ -54,7 +54,7 @@ class RunDescription:
         self.devices = num_devices(trainer) or 1
         self.micro_batch = micro_batch(run, self.devices)
         self.max_steps = trainer.max_steps
-        self.bf16 = "bf16" in trainer.precision
+        self.bf16 = "bf16" in str(trainer.precision)
         writers = _callbacks(trainer, SNAPSHOTS)
         others = [entry for entry in trainer.callbacks or [] if entry.class_path != SNAPSHOTS]
         self.snapshot_steps = _scheduled(writers, self.max_steps)
@@ -67,7 +67,7 @@ class RunDescription:
         self.measured_steps = _scheduled(others, self.max_steps)
         """Steps at which live analyses run."""
         self.memory = step_memory(run, self.devices, on_gpu=trainer.accelerator in ("gpu", "cuda"))
-        self.languages = tuple(run.data.languages or ())
+        self.languages = trained_languages(run.data) or ()
         self.optimizer = OptimizerOptions(**run.model.optimizer.as_dict())
 
     @property
@@ -84,6 +84,11 @@ class RunDescription:
 
     def hours(self, tokens_per_second: float) -> float:
         return self.tokens / tokens_per_second / 3600
+
+
+def trained_languages(data: Namespace) -> tuple[str, ...] | None:
+    """Languages of training, clones among them, sorted; None if the text has to be asked which it has."""
+    return tuple(sorted({*data.languages, *(data.clones or ())})) if data.languages else None
 
 
 def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
@@ -178,7 +183,7 @@ def main(arguments: Sequence[str]) -> None:
         module, _, name = entry.class_path.rpartition(".")
         if hasattr(getattr(importlib.import_module(module), name), "preflight"):
             callback = _instantiate(entry)
-            callback.preflight(languages=options.data.languages, excluded=options.data.exclude or ())
+            callback.preflight(languages=trained_languages(options.data), excluded=options.data.exclude or ())
             if hasattr(callback, "work"):
                 work = callback.work(**shape_of(run.config))
                 sys.stdout.write(format_work(run, work, len(_scheduled([entry], run.max_steps))))
