@@ -33,7 +33,7 @@ from analysis.cost import Shape
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures import load_analyses
 from analysis.preflight import check
-from analysis.report.headlines import Group, scalars, within_budget
+from analysis.report.headlines import KEY_BUDGET, Group, scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
 from analysis.tracking.media import COST
@@ -108,7 +108,7 @@ class AnalysisCallback(StepCallback):
         analyses: str,
         schedule: Schedule | None = None,
         max_share: float | None = None,
-        key_budget: int = 300,
+        key_budget: int = KEY_BUDGET,
         record_as: str = "analysis",
         null_networks: int = NUM_NETWORKS,
     ) -> None:

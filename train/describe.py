@@ -31,6 +31,7 @@ from train.flops import (
     muon_flops,
 )
 from train.optim import OptimizerOptions, decay_steps
+from train.progress import duration
 
 SNAPSHOTS = "callbacks.snapshots.SnapshotWriter"
 CHECKPOINTS = "callbacks.resume.ResumeCheckpoint"
@@ -118,7 +119,7 @@ def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
         f"{' (float32 and bf16)' if run.bf16 else ''}, gradients {_size(memory.gradients)}, optimizer "
         f"{_size(memory.optimizer)}, activations {_size(memory.activations)}, logits {_size(memory.logits)}",
         "time          without analyses and validation:",
-        *(f"              {speed:>11,.0f} tokens/s  {_duration(run.hours(speed))}" for speed in speeds),
+        *(f"              {speed:>11,.0f} tokens/s  {duration(3600 * run.hours(speed))}" for speed in speeds),
     ]
     return "\n".join(lines)
 
@@ -226,12 +227,6 @@ def _si(number: float) -> str:
 def _size(number: float) -> str:
     """Bytes in decimal units."""
     return _si(number) + ("B" if number >= 1000 else " B")
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f"{60 * hours:.1f} minutes"
-    return f"{hours:.1f} hours" + (f" ({hours / 24:.1f} days)" if hours >= 48 else "")
 
 
 def _steps(steps: Sequence[int], shown: int = 24) -> str:

@@ -104,8 +104,8 @@ def test_eight_devices_share_the_step(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert "257,115,136 = 131,076,096 embedding (tied) + 126,039,040 body" in out
     assert "65,536 = 64 sequences x 1024 tokens (8 devices, micro-batches of 8)" in out
-    assert "1,000,000 tokens/s  2.4 hours" in out
-    assert "500,000 tokens/s  4.8 hours" in out
+    assert "1,000,000 tokens/s  2.4 h" in out
+    assert "500,000 tokens/s  4.8 h" in out
 
 
 def test_muon_keeps_one_moment_of_its_matrices_and_costs_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,12 +16,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from train.data.mixing import SampleOrder
 from train.data.streams import PreparedText, TokenStream
+from train.model.loss_tokens import IGNORE_INDEX
 
 # Shapes: B sequences   T tokens of a sequence (block size)   S tokens of a stream
 
 Batch = dict[str, torch.Tensor]
-IGNORED = -100
-"""Label of a position that is not predicted."""
 
 
 def micro_batch_size(batch_size: int, devices: int, accumulate: int) -> int:
@@ -177,7 +176,7 @@ class ValidationBatches(Batches):
         blocks = self.blocks[start : start + self.batch_size]
         size = max(1, len(blocks))
         ids = np.full((size, self.block_size), self.pad_id, dtype=np.int64)
-        labels = np.full_like(ids, IGNORED)
+        labels = np.full_like(ids, IGNORE_INDEX)
         num_bytes = np.zeros(size, dtype=np.int64)
         for row, block in enumerate(blocks):
             start = int(block) * (self.block_size - 1)
@@ -185,7 +184,7 @@ class ValidationBatches(Batches):
             ids[row, : len(tokens)] = tokens
             predicted = tokens != self.separator_id
             predicted[0] = False
-            labels[row, : len(tokens)] = np.where(predicted, tokens, IGNORED)
+            labels[row, : len(tokens)] = np.where(predicted, tokens, IGNORE_INDEX)
             num_bytes[row] = self.bytes.read(start, self.block_size)[1:].sum()
         input_ids = torch.from_numpy(ids)
         batch = {"input_ids": input_ids, "labels": torch.from_numpy(labels), "num_bytes": torch.from_numpy(num_bytes)}
