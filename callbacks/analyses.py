@@ -33,7 +33,7 @@ from analysis.cost import Shape
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures import load_analyses
 from analysis.preflight import check
-from analysis.report.headlines import Group, scalars, within_budget
+from analysis.report.headlines import KEY_BUDGET, Group, scalars, within_budget
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
 from analysis.tracking.media import COST
@@ -108,7 +108,7 @@ class AnalysisCallback(StepCallback):
         analyses: str,
         schedule: Schedule | None = None,
         max_share: float | None = None,
-        key_budget: int = 300,
+        key_budget: int = KEY_BUDGET,
         record_as: str = "analysis",
         null_networks: int = NUM_NETWORKS,
     ) -> None:
@@ -129,6 +129,7 @@ class AnalysisCallback(StepCallback):
         self.seconds = 0.0
         """Wall time spent on analyses since the fit began."""
         self.failures = 0
+        """Measurements and records that failed so far, on any rank; part of the checkpoint."""
         self._started = time.monotonic()
         self._newest: dict[str, float] = {}
         """Seconds that each analysis of this rank took when it was last measured."""
@@ -199,7 +200,7 @@ class AnalysisCallback(StepCallback):
         started = time.monotonic()
         snapshot = live_snapshot(trainer, module)
         table = ResultTable(Path(trainer.default_root_dir) / "results")
-        step, left = snapshot.id.step, False
+        step, left, failures = snapshot.id.step, False, self.failures
         mine = self.analyses[trainer.global_rank :: trainer.world_size]
         work: list[tuple[str, Callable[[], object]]] = [
             (f"analysis {analysis.name!r}", partial(self._run_one, analysis, snapshot, table)) for analysis in mine
@@ -213,6 +214,8 @@ class AnalysisCallback(StepCallback):
                     break
                 self._attempt(f"step {step}: {what}", run)
         left = bool(agree(trainer, left)[0])
+        failed = torch.tensor(self.failures - failures, device=trainer.strategy.root_device)
+        self.failures = failures + int(trainer.strategy.reduce(failed, reduce_op="sum"))
         self.seconds += time.monotonic() - started
         if trainer.is_global_zero and not left:
             self._attempt(f"step {step}: the record", partial(self._record, trainer, snapshot.id, table))

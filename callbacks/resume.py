@@ -26,9 +26,9 @@ from callbacks.checkpoint_io import (
     DurableCheckpointIO,
     checkpoint_step,
     find_checkpoints,
-    find_damage,
     newest_checkpoint,
 )
+from callbacks.left import set_aside
 from callbacks.rng import capture_rng, gather_rng, restore_rng
 from callbacks.signals import ListenFirst, StoppedBySignal, StopSignals, agree
 from callbacks.snapshots import checkpoint_file, manifest_file
@@ -48,9 +48,9 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
     A checkpoint is written every `every_n_steps` steps, every `every_n_minutes` minutes, at the end of training, and
     after a signal on any rank; then the process exits with 128 + the signal's number (see `callbacks.signals`) and the
     same command goes on from there. A signal during a validation is heard between its batches; the resumed run does
-    that validation again from its start. Later checkpoints than the one that training goes on from are set aside as
-    `.ckpt.left`: the next start must not go on with a course that was left. A full disk never stops the training: the
-    old checkpoints stay, the loss is logged and counted in `failures`. Snapshots are none of its business.
+    that validation again from its start. What lies after the checkpoint that training goes on from is set aside where
+    it is of a course that is left (see `callbacks.left`). A full disk never stops the training: the old checkpoints
+    stay, the loss is logged and counted in `failures`.
 
     A `Checkpoint` callback, so Lightning runs it after all plain ones: order snapshots, analyses, tracking, this.
 
@@ -83,6 +83,8 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
         self._signals = StopSignals(signals, grace_seconds)
         self._loaded: dict[str, Any] | None = None
         """State of a checkpoint until the training loop has reached the place at which it was taken."""
+        self._start = 0
+        """Step from which this fit goes on."""
         self._saved_step = -1
         self._saved_time = 0.0
         self._place: Place | None = None
@@ -111,20 +113,24 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
                 "ResumeCheckpoint brings a writer of its own"
             )
 
-        self._loaded, self.failures = None, 0  # an earlier fit that had nothing left to do has left its state
+        # an earlier fit that had nothing left to do has left its state
+        self._loaded, self._start, self.failures = None, 0, 0
         if stage == "fit" and not any(isinstance(callback, ListenFirst) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             trainer.callbacks = [ListenFirst(self._signals), *trainer.callbacks]  # type: ignore[attr-defined]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Not when the training starts: a kill during the analyses before that would leave the new configuration alone.
+        if trainer.is_global_zero:
+            changed = _is_from_elsewhere(trainer) or getattr(trainer.datamodule, "changed", False)  # type: ignore[attr-defined]
+            set_aside(Path(trainer.default_root_dir), self._start, changed=changed)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
-        folder = Path(trainer.default_root_dir)
-        checkpoints = checkpoint_file(folder, 0).parent
-        if trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent != checkpoints.resolve():
-            self._saved_step = -1  # from elsewhere: saved here at once, or the next start would begin from nothing
+        if _is_from_elsewhere(trainer):
+            self._saved_step = -1  # saved here at once, or the next start would begin from nothing
         if trainer.is_global_zero:
-            remove_leftovers(checkpoints)
-            _set_aside(folder, trainer.global_step)
+            remove_leftovers(checkpoint_file(Path(trainer.default_root_dir), 0).parent)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step > self._saved_step:
@@ -249,6 +255,7 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
     ) -> None:
         if trainer.state.fn != "fit":
             return
+        self._start = int(checkpoint["global_step"])
         state = checkpoint.get(STATE_KEY)
         if state is None:
             log.warning("the checkpoint was not written by ResumeCheckpoint: its random state is unknown")
@@ -267,12 +274,10 @@ class ResumeCheckpoint(StepCallback, Checkpoint):
             restore_rng(state["rng"][trainer.global_rank])
 
 
-def _set_aside(folder: Path, step: int) -> None:
-    """Rename good checkpoints of later steps: the next start would go on with the course that this one has left."""
-    for path in find_checkpoints(folder):
-        if checkpoint_step(path) > step and find_damage(path) is None:
-            path.rename(path.with_suffix(".ckpt.left"))
-            log.warning("%s: set aside as %s.left, since training goes on from step %d", path, path.name, step)
+def _is_from_elsewhere(trainer: pl.Trainer) -> bool:
+    """Whether the training goes on from a checkpoint that is not one of the run folder."""
+    checkpoints = checkpoint_file(Path(trainer.default_root_dir), 0).parent.resolve()
+    return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent != checkpoints
 
 
 def _validates_while_training(trainer: pl.Trainer) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from torch.optim import Optimizer
 
 from analysis.report.report import write_report
 from analysis.tracking.media import is_of_analyses, media_of
@@ -62,6 +63,8 @@ class Tracker(StepCallback):
         self.loggers: list[pl.loggers.Logger] = []
         self._lacking: list[pl.loggers.Logger] = []
         """Those that raised, of which nothing more is said."""
+        self._rate = 0.0
+        """Learning rate of the newest step: when `on_step` comes, the scheduler has set that of the next."""
 
     # Lightning's hooks ------------------------------------------------------------------------------------------------
 
@@ -75,10 +78,15 @@ class Tracker(StepCallback):
         if self.metrics is not None:
             self.metrics.resume_at(trainer.global_step)
 
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self._rate = float(optimizer.param_groups[0]["lr"])
+
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             values = {k: v for k, v in scalars_of(trainer.callback_metrics).items() if not k.startswith("val/")}
-            values["optim/lr_0"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+            values["optim/lr_0"] = self._rate
             self.record("train", values, step, _tokens(module))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -133,7 +141,7 @@ class Tracker(StepCallback):
             log.warning("report.html was not renewed: %s", error)
 
     def has(self, kind: str, step: int) -> bool:
-        """Whether a row of this kind is recorded for this step, also from before a restart."""
+        """Whether a row of this kind is recorded for this step and `record` would have nothing to compare it with."""
         return self.metrics is not None and self.metrics.has(kind, step)
 
     def finish(self, exit_code: int) -> None:

@@ -35,6 +35,7 @@ from babelscope.yaml_text import anchored, check_arguments, guard_parsers, read_
 from train.config.compatibility import check_checkpoint, check_data, check_trainer
 from train.config.options import check_options, check_seed
 from train.config.run_config import CONFIG_FILE, find_differences, save_config
+from train.data.batches import micro_batch_size
 from train.data.tokenizer import is_taken, load_tokenizer
 from train.datamodule import MultilingualDataModule
 from train.module import LanguageModelingModule
@@ -144,20 +145,22 @@ class TrainingCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         check_trainer(self.trainer)
+        # Again: how many processes there are may be known to the launcher alone.
+        micro_batch_size(self.datamodule.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     def fit(self, **arguments: Any) -> None:
         """Train from the start or from where the run stopped."""
         given = self.config["fit"]
         folder = Path(self.trainer.default_root_dir)
         parser = self._parser("fit")
-        refuse_other_run(
+        self.datamodule.changed = refuse_other_run(
             folder,
             yaml.safe_load(dump_config(parser, given)),
             yaml.safe_load(dump_config(parser, parser.get_defaults())),
             resume=given.resume,
             allow_changes=given.allow_changes,
         )
-        checkpoint = find_checkpoint(self.trainer, given.resume, self.model)
+        checkpoint = find_checkpoint(self.trainer, given.resume, self.model, self.datamodule)
         if checkpoint is not None:
             log.info("resuming from %s", checkpoint)
         self.datamodule.allow_changes = given.allow_changes
@@ -273,15 +276,15 @@ def _cpu_has_bf16() -> bool:
 
 def refuse_other_run(
     folder: Path, given: dict[str, Any], defaults: dict[str, Any], *, resume: str, allow_changes: bool
-) -> None:
-    """Compare the run folder's configuration with the given one.
+) -> bool:
+    """Compare the run folder's configuration with the given one; whether options that determine the weights differ.
 
     Raises:
         ValueError: the folder holds a run and `resume` is never, or options that determine the weights differ.
     """
     stored = read_config(folder / CONFIG_FILE)
     if stored is None:
-        return
+        return False
     if resume == "never":
         raise ValueError(
             f"{folder} holds a run already; choose another trainer.default_root_dir, or go on with it by --resume auto"
@@ -297,10 +300,13 @@ def refuse_other_run(
             f"{folder} holds a run with another configuration ({shown}{more}); choose another "
             "trainer.default_root_dir, or go on all the same with --allow_changes true"
         )
+    return bool(decisive)
 
 
-def find_checkpoint(trainer: pl.Trainer, resume: str, model: pl.LightningModule) -> str | None:
-    """Path of the checkpoint to start from, or None for a fresh start.
+def find_checkpoint(
+    trainer: pl.Trainer, resume: str, model: LanguageModelingModule, data: MultilingualDataModule | None = None
+) -> str | None:
+    """Path of the checkpoint to start from, or None for a fresh start; `data` is that of a training.
 
     Raises:
         FileNotFoundError: a path was given and nothing is there.
@@ -314,5 +320,5 @@ def find_checkpoint(trainer: pl.Trainer, resume: str, model: pl.LightningModule)
         found = [finder(Path(trainer.default_root_dir)) for finder in finders if finder is not None]
     checkpoint = next((str(path) for path in found if path is not None), None)
     if checkpoint is not None:
-        check_checkpoint(checkpoint, model)
+        check_checkpoint(checkpoint, model, data)
     return checkpoint

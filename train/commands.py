@@ -27,8 +27,10 @@ def read_options(args: Namespace, **changes: Any) -> MultilingualDataModule:
         changes: options of the section that the command line gives.
 
     Raises:
-        ValueError: neither is given, or the section is not valid.
+        ValueError: neither is given, or both, or the section is not valid.
     """
+    if args.config and args.get("text"):
+        raise ValueError("--config and --text both name the text; give one of them")
     if args.config:
         section = _data_section(args.config)
         if args.languages:
@@ -82,8 +84,8 @@ def add_tokenizer_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--text", action="append", help="a local text file instead (parquet, JSONL, txt), or LANG=PATH")
     parser.add_argument("--languages", nargs="+", help="only these (default: those of the config or the text)")
     parser.add_argument("--vocab_size", type=int | None, help="number of tokens; null is that of the config, else 8192")
-    parser.add_argument("--alpha", type=float, default=0.3, help="share of a language ~ bytes^alpha")
-    parser.add_argument("--seed", type=int, default=0, help="order in which texts are drawn")
+    parser.add_argument("--alpha", type=float | None, help="share of a language ~ bytes^alpha; null is 0.3")
+    parser.add_argument("--seed", type=int | None, help="order in which texts are drawn; null is that of the data")
     parser.add_argument("--output", help="folder of the new tokenizer (default: that of the config)")
     parser.add_argument("--measure", metavar="NAME_OR_PATH", help="do not train: measure this tokenizer")
 
@@ -93,14 +95,19 @@ def run_tokenizer(args: Namespace) -> None:
     from train.data.tokenizer import ensure_tokenizer, load_tokenizer
 
     options = read_options(args)
+    alpha, seed = 0.3 if args.alpha is None else args.alpha, options.seed if args.seed is None else args.seed
     if args.measure:
+        if ignored := [name for name in ("vocab_size", "output", "alpha", "seed") if args[name] is not None]:
+            raise ValueError(
+                f"--measure {args.measure} trains nothing, so --{ignored[0]} says nothing; leave one of the two out"
+            )
         tokenizer = load_tokenizer(args.measure)
     else:
         output = args.output or options.tokenizer_name
         if not output:
             raise ValueError("no folder for the tokenizer: give --output, or --config with data.tokenizer")
         vocab_size = args.vocab_size or options.requested_vocab_size or 8192
-        if not ensure_tokenizer(output, lambda: options.texts("train"), vocab_size, alpha=args.alpha, seed=args.seed):
+        if not ensure_tokenizer(output, lambda: options.texts("train"), vocab_size, alpha=alpha, seed=seed):
             raise ValueError(
                 f"{output}: something is there already; look at it with --measure {output}, give another folder as "
                 "--output, or remove it"

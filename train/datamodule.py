@@ -112,6 +112,8 @@ class MultilingualDataModule(TextModule):
         self.validation_batch_size = validation_batch_size
         self.allow_changes = False
         """Go on from a checkpoint although what `state_dict` holds differs: `--allow_changes true`."""
+        self.changed = False
+        """Whether the run goes on with other options, which leaves the course of what lies after its checkpoint."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -243,10 +245,12 @@ class MultilingualDataModule(TextModule):
         """Compare with the state of the checkpoint.
 
         Raises:
-            ValueError: naming what differs, when training is to go on and `allow_changes` is not set.
+            ValueError: naming what differs, when training is to go on and `allow_changes` is not set; and see
+                `check_tokens_per_step`.
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
+        self.check_tokens_per_step(state)
         now = self.state_dict()
         changes = [f"{name} {state.get(name)} -> {now[name]}" for name in now if state.get(name) != now[name]]
         if not changes:
@@ -256,4 +260,20 @@ class MultilingualDataModule(TextModule):
                 f"the checkpoint was trained on other batches: {'; '.join(changes)}; "
                 "restore the settings, or go on with the new ones by --allow_changes true"
             )
+        self.changed = True
         logger.warning("resuming with changed data settings: %s", "; ".join(changes))
+
+    def check_tokens_per_step(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with steps of another size than those of the checkpoint with this state.
+
+        Raises:
+            ValueError: tokens seen and the place in the text, both functions of the step, would be wrong.
+        """
+        batch_size, block_size = (state.get(name, getattr(self, name)) for name in ("batch_size", "block_size"))
+        if batch_size * block_size != self.tokens_per_step:
+            raise ValueError(
+                f"a step of the checkpoint took {batch_size * block_size:,} tokens (data.batch_size {batch_size} x "
+                f"data.block_size {block_size}) and would take {self.tokens_per_step:,} ({self.batch_size} x "
+                f"{self.block_size}), but tokens and the place in the text are counted in steps; keep the product, or "
+                "start a new run with a snapshot as model.initial_weights"
+            )

@@ -31,6 +31,7 @@ from train.flops import (
     muon_flops,
 )
 from train.optim import OptimizerOptions, decay_steps
+from train.progress import duration
 
 SNAPSHOTS = "callbacks.snapshots.SnapshotWriter"
 CHECKPOINTS = "callbacks.resume.ResumeCheckpoint"
@@ -54,7 +55,7 @@ class RunDescription:
         self.devices = num_devices(trainer) or 1
         self.micro_batch = micro_batch(run, self.devices)
         self.max_steps = trainer.max_steps
-        self.bf16 = "bf16" in trainer.precision
+        self.bf16 = "bf16" in str(trainer.precision)
         writers = _callbacks(trainer, SNAPSHOTS)
         others = [entry for entry in trainer.callbacks or [] if entry.class_path != SNAPSHOTS]
         self.snapshot_steps = _scheduled(writers, self.max_steps)
@@ -67,7 +68,7 @@ class RunDescription:
         self.measured_steps = _scheduled(others, self.max_steps)
         """Steps at which live analyses run."""
         self.memory = step_memory(run, self.devices, on_gpu=trainer.accelerator in ("gpu", "cuda"))
-        self.languages = tuple(run.data.languages or ())
+        self.languages = trained_languages(run.data) or ()
         self.optimizer = OptimizerOptions(**run.model.optimizer.as_dict())
 
     @property
@@ -84,6 +85,11 @@ class RunDescription:
 
     def hours(self, tokens_per_second: float) -> float:
         return self.tokens / tokens_per_second / 3600
+
+
+def trained_languages(data: Namespace) -> tuple[str, ...] | None:
+    """Languages of training, clones among them, sorted; None if the text has to be asked which it has."""
+    return tuple(sorted({*data.languages, *(data.clones or ())})) if data.languages else None
 
 
 def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
@@ -113,7 +119,7 @@ def format_description(run: RunDescription, speeds: Sequence[float]) -> str:
         f"{' (float32 and bf16)' if run.bf16 else ''}, gradients {_size(memory.gradients)}, optimizer "
         f"{_size(memory.optimizer)}, activations {_size(memory.activations)}, logits {_size(memory.logits)}",
         "time          without analyses and validation:",
-        *(f"              {speed:>11,.0f} tokens/s  {_duration(run.hours(speed))}" for speed in speeds),
+        *(f"              {speed:>11,.0f} tokens/s  {duration(3600 * run.hours(speed))}" for speed in speeds),
     ]
     return "\n".join(lines)
 
@@ -178,7 +184,7 @@ def main(arguments: Sequence[str]) -> None:
         module, _, name = entry.class_path.rpartition(".")
         if hasattr(getattr(importlib.import_module(module), name), "preflight"):
             callback = _instantiate(entry)
-            callback.preflight(languages=options.data.languages, excluded=options.data.exclude or ())
+            callback.preflight(languages=trained_languages(options.data), excluded=options.data.exclude or ())
             if hasattr(callback, "work"):
                 work = callback.work(**shape_of(run.config))
                 sys.stdout.write(format_work(run, work, len(_scheduled([entry], run.max_steps))))
@@ -221,12 +227,6 @@ def _si(number: float) -> str:
 def _size(number: float) -> str:
     """Bytes in decimal units."""
     return _si(number) + ("B" if number >= 1000 else " B")
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f"{60 * hours:.1f} minutes"
-    return f"{hours:.1f} hours" + (f" ({hours / 24:.1f} days)" if hours >= 48 else "")
 
 
 def _steps(steps: Sequence[int], shown: int = 24) -> str:

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from train.config.compatibility import check_data, check_trainer, read_initial_weights
 from train.flops import flops_per_token, peak_flops
@@ -32,6 +34,7 @@ from train.model.loss import Backend
 from train.model.loss_tokens import IGNORE_INDEX
 from train.model.xglm import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer, build_scheduler
+from train.resuming import follow_accumulation, follow_options
 from train.throughput import ThroughputMeter
 
 if TYPE_CHECKING:
@@ -153,12 +156,15 @@ class LanguageModelingModule(pl.LightningModule):
         self._peak_flops = None if peak is None else peak * self.trainer.world_size
 
     def configure_optimizers(self) -> Any:
+        optimizer, scheduler = self._fresh_optimizer()
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _fresh_optimizer(self) -> tuple[Optimizer, LambdaLR]:
         max_steps = self.trainer.max_steps
         if max_steps < 1:
             raise ValueError("trainer.max_steps is not set; the learning rate decays until that step")
         optimizer = build_optimizer(self.model, self.optimizer_options)
-        scheduler = build_scheduler(optimizer, self.optimizer_options, max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return optimizer, build_scheduler(optimizer, self.optimizer_options, max_steps)
 
     def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
         """As Lightning's; in a training it is `callbacks.tracking` that hands the values on to loggers.
@@ -189,7 +195,7 @@ class LanguageModelingModule(pl.LightningModule):
 
     def configure_gradient_clipping(
         self,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
@@ -276,14 +282,14 @@ class LanguageModelingModule(pl.LightningModule):
     # checkpointed state -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["babelscope"] = {
-            "skipped_steps": self.skipped_steps,
-            "tokens_seen": self.tokens_seen,
-            "model_config": self.model.config.to_diff_dict(),
-        }
+        self.throughput.pause()  # until the batch begins before which the resume checkpoint is written
+        checkpoint["babelscope"] = {"skipped_steps": self.skipped_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = int(checkpoint.get("babelscope", {}).get("skipped_steps", 0))
+        if self.trainer.state.fn == "fit":
+            follow_options(checkpoint, *self._fresh_optimizer())
+            follow_accumulation(checkpoint, self.trainer.accumulate_grad_batches)
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:

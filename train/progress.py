@@ -120,17 +120,18 @@ def describe_progress(
     if math.isfinite(tokens_per_second):
         parts.append(f"{tokens_per_second:,.0f} tokens/s")
     if math.isfinite(seconds_left) and step < max_steps:
-        parts.append(f"{_duration(seconds_left)} left")
+        parts.append(f"{duration(seconds_left)} left")
     return "   ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Two digits are enough: 42 s, 10 min, 2.4 h, 47 h, 3 d 3 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
-    hours = round(seconds / 3600)
-    return f"{hours} h" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+    hours = seconds / 3600
+    return f"{hours:.2g} h" if hours < 48 else f"{round(hours) // 24} d {round(hours) % 24} h"
 
 
 def _seconds_of_callbacks(trainer: pl.Trainer) -> float:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 FIELDS = ("layer", "kind", "condition", "k", "concept", "language", "other_language", "seed")
 """What a number belongs to; an overall number has none of them."""
 KEY_BUDGET = 300
+"""Scalar keys of a step that a page of W&B is good for."""
 OVERALL, CURVE, CONDITIONS, LANGUAGES = range(4)
 """Ranks of groups of keys, most important first."""
 

@@ -6,7 +6,7 @@ Kinds are `train`, `val` and `analysis`, or what an analysis callback names its 
 is never used twice, so it says what a view has been given: W&B takes it as its own step. A training that goes on after
 a kill computes some steps again. Their rows are in the file already and stay, since the same steps give the same
 numbers; the first row that differs in more than a clock means another course, and takes the place of itself and all
-later ones.
+those that have not been computed again by then.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class MetricsFile:
         self._ahead = {(row["kind"], row["step"]): row for row in self.rows() if row["step"] > step}
 
     def has(self, kind: str, step: int) -> bool:
-        """Whether a row of this kind is there for this step, also from before a restart."""
-        return (kind, step) in self._known
+        """Whether a row of this kind is there for this step and needs no comparison with one that is computed again."""
+        return (kind, step) in self._known and (kind, step) not in self._ahead
 
     def rows(self, after: int = -1) -> list[dict[str, Any]]:
         """All rows with a number above `after`."""
@@ -69,26 +69,27 @@ class MetricsFile:
                 log.warning("step %d: %s is %s and is not recorded", step, key, value)
         finite = {key: value for key, value in values.items() if math.isfinite(value)}
         before = self._ahead.pop((kind, step), None)
-        if self.has(kind, step) and (before is None or _without_clocks(before["values"]) == _without_clocks(finite)):
+        same = before is None or _without_clocks(before["values"]) == _without_clocks(finite)
+        if same and (kind, step) in self._known:
             return None
         row = {"row": self.next_row, "kind": kind, "step": step, "tokens": tokens, "time": time.time()}
         row |= {"values": finite}
         self.next_row += 1
         try:
             if before is not None:
-                self._drop_from(kind, step)
+                self._drop_unconfirmed(kind, step)
             self._append(f"{json.dumps(row)}\n".encode())
         except OSError as error:  # a full disk must not end the training
             log.warning("step %d: row not written to metrics.jsonl: %s", step, error)
         self._known.add((kind, step))
         return row
 
-    def _drop_from(self, kind: str, step: int) -> None:
-        """Remove what another course of the training wrote: this row and all of later steps."""
+    def _drop_unconfirmed(self, kind: str, step: int) -> None:
+        """Remove what another course of the training wrote: this row, and all that have not been computed again."""
+        dropped = {(kind, step), *self._ahead}
         self._ahead.clear()
-        kept = [row for row in self.rows() if row["step"] < step or (row["step"] == step and row["kind"] != kind)]
-        self._known = {(row["kind"], row["step"]) for row in kept}
-        self._write(kept)
+        self._known -= dropped
+        self._write([row for row in self.rows() if (row["kind"], row["step"]) not in dropped])
 
     def _append(self, line: bytes) -> None:
         """The whole line or nothing of it: on the rest of a torn one the next row would be lost, too."""

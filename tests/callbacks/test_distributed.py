@@ -18,7 +18,10 @@ from analysis.results import ResultTable
 ROOT = Path(__file__).resolve().parents[2]
 
 WORKER = '''
-"""Train a tiny model; micro-batch i goes to rank i % world, or is accumulated. Usage: world (clean | poison) folder."""
+"""Train a tiny model; micro-batch i goes to rank i % world, or is accumulated.
+
+Usage: world (clean | poison | failing) folder.
+"""
 import json, math, sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,7 +93,7 @@ module = Poisoned(
     optimizer=OptimizerOptions(lr=1e-2, warmup_steps=1),
 )
 record = Record()
-names = ("Nosy", "Sparse")  # one for each rank
+names = ("Nosy", "Failing" if sys.argv[2] == "failing" else "Sparse")  # one for each rank
 listed = folder / "analyses.yaml"
 listed.write_text("analyses:\\n" + "".join(f"- class_path: tests.callbacks.test_analyses.{name}\\n" for name in names))
 analyses = AnalysisCallback(str(listed), Schedule(base=2), max_share=0.999, null_networks=0)
@@ -110,7 +113,7 @@ result = {
 '''
 
 
-def train(folder: Path, world: int, poison: bool = False) -> list[dict[str, Any]]:
+def train(folder: Path, world: int, kind: str = "clean") -> list[dict[str, Any]]:
     """Results of all ranks."""
     folder.mkdir()
     script = folder / "worker.py"
@@ -130,7 +133,7 @@ def train(folder: Path, world: int, poison: bool = False) -> list[dict[str, Any]
     if sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"  # loopback only
     done = subprocess.run(
-        [sys.executable, str(script), str(world), "poison" if poison else "clean", str(folder)],
+        [sys.executable, str(script), str(world), kind, str(folder)],
         env=environment,
         capture_output=True,
         text=True,
@@ -163,8 +166,15 @@ def test_two_processes_learn_what_one_learns_from_the_same_global_batch(tmp_path
 
 @pytest.mark.slow
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path: Path) -> None:
-    ranks = train(tmp_path / "two", 2, poison=True)
+    ranks = train(tmp_path / "two", 2, "poison")
     assert [rank["skipped"] for rank in ranks] == [2, 2]
     assert ranks[0]["weights"] == ranks[1]["weights"]
     assert all(value == value for values in ranks[0]["weights"].values() for value in values)
     assert ranks[0]["losses"]["2"] == ranks[0]["losses"]["1"]  # nothing was logged for the skipped step
+
+
+@pytest.mark.slow
+def test_analyses_that_fail_on_another_rank_are_counted(tmp_path: Path) -> None:
+    train(tmp_path / "two", 2, "failing")
+    recorded = [row for row in read_metrics(tmp_path / "two" / "metrics.jsonl") if row["kind"] == "analysis"]
+    assert {row["step"]: row["values"]["analysis_cost/failures"] for row in recorded} == {0: 1, 1: 2, 2: 3, 4: 4, 6: 5}

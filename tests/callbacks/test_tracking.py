@@ -209,6 +209,29 @@ def test_another_course_takes_the_place_of_the_rows_that_it_contradicts(tmp_path
     assert list(newest.values())[:4] == expected(root)
 
 
+def test_rows_of_another_course_go_also_those_of_other_kinds_that_come_before_or_at_the_first_contradiction(
+    tmp_path: Path,
+) -> None:
+    """The course that is left validated and measured at steps 3 and 4; the new one writes its training rows first."""
+    old = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3, 4, 5):
+        for kind in ("analysis", "train", "val"):
+            if kind == "train" or step > 2:
+                old.add(kind, {"loss": 1.0 / step}, step, step)
+    new = MetricsFile(tmp_path / "metrics.jsonl")
+    new.resume_at(2)
+    assert not new.has("analysis", 3), "whoever asks whether a row is still to be computed must hand it in"
+    assert new.has("train", 2)
+    assert new.add("train", {"loss": 1.0 / 3}, 3, 3) is None
+    assert new.add("analysis", {"loss": 1.0 / 3}, 3, 3) is None
+    assert new.has("analysis", 3)
+    assert new.add("train", {"loss": 9.0}, 4, 4) is not None
+    assert new.add("val", {"loss": 9.5}, 4, 4) is not None, "the row of the course that is left stood in its place"
+    shown = [(row["kind"], row["step"], row["values"]["loss"]) for row in new.rows()]
+    kept = [("train", 1, 1.0), ("train", 2, 0.5), ("analysis", 3, 1 / 3), ("train", 3, 1 / 3)]
+    assert shown == [*kept, ("train", 4, 9.0), ("val", 4, 9.5)]
+
+
 class Online:
     """The part of a W&B run that a resumed online session uses; the server has the rows before `starting_step`."""
 

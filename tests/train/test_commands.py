@@ -30,6 +30,39 @@ def test_command_trains_saves_and_prints_fertility(tmp_path: Path, capsys: pytes
         commands.run_tokenizer(parser.parse_args([]))
 
 
+@pytest.mark.parametrize("option", [["--vocab_size", "300"], ["--output", "x"], ["--alpha", "1"], ["--seed", "0"]])
+def test_measuring_a_tokenizer_refuses_what_is_of_training(option: list[str]) -> None:
+    given = ["--text", str(DATA / "embedded_udhr18.parquet"), "--measure", "nowhere", *option]
+    with pytest.raises(ValueError, match=f"--measure nowhere trains nothing, so {option[0]} says nothing"):
+        commands.run_tokenizer(make_parser("tokenizer").parse_args(given))
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "audit"])
+def test_text_from_two_places_is_refused(name: str) -> None:
+    given = make_parser(name).parse_args(["--config", "a.yaml", "--text", "b.jsonl"])
+    with pytest.raises(ValueError, match="--config and --text both name the text"):
+        getattr(commands, f"run_{name}")(given)
+
+
+def test_the_tokenizer_of_a_configuration_is_the_one_that_fit_would_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, float, int]] = []
+
+    def note(folder: str, texts: object, vocab_size: int, *, alpha: float, seed: int) -> bool:
+        asked.append((vocab_size, alpha, seed))
+        return False
+
+    monkeypatch.setattr("train.data.tokenizer.ensure_tokenizer", note)
+    section = {"sources": [], "tokenizer": str(tmp_path / "tok"), "vocab_size": 300, "seed": 7}
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": section}))
+    for more in ([], ["--seed", "0", "--alpha", "1", "--vocab_size", "400"]):
+        given = make_parser("tokenizer").parse_args(["--config", str(tmp_path / "config.yaml"), *more])
+        with pytest.raises(ValueError, match="something is there already"):
+            commands.run_tokenizer(given)
+    assert asked == [(300, 0.3, 7), (400, 1.0, 0)]
+
+
 def test_fertility_is_measured_where_there_is_held_out_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"lang": "en", "split": "train"}, {"lang": "en", "split": "valid"}, {"lang": "de", "split": "train"}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row | {"text": "old house " * 9}) + "\n" for row in rows))

@@ -18,11 +18,12 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from train.data.batches import IGNORED, TrainBatches, ValidationBatches
+from train.data.batches import TrainBatches, ValidationBatches
 from train.data.mixing import Mixture, expected_epochs
 from train.data.sources import LocalText
 from train.data.tokenizer import save_tokenizer
 from train.datamodule import MultilingualDataModule
+from train.model.loss_tokens import IGNORE_INDEX
 
 WORDS = {"de": "Grüße aus Köln", "en": "greetings from London", "zh": "来自北京的问候"}
 SIZES = {"de": 60, "en": 200, "zh": 30}
@@ -233,11 +234,10 @@ def test_changed_settings_are_named_on_resume_and_can_be_allowed(
     train(make_data(), tmp_path, 2, callbacks=[saver], enable_checkpointing=True)
     checkpoint = tmp_path / "last.ckpt"
     for options, message in (
-        ({"batch_size": 8}, "batch_size 4 -> 8"),
+        ({"batch_size": 8, "block_size": 16}, "batch_size 4 -> 8; block_size 32 -> 16"),
         ({"seed": 3}, "seed 0 -> 3"),
         ({"mixing": Mixture(weights={"de": 1, "en": 1, "zh": 2})}, "mixing .*alpha.* -> .*weights"),
         ({"languages": ["de", "en"]}, r"fingerprint .* languages \['de', 'en', 'zh'\] -> \['de', 'en'\]"),
-        ({"block_size": 16}, "block_size 32 -> 16"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             train(make_data(**options), tmp_path, 4, resume=checkpoint)
@@ -245,11 +245,16 @@ def test_changed_settings_are_named_on_resume_and_can_be_allowed(
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="accumulate_grad_batches 1 -> 2"):
         train(make_data(), tmp_path, 4, resume=checkpoint, accumulate_grad_batches=2)
-    allowed = make_data(batch_size=8)
+    allowed = make_data(batch_size=8, block_size=16)
     allowed.allow_changes = True
     module = train(allowed, tmp_path, 4, resume=checkpoint)
     assert len(module.seen[0][1]) == 8
     assert "batch_size 4 -> 8" in caplog.text
+    for options, sizes in (({"batch_size": 8}, "256 .8 x 32."), ({"block_size": 16}, "64 .4 x 16.")):
+        other = make_data(**options)
+        other.allow_changes = True
+        with pytest.raises(ValueError, match=f"took 128 tokens .*4 x data.block_size 32.* would take {sizes}"):
+            train(other, tmp_path, 4, resume=checkpoint)
     trainer = make_trainer(tmp_path, 4, limit_val_batches=1.0)
     trainer.validate(Recorder(), datamodule=make_data(batch_size=8), ckpt_path=checkpoint, verbose=False)
 
@@ -329,12 +334,12 @@ def test_validation_covers_every_byte_of_the_raw_text_once(make_data: Any, text_
     assert module.bytes == {i: raw_bytes(text_file, language) for i, language in enumerate(("de", "en", "zh"))}
     for batches in data._validation_batches():
         # the byte tokenizer has one byte a token: predictions and bytes are the same number
-        predicted = [row[row != IGNORED] for batch in batches for row in batch["labels"][:, 1:]]
+        predicted = [row[row != IGNORE_INDEX] for batch in batches for row in batch["labels"][:, 1:]]
         stream = data.prepared_text.tokens(batches.language, "valid").read(0, 10**9)
         assert torch.cat(predicted).tolist() == stream[stream != 2].tolist()
         for batch in batches:
-            assert (batch["labels"][:, 0] == IGNORED).all()
-            assert batch["num_bytes"].tolist() == (batch["labels"] != IGNORED).sum(-1).tolist()
+            assert (batch["labels"][:, 0] == IGNORE_INDEX).all()
+            assert batch["num_bytes"].tolist() == (batch["labels"] != IGNORE_INDEX).sum(-1).tolist()
 
 
 def test_capped_validation_counts_the_bytes_of_what_it_predicts(make_data: Any) -> None:
@@ -343,7 +348,7 @@ def test_capped_validation_counts_the_bytes_of_what_it_predicts(make_data: Any) 
         shown = list(batches)
         assert len(shown) == len(batches) == 2
         assert sum(int(batch["num_bytes"]) for batch in shown) == sum(
-            int((batch["labels"] != IGNORED).sum()) for batch in shown
+            int((batch["labels"] != IGNORE_INDEX).sum()) for batch in shown
         )
 
 
@@ -358,7 +363,7 @@ def test_ranks_divide_validation_without_loss_or_repetition(make_data: Any, worl
         batches = [list(part) for part in parts]
         assert len({len(part) for part in batches}) == 1  # the same number of steps on every rank
         texts = Counter(tuple(row.tolist()) for part in batches for batch in part for row in batch["labels"])
-        texts.pop((IGNORED,) * 32, None)
+        texts.pop((IGNORE_INDEX,) * 32, None)
         assert texts == Counter(tuple(row.tolist()) for batch in whole for row in batch["labels"])
         total = sum(int(batch["num_bytes"].sum()) for part in batches for batch in part)
         assert total == sum(int(batch["num_bytes"].sum()) for batch in whole)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.train.conftest import Command
 from train.__main__ import main
 from train.cli import ParsedRun
 from train.config.memory import activation_bytes, estimate_memory, optimizer_bytes
@@ -102,8 +104,8 @@ def test_eight_devices_share_the_step(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert "257,115,136 = 131,076,096 embedding (tied) + 126,039,040 body" in out
     assert "65,536 = 64 sequences x 1024 tokens (8 devices, micro-batches of 8)" in out
-    assert "1,000,000 tokens/s  2.4 hours" in out
-    assert "500,000 tokens/s  4.8 hours" in out
+    assert "1,000,000 tokens/s  2.4 h" in out
+    assert "500,000 tokens/s  4.8 h" in out
 
 
 def test_muon_keeps_one_moment_of_its_matrices_and_costs_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,6 +128,28 @@ def test_muon_keeps_one_moment_of_its_matrices_and_costs_arithmetic(capsys: pyte
     assert counter.get_total_flops() == muon_flops(config)
     state = [tensor for moments in optimizer.state.values() for tensor in moments.values() if tensor.ndim]
     assert sum(4 * tensor.numel() for tensor in state) == optimizer_bytes(config, "muon")
+
+
+def test_a_precision_that_is_a_number_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--trainer.precision", "32", "--trainer.callbacks", "null"]
+    assert main(["describe", "--config", REAL_RUN, *options]) == 0
+    assert "weights 1.03 GB, gradients" in capsys.readouterr().out, "no copies in bf16"
+
+
+def test_cloned_languages_are_described_and_may_be_measured(command: Command, config: Path, tmp_path: Path) -> None:
+    options = yaml.safe_load(config.read_text(encoding="utf-8"))
+    options["data"] |= {"languages": ["tr", "en", "de"], "clones": {"en2": "en"}}
+    text = options["data"]["sources"][0]["init_args"]["path"]
+    loss = {"texts": text, "languages": ["en", "en2"], "max_length": 16}
+    (tmp_path / "list.yaml").write_text(
+        yaml.safe_dump({"analyses": [{"class_path": "HeldOutLoss", "init_args": loss}]})
+    )
+    live = {"analyses": str(tmp_path / "list.yaml"), "schedule": {"base": 2}}
+    options["trainer"]["callbacks"] = [{"class_path": "callbacks.analyses.AnalysisCallback", "init_args": live}]
+    config.write_text(yaml.safe_dump(options), encoding="utf-8")
+    code, out, line = command("describe", "--config", config, "--model.vocab_size", 600)
+    assert (code, line) == (0, "")
+    assert "languages     4: de en en2 tr" in out
 
 
 def test_a_run_without_schedule_has_no_snapshots() -> None:

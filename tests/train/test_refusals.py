@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from safetensors.torch import save_file
 
 from train.__main__ import main
+from train.config.options import num_devices
 from train.model.xglm import XGLMForCausalLM, build_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +139,9 @@ def refused(outcome: tuple[int, str], *said: str) -> None:
         ("trainer.fast_dev_run", True, "trainer.fast_dev_run is True"),
         ("trainer.overfit_batches", 2, "trainer.overfit_batches is 2"),
         ("trainer.limit_train_batches", 2, "trainer.limit_train_batches is 2"),
+        ("trainer.max_time", "00:00:01:00", "trainer.max_time is 00:00:01:00, but a run is complete after"),
+        ("trainer.max_epochs", 0, "trainer.max_epochs is 0, but a run is complete after trainer.max_steps alone"),
+        ("trainer.max_epochs", 1, "trainer.max_epochs is 1"),
         ("trainer.accumulate_grad_batches", 3, "data.batch_size 4 is not divisible by 1 devices x 3"),
         ("trainer.max_steps", -1, "trainer.max_steps is -1; set it"),
         ("model.optimizer.warmup_steps", 2, "optimizer.warmup_steps is 2 but the run has only 2 steps"),
@@ -166,6 +171,49 @@ def test_a_value_that_no_training_can_have_is_named(
         return
     refused(fit(changes={key: value}), said)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_that_never_comes_is_refused_before_text_is_prepared(fit: Fit, tmp_path: Path) -> None:
+    changes = {"trainer.val_check_interval": 5, "trainer.check_val_every_n_epoch": 1}
+    cache = ("--data.cache", tmp_path / "cache", "--trainer.accumulate_grad_batches", 2)
+    refused(fit(*cache, changes=changes), "trainer.val_check_interval is 5, but the run has 4 micro-batches")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
+    assert fit(*cache, changes={"trainer.val_check_interval": 4})[0] == 0
+    assert fit(*cache, changes={"trainer.val_check_interval": 5, "trainer.check_val_every_n_epoch": None})[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "nodes", "gpus", "count"),
+    [
+        (2, "cpu", 1, 0, 2),
+        ("2", "cpu", 3, 0, 6),
+        ("0,1", "gpu", 1, 8, 2),
+        ([0, 2, 5], "gpu", 2, 8, 6),
+        ("auto", "gpu", 1, 8, 8),
+        (-1, "cuda", 2, 4, 8),
+        ("-1", "auto", 1, 4, 4),
+        ("auto", "auto", 1, 0, 1),
+        ("auto", "cpu", 1, 8, 1),
+        ("auto", "gpu", 1, 0, None),
+    ],
+)
+def test_devices_are_counted_however_they_are_given(
+    monkeypatch: pytest.MonkeyPatch, devices: object, accelerator: str, nodes: int, gpus: int, count: int | None
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert num_devices(Namespace(devices=devices, accelerator=accelerator, num_nodes=nodes)) == count
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused_before_text_is_prepared(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--data.cache", tmp_path / "cache", "--trainer.devices", 3)
+    refused(fit(*arguments), "data.batch_size 4 is not divisible by 3 devices x 1")
+    monkeypatch.setattr("train.config.options.num_devices", lambda trainer: None)  # only the launcher knows
+    refused(fit(*arguments), "data.batch_size 4 is not divisible by 3 devices x 1")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_one_callback_without_a_list_is_a_list_of_one(fit: Fit, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import XGLMConfig
 
 from babelscope.errors import one_line
 from train.config.options import PRECISIONS, WHY_WHOLE
 from train.model.xglm import XGLMForCausalLM
+from train.optim import build_optimizer
 
 RESUMABLE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
 """What a checkpoint must hold for a training to go on from it."""
@@ -66,11 +67,16 @@ def check_data(data: Any, config: XGLMConfig) -> None:
         )
 
 
-def check_checkpoint(path: str, model: nn.Module) -> None:
+def check_checkpoint(path: str, model: Any, data: Any = None) -> None:
     """Refuse, before anything is written, a file from which this model cannot go on.
 
+    Args:
+        model: the `train.module.LanguageModelingModule`.
+        data: data module of a training that is to go on; None where only the weights are of interest.
+
     Raises:
-        ValueError: not a checkpoint, weights alone, or the weights of another model.
+        ValueError: not a checkpoint, weights alone, the weights of another model, the state of another optimizer, or
+            steps of another size.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -93,6 +99,27 @@ def check_checkpoint(path: str, model: nn.Module) -> None:
                 f"--resume {path}: holds another model: {name} has shape {there.get(name)} there and {here.get(name)} "
                 "in the run"
             )
+    if data is None:
+        return
+    optimizer = build_optimizer(model.model, model.optimizer_options)
+    stored, given = _describe_groups(content["optimizer_states"][0]), _describe_groups(optimizer.state_dict())
+    if stored != given:
+        raise ValueError(
+            f"--resume {path}: holds the state of another optimizer ({stored} parameters; the run has {given}); "
+            "restore model.optimizer.name and decay_embeddings, or start a new run with a snapshot as "
+            "model.initial_weights"
+        )
+    if (state := content.get(type(data).__qualname__)) is not None:
+        try:
+            data.check_tokens_per_step(state)
+        except ValueError as error:
+            raise ValueError(f"--resume {path}: {error}") from None
+
+
+def _describe_groups(state: dict[str, Any]) -> str:
+    """Kind and number of parameters of every group: `AdamW of 8, AdamW of 22`. Muon alone has one momentum."""
+    groups = state["param_groups"]
+    return ", ".join(f"{'Muon' if 'momentum' in group else 'AdamW'} of {len(group['params'])}" for group in groups)
 
 
 def read_initial_weights(folder: str, config: XGLMConfig) -> dict[str, Tensor]:

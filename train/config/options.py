@@ -13,6 +13,7 @@ from pytorch_lightning.strategies import Strategy
 from transformers import XGLMConfig
 
 from train.config.memory import Memory, estimate_memory
+from train.data.batches import micro_batch_size
 from train.flops import count_parameters
 from train.model.xglm import build_config
 from train.optim import OptimizerOptions, decay_steps
@@ -64,6 +65,12 @@ def check_options(run: Namespace) -> None:
                 f"trainer.{name} is {trainer[name]}, but a batch follows from the step alone; for a trial give "
                 "trainer.max_steps and a trainer.default_root_dir of its own"
             )
+    if trainer.max_time is not None or (trainer.max_epochs is not None and trainer.max_epochs >= 0):
+        name = "max_epochs" if trainer.max_time is None else "max_time"
+        raise ValueError(
+            f"trainer.{name} is {trainer[name]}, but a run is complete after trainer.max_steps alone; leave it out (a "
+            "signal stops a run so that it can go on, see ResumeCheckpoint)"
+        )
     if trainer.accumulate_grad_batches < 1:
         raise ValueError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; use at least 1")
     clip = trainer.gradient_clip_val
@@ -75,30 +82,34 @@ def check_options(run: Namespace) -> None:
             f"trainer.val_check_interval is {interval}; use a number of micro-batches of at least 1 (and "
             "trainer.limit_val_batches 0 for no validation)"
         )
+    micro_batches = trainer.max_steps * trainer.accumulate_grad_batches
+    validates = trainer.limit_val_batches != 0 and trainer.check_val_every_n_epoch is not None
+    if validates and isinstance(interval, int) and interval > micro_batches:
+        raise ValueError(
+            f"trainer.val_check_interval is {interval}, but the run has {micro_batches} micro-batches "
+            "(trainer.max_steps x accumulate_grad_batches); lower it, or set trainer.check_val_every_n_epoch to null"
+        )
     if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 0:
         raise ValueError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}; use 0 (no logging) or more")
     decay_steps(OptimizerOptions(**run.model.optimizer.as_dict()), trainer.max_steps)
-    devices = num_devices(trainer)
-    if devices is not None and data.batch_size % (devices * trainer.accumulate_grad_batches):
-        raise ValueError(
-            f"data.batch_size {data.batch_size} is not divisible by {devices} devices x "
-            f"{trainer.accumulate_grad_batches} accumulated micro-batches"
-        )
-    _check_memory(run, devices or 1)
+    _check_memory(run, num_devices(trainer) or 1)
 
 
 def num_devices(trainer: Namespace) -> int | None:
-    """Devices of all nodes, or None if only the machine can tell (`auto`, -1)."""
+    """Devices of all nodes, or None if only another machine can tell (all of its GPUs, where this one has none)."""
     devices = trainer.devices
     if isinstance(devices, list):
-        return len(devices) * trainer.num_nodes
-    return int(devices) * trainer.num_nodes if str(devices).isdigit() else None
+        count = len(devices)
+    elif str(devices) in ("auto", "-1"):
+        count = torch.cuda.device_count() if _on_gpu(trainer) else 1
+    else:  # a number, or the numbers of some as in "0,1"
+        count = len(devices.split(",")) if "," in str(devices) else int(devices)
+    return count * trainer.num_nodes or None
 
 
 def micro_batch(run: Namespace, devices: int) -> int:
-    """Sequences of one forward pass on one device."""
-    sequences: int = run.data.batch_size // (devices * run.trainer.accumulate_grad_batches)
-    return sequences
+    """Sequences of one forward pass on one device; see `train.data.batches.micro_batch_size`."""
+    return micro_batch_size(run.data.batch_size, devices, run.trainer.accumulate_grad_batches)
 
 
 def step_memory(run: Namespace, devices: int, *, on_gpu: bool) -> Memory:
@@ -132,6 +143,11 @@ def _check_devices(trainer: Namespace) -> None:
         raise ValueError(f"trainer.num_nodes is {trainer.num_nodes}; use at least 1")
 
 
+def _on_gpu(trainer: Namespace) -> bool:
+    """Whether training is on GPUs of CUDA; here they may be missing where `describe` runs."""
+    return trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
+
+
 def _refuse_sharded(strategy: str | Namespace | Strategy) -> None:
     """Strategies that spread one model over devices, by name or class, before Lightning starts them."""
     name = strategy if isinstance(strategy, str) else str(getattr(strategy, "class_path", type(strategy).__name__))
@@ -141,9 +157,7 @@ def _refuse_sharded(strategy: str | Namespace | Strategy) -> None:
 
 def _check_memory(run: Namespace, devices: int) -> None:
     """A model or a micro-batch that cannot fit is refused before the machine swaps or the kernel kills."""
-    on_gpu = run.trainer.accelerator in ("gpu", "cuda") or (
-        run.trainer.accelerator == "auto" and torch.cuda.is_available()
-    )
+    on_gpu = _on_gpu(run.trainer)
     if on_gpu and not torch.cuda.is_available():
         return  # `describe` on a machine without the device
     config, memory = model_config(run.model), step_memory(run, devices, on_gpu=on_gpu)

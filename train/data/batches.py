@@ -16,12 +16,25 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from train.data.mixing import SampleOrder
 from train.data.streams import PreparedText, TokenStream
+from train.model.loss_tokens import IGNORE_INDEX
 
 # Shapes: B sequences   T tokens of a sequence (block size)   S tokens of a stream
 
 Batch = dict[str, torch.Tensor]
-IGNORED = -100
-"""Label of a position that is not predicted."""
+
+
+def micro_batch_size(batch_size: int, devices: int, accumulate: int) -> int:
+    """Sequences of one forward pass on one device.
+
+    Raises:
+        ValueError: `batch_size` cannot be divided evenly.
+    """
+    if batch_size % (devices * accumulate):
+        raise ValueError(
+            f"data.batch_size {batch_size} is not divisible by {devices} devices x {accumulate} accumulated "
+            "micro-batches; change it or trainer.accumulate_grad_batches"
+        )
+    return batch_size // (devices * accumulate)
 
 
 class Batches(IterableDataset):
@@ -63,7 +76,7 @@ class TrainBatches(Batches):
         document_masks: add `segment_ids`, from which the model takes masks and positions.
 
     Raises:
-        ValueError: `batch_size` cannot be divided evenly.
+        ValueError: see `micro_batch_size`.
     """
 
     def __init__(
@@ -80,16 +93,11 @@ class TrainBatches(Batches):
         accumulate: int = 1,
         document_masks: bool = False,
     ) -> None:
-        if batch_size % (world_size * accumulate):
-            raise ValueError(
-                f"data.batch_size {batch_size} is not divisible by {world_size} devices x {accumulate} accumulated "
-                "micro-batches; change it or trainer.accumulate_grad_batches"
-            )
         self.streams = dict(streams)
         self.order = order
         self.block_size = block_size
         self.batch_size = batch_size
-        self.micro_batch_size = batch_size // (world_size * accumulate)
+        self.micro_batch_size = micro_batch_size(batch_size, world_size, accumulate)
         self.separator_id = separator_id
         self.num_steps = num_steps
         self.world_size = world_size
@@ -168,7 +176,7 @@ class ValidationBatches(Batches):
         blocks = self.blocks[start : start + self.batch_size]
         size = max(1, len(blocks))
         ids = np.full((size, self.block_size), self.pad_id, dtype=np.int64)
-        labels = np.full_like(ids, IGNORED)
+        labels = np.full_like(ids, IGNORE_INDEX)
         num_bytes = np.zeros(size, dtype=np.int64)
         for row, block in enumerate(blocks):
             start = int(block) * (self.block_size - 1)
@@ -176,7 +184,7 @@ class ValidationBatches(Batches):
             ids[row, : len(tokens)] = tokens
             predicted = tokens != self.separator_id
             predicted[0] = False
-            labels[row, : len(tokens)] = np.where(predicted, tokens, IGNORED)
+            labels[row, : len(tokens)] = np.where(predicted, tokens, IGNORE_INDEX)
             num_bytes[row] = self.bytes.read(start, self.block_size)[1:].sum()
         input_ids = torch.from_numpy(ids)
         batch = {"input_ids": input_ids, "labels": torch.from_numpy(labels), "num_bytes": torch.from_numpy(num_bytes)}

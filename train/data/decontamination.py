@@ -57,7 +57,7 @@ def ngram_characters(n: int) -> int:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """What must not be trained on. Made by `read_exclusion`; empty without arguments, and then false."""
+    """What must not be trained on. Made by `read_exclusion`; empty without arguments."""
 
     digests: frozenset[bytes] = frozenset()
     """Of the texts (`text_digest`)."""
@@ -69,9 +69,6 @@ class Exclusion:
     """(G,) ordered hashes of the n-grams of texts in languages that space their words."""
     characters: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64), repr=False)
     """(G,) the same for the other languages."""
-
-    def __bool__(self) -> bool:
-        return bool(self.digests)
 
     def rule(self, document: Document) -> str | None:
         """The first of `RULES` that leaves the document out, or None if it may be trained on."""

@@ -80,7 +80,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(recipe: Recipe, cache: str | Path, *, workers: int = 0, progress: bool = True) -> PreparedText:
+def prepare(recipe: Recipe, cache: str | Path, *, workers: int = 0) -> PreparedText:
     """Tokenise everything that is not prepared yet; returns the prepared text.
 
     Args:
@@ -99,7 +99,7 @@ def prepare(recipe: Recipe, cache: str | Path, *, workers: int = 0, progress: bo
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{folder.name}.lock"):
         if not (folder / MANIFEST).is_file():  # another process may have finished it while this one waited
-            _prepare_locked(folder, key, recipe, workers=workers, progress=progress)
+            _prepare_locked(folder, key, recipe, workers=workers)
     return PreparedText(folder)
 
 
@@ -109,7 +109,7 @@ def find_prepared(recipe: Recipe, cache: str | Path) -> PreparedText | None:
     return PreparedText(folder) if (folder / MANIFEST).is_file() else None
 
 
-def _prepare_locked(folder: Path, key: str, recipe: Recipe, *, workers: int, progress: bool) -> None:
+def _prepare_locked(folder: Path, key: str, recipe: Recipe, *, workers: int) -> None:
     shards_folder = folder / "shards"
     shards_folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(shards_folder)
@@ -128,7 +128,7 @@ def _prepare_locked(folder: Path, key: str, recipe: Recipe, *, workers: int, pro
         initial=len(tasks) - len(todo),
         desc="tokenise",
         unit="shard",
-        disable=None if progress else True,
+        disable=None,  # shown on a terminal
     ) as bar:
         for _ in _run_tasks(todo, workers):
             bar.update()

@@ -137,7 +137,7 @@ def test_translations_and_near_copies_go_with_an_excluded_text_and_nothing_else(
     assert [off.rule(found[text]) for _, _, text, _ in expected] == [
         rule if rule != "ngrams" else None for *_, rule in expected
     ]
-    assert not Exclusion()
+    assert not Exclusion().digests
     with pytest.raises(ValueError, match=r"data\.exclude_ngrams is -1"):
         read_exclusion([], n=-1)
 
