@@ -224,7 +224,8 @@ class AnalysisCallback(StepCallback):
         begun = time.monotonic()
         measured = list(analysis.measure(snapshot))
         self._newest[analysis.name] = time.monotonic() - begun
-        table.write(snapshot.id, analysis, measured, self._newest[analysis.name])
+        about = {"parameters": snapshot.num_parameters}
+        table.write(snapshot.id, analysis, measured, self._newest[analysis.name], about)
 
     def _attempt(self, what: str, run: Callable[[], object]) -> None:
         """Whatever goes wrong in a measurement (out of memory, a full disk, a bug), days of training go on."""

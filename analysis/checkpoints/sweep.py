@@ -124,7 +124,11 @@ class Task:
             for analysis in missing:
                 started = time.perf_counter()
                 try:
-                    extra = {**marks_of(self.source, self.checkpoint), "identity_sha256": identity.weights_sha256}
+                    extra = {
+                        **marks_of(self.source, self.checkpoint),
+                        "identity_sha256": identity.weights_sha256,
+                        "parameters": snapshot.num_parameters,
+                    }
                     measured = list(analysis.measure(snapshot))
                     table.write(self.checkpoint.id, analysis, measured, time.perf_counter() - started, extra)
                     outcome.measured.append(analysis.name)

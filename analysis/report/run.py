@@ -109,6 +109,22 @@ class RunRecord:
         return count_parameters(self.folder)
 
     @cached_property
+    def sizes(self) -> dict[str, int]:
+        """What is known of the size of the model: `parameters` without embeddings, `units` that ConceptOverlap ranked.
+
+        Results of before 2026-11-26 do not say the parameters; then they are those of the last snapshot, if there is
+        one.
+        """
+        stamped = [stamp["parameters"] for _, _, stamp in self.stamps if "parameters" in stamp]
+        overlaps = analyses_of_class(self, "ConceptOverlap")
+        counted = [units for name in overlaps if (units := num_units(self, name)) is not None]
+        found = {
+            "parameters": stamped[-1] if stamped else self.parameters[1] if self.parameters else None,
+            "units": counted[0] if counted else None,
+        }
+        return {name: size for name, size in found.items() if size is not None}
+
+    @cached_property
     def stamps(self) -> list[tuple[int, str, dict]]:
         """Step, analysis and what the writer noted of it, of every result that can be read."""
         found = ((step, analysis, self.table.stamp(step, analysis)) for step, analysis in self.table.entries())
@@ -179,6 +195,22 @@ def count_parameters(folder: Path) -> tuple[int, int] | None:
         return None
     sizes = [(math.prod(shape), bool(shape) and shape[0] == vocabulary) for shape in shapes]
     return sum(size for size, _ in sizes), sum(size for size, embeds in sizes if not embeds)
+
+
+def num_units(record: RunRecord, analysis: str) -> int | None:
+    """N of a ConceptOverlap, from its K (as set, or that of the experts stored last) and chance K / N; None without."""
+    shared = record.frame[(record.frame["analysis"] == analysis) & (record.frame["metric"] == "shared")]
+    shared = shared[shared[["language", "condition", "concept"]].isna().all(axis=1)].dropna(subset=["chance"])
+    if shared.empty or not shared["chance"].iloc[-1]:
+        return None
+    k = record.settings[analysis]["k"]
+    if record.settings[analysis].get("share") is not None:
+        try:
+            ranks = record.table.attachment(int(shared["step"].iloc[-1]), analysis, "experts")["rank"]
+        except FileNotFoundError:
+            return None
+        k = max(ranks.to_pylist()) + 1
+    return round(k / shared["chance"].iloc[-1])
 
 
 def read_metrics(path: str | Path) -> list[dict]:

@@ -196,6 +196,7 @@ def test_results_say_which_weights_they_are_of(source: LocalFolders, tmp_path: P
     assert stamp["identity_sha256"] == record["weights_sha256"]
     assert len(record["weights_sha256"]) == 64
     assert stamp["dtype"] == "float32"
+    assert stamp["parameters"] == 8 * 8 * 12 + 8 * 17, "twelve matrices of a block, biases and norms; no embeddings"
 
 
 def test_tasks_may_be_single_analyses(source: LocalFolders, tmp_path: Path) -> None:

@@ -20,8 +20,11 @@ from analysis.base import Analysis, Attachment, Row
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.overlap import ConceptOverlap
+from analysis.measures.probe_suite import ProbeSuite
 from analysis.report.chapters.methods import methods
 from analysis.report.closing import closing_tables
+from analysis.report.comparison.runs import SIZE_DEPENDENT, depends_on_size
+from analysis.report.explanations import MEASURES
 from analysis.report.figures import profile, select
 from analysis.report.pair_figures import dendrogram, is_directed, pair_table
 from analysis.report.report import write_report
@@ -137,6 +140,43 @@ def test_runs_of_different_size_are_compared_on_corrected_measures_only(tmp_path
     assert "Accuracy" in titles
     same = write_report([small, write(tmp_path / "twin", {0: 0.1, 16: 0.2}, name="twin")], tmp_path / "same.html")
     assert "Shared" in [figure["layout"]["title"]["text"] for figure in figures_in(same)]
+    assert "differ in the number" not in same.read_text(encoding="utf-8")
+
+
+def test_sizes_are_told_without_overlap_and_hold_for_all_analyses(tmp_path: Path) -> None:
+    """With `share` the chance of an overlap is the same at every size, and a list may have no overlap at all."""
+    suite, codes = ProbeSuite(texts="none.parquet"), [Row(metric="compression_mdl", value=2.0, chance=1.0)]
+    codes.append(Row(metric="accuracy_mlp", value=0.5, chance=0.1))
+    overlap = ConceptOverlap(concepts="none.parquet", share=0.01)
+    for name, parameters in (("small", 10), ("large", 20), ("old", None)):
+        table = ResultTable(tmp_path / name)
+        for step in (0, 8):
+            told = {} if parameters is None else {"parameters": parameters}
+            table.write(SnapshotId(name, step, step), suite, codes, 1.0, told)
+            if parameters is not None:
+                table.write(SnapshotId(name, step, step), overlap, [Row(metric="shared", value=0.1, chance=0.01)], 1.0)
+
+    def shown(*names: str) -> tuple[str, set[str]]:
+        path = write_report([tmp_path / name for name in names], tmp_path / "both.html")
+        titles = {figure["layout"]["title"]["text"] for figure in figures_in(path)}
+        return path.read_text(encoding="utf-8"), titles
+
+    text, titles = shown("small", "large")
+    assert "number of parameters without embeddings (small: 10, large: 20)" in text
+    assert titles == {"Accuracy MLP"}
+    text, titles = shown("small", "old")
+    assert "Not all results say the size of their model" in text
+    assert "Compression MDL" in titles
+
+
+def test_what_depends_on_the_size_are_metrics_that_are_measured() -> None:
+    package = MEASURES.parents[1] / "analysis"
+    emitting = [path for folder in ("measures", "experts", "geometry") for path in (package / folder).rglob("*.py")]
+    code = "".join(path.read_text(encoding="utf-8") for path in emitting)
+    assert {metric for metric in SIZE_DEPENDENT if f'"{metric}"' not in code} == set()
+    assert {metric for metric in SIZE_DEPENDENT if f"`{metric}`" not in MEASURES.read_text(encoding="utf-8")} == set()
+    assert depends_on_size("shared_by_3")
+    assert not depends_on_size("rank_transfer")
 
 
 def test_two_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
