@@ -154,12 +154,18 @@ class HubSource(CheckpointSource):
             self.hub.evict(repo, entry)
 
     def marks(self, checkpoint: Checkpoint) -> dict[str, str]:
-        """The commit that the cache holds: known only now if the checkpoint has just been downloaded."""
+        """Where it lies, since one commit may hold several suites, and the commit that the cache holds: known only now
+        if the checkpoint has just been downloaded."""
         if self.is_baseline(checkpoint):
             return dict(checkpoint.marks)
-        repo, revision, _ = self.where(checkpoint)
+        repo, revision, prefix = self.where(checkpoint)
         commit = self.hub.commit(repo, revision)
-        return {"commit": commit} if commit else {}
+        return {"place": f"{repo}@{revision}/{prefix}"} | ({"commit": commit} if commit else {})
+
+    def config_marks(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """The suite's own folder of folders, whichever of them is the first that is asked for."""
+        _, _, prefix = self.where(checkpoint)
+        return {"place": f"{self.repo}/{prefix.rstrip('/').rpartition('/')[0]}"}
 
     def steps_of(self, given: list[str] | dict[str, int], discover: Callable[[], Iterable[str]]) -> Mapping[str, int]:
         """The `given` names with their steps, or where none are given those discovered ones whose name tells a step.

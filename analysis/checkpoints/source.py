@@ -8,10 +8,12 @@ import wait until a model is opened, so that `--help` does not.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ from analysis.checkpoints.names import Naming, summarize_steps
 from analysis.checkpoints.options import Loading
 from analysis.checkpoints.weights import find_weight_files, iter_tensors
 from analysis.snapshots import Snapshot, SnapshotId, read_clones
+from babelscope.files import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,6 +104,21 @@ class CheckpointSource(ABC):
         """What tells the content of a fetched checkpoint cheaply, see `Checkpoint.marks`."""
         return dict(checkpoint.marks)
 
+    def config_marks(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """What tells the config of `checkpoint`, which the random baseline has, from that of another suite."""
+        return {}
+
+    @cached_property
+    def reading(self) -> dict[str, str | None]:
+        """What numbers depend on beside the content of a checkpoint: precision, class, tokenizer, prefix token."""
+        tokenizer, folder = self.tokenizer, Path(self.tokenizer or "")
+        if tokenizer is not None and folder.is_dir():  # its content counts, wherever it lies
+            digests = [f"{name} {file_sha256(folder / name)}" for name in TOKENIZER_FILES if (folder / name).is_file()]
+            tokenizer = f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+        loading = self.loading
+        chosen = {"dtype": loading.dtype, "architecture": loading.architecture}
+        return {**chosen, "tokenizer": tokenizer, "prefix_token": self.prefix_token}
+
     def load(self, checkpoint: Checkpoint, path: Path) -> PreTrainedModel:
         """The model in `path`, the value of `fetch`."""
         from analysis.checkpoints.loading import load_model
@@ -125,7 +143,8 @@ class CheckpointSource(ABC):
             if self.random_baseline:
                 if found and found[0].id.step == 0:
                     raise ValueError(f"{found[0].id.run}: has a step 0 of its own; leave random_baseline out")
-                baseline = Checkpoint(id=SnapshotId(found[0].id.run, 0, 0), name="random", size=0, marks={"seed": "0"})
+                marks = {"seed": "0", **self.config_marks(found[0])}
+                baseline = Checkpoint(id=SnapshotId(found[0].id.run, 0, 0), name="random", size=0, marks=marks)
                 found.insert(0, baseline)
             self._listed = tuple(found)
         return self._listed

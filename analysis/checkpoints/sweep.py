@@ -180,9 +180,9 @@ class Task:
         return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 
-def marks_of(source: CheckpointSource, checkpoint: Checkpoint) -> dict[str, str]:
-    """What a result is stamped with and must agree with: the content's marks and the precision of the forward pass."""
-    return {**source.marks(checkpoint), "dtype": source.loading.dtype}
+def marks_of(source: CheckpointSource, checkpoint: Checkpoint) -> dict[str, str | None]:
+    """What a result is stamped with and must agree with: the content's marks and how it is read."""
+    return {**source.marks(checkpoint), **source.reading}
 
 
 def missing_analyses(
@@ -193,9 +193,9 @@ def missing_analyses(
     *,
     force: bool = False,
 ) -> list[Analysis]:
-    """Those without a result for this checkpoint, these settings and this content.
+    """Those without a result for this checkpoint, these settings, this content and this way of reading it.
 
-    A result without marks of its own (one that was measured live) counts as done.
+    A mark that a result lacks (one that was measured live or by an older version) is taken as fulfilled.
     """
     if force:
         return list(analyses)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
@@ -103,6 +104,27 @@ def test_changed_settings_changed_precision_and_force_measure_again(source: Loca
     assert len(plan(half, [Norms(log=log)], results, [1])) == 1
     assert len(plan(source, [Norms(log=log)], results, [1], force=True)) == 1
     assert plan(source, [Norms(log=log)], results, [1]) == []
+
+
+def test_what_texts_become_tokens_by_is_measured_anew(
+    source: LocalFolders, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    results, analyses = tmp_path / "results", [Norms(log=tmp_path / "log")]
+    sweep(source, analyses, results, [1], Inline())
+    byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    named = replace(source, tokenizer=str(tmp_path / "tokenizer"))
+    explicit = replace(source, loading=Loading(device="cpu", architecture="BloomForCausalLM"))
+    for other in (replace(source, prefix_token="<s>"), named, explicit):
+        assert len(plan(other, analyses, results, [1])) == 1
+    sweep(named, analyses, results, [1], Inline())
+    shutil.copytree(tmp_path / "tokenizer", tmp_path / "moved")
+    moved = replace(source, tokenizer=str(tmp_path / "moved"))
+    assert plan(moved, analyses, results, [1]) == [], "its content counts"
+    (tmp_path / "moved" / "tokenizer.json").write_text("{}")
+    assert len(plan(replace(moved), analyses, results, [1])) == 1
+    table, old = ResultTable(results), {"dtype": "float32"}  # as it was stamped before 2026-11-26
+    table.write(source.ids()[0], analyses[0], table.rows(1, "norms"), 1.0, old)
+    assert plan(replace(source, prefix_token="<s>"), analyses, results, [1]) == []
 
 
 def test_a_checkpoint_whose_files_changed_is_measured_again(
