@@ -41,6 +41,12 @@ def null_folder(root: Path, number: int) -> Path:
     return root / f"null_{number}"
 
 
+def way_of(stamp: dict) -> tuple[str, str]:
+    """What results must agree in to compare: the fingerprint of their settings, and the precision of the forward pass
+    (a live run, whose stamps do not say it, measures in float32)."""
+    return fingerprint_of(stamp["settings"]), stamp.get("dtype", "float32")
+
+
 class ResultTable:
     """Rows of all analyses of one run under `root`. Only the first process of a distributed run may write."""
 
@@ -166,8 +172,8 @@ class ResultTable:
     def null_band(self, analysis: str) -> pd.DataFrame:
         """Rows of one analysis on the run's random networks: `FRAME_COLUMNS` and `network` (0, 1 ...).
 
-        Networks that were measured under other settings than the newest result of the run are left out; empty if there
-        are none.
+        Networks that were measured in another way than the newest result of the run (`way_of`) are left out; empty if
+        there are none. Networks of before 2026-11-26 do not say their precision and are taken to be of that one.
         """
         import pandas as pd
 
@@ -177,7 +183,7 @@ class ResultTable:
         for folder in sorted(self.root.glob("null_*")) if newest is not None else ():
             table = ResultTable(folder)
             stamp = table.stamp(0, analysis)
-            if stamp is None or newest is None or stamp["fingerprint"] != newest["fingerprint"]:
+            if stamp is None or newest is None or way_of({"dtype": way_of(newest)[1], **stamp}) != way_of(newest):
                 continue
             frames.append(table.frame([analysis]).assign(network=int(folder.name.removeprefix("null_"))))
         if not frames:

@@ -204,7 +204,9 @@ class AnalysisCallback(StepCallback):
         work: list[tuple[str, Callable[[], object]]] = [
             (f"analysis {analysis.name!r}", partial(self._run_one, analysis, snapshot, table)) for analysis in mine
         ]
-        work.append(("random networks", partial(measure_null, snapshot, mine, table.root, self.null_networks)))
+        precision = {"dtype": str(snapshot.model.dtype).removeprefix("torch.")}
+        null = partial(measure_null, snapshot, mine, table.root, self.null_networks, precision)
+        work.append(("random networks", null))
         with measuring(snapshot.model):
             for what, run in work:
                 left = told_to_stop(trainer) and step < trainer.max_steps  # a finished run is never begun again

@@ -14,7 +14,7 @@ import copy
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,17 +55,17 @@ def missing_null(
     run: str,
     analyses: Sequence[Analysis],
     count: int,
-    shape: str | None = None,
+    marks: Mapping[str, str | None],
     *,
     force: bool = False,
 ) -> list[tuple[int, list[Analysis]]]:
-    """Numbers of the random networks that are not measured yet, and by which analyses; `shape` is that of the model
-    (`shape_of`), where it is known: networks of a model that bore the run's name before do not count. With `force`
-    none counts as measured."""
+    """Numbers of the random networks that are not measured yet, and by which analyses. `marks` are what a stamp must
+    agree with where it says it: how checkpoints are read (`CheckpointSource.reading`), and the `shape` of the model
+    where it is known, since one that bore the run's name before has other networks. With `force` none counts."""
     found = []
     for number in range(count):
         table = ResultTable(null_folder(results, number))
-        lacking = [one for one in analyses if one.needs_null and (force or not _has(table, run, one, shape))]
+        lacking = [one for one in analyses if one.needs_null and (force or not _has(table, run, one, marks))]
         if lacking:
             found.append((number, lacking))
     return found
@@ -77,39 +77,42 @@ def shape_of(model: PreTrainedModel) -> str:
     return hashlib.sha256(f"{type(model).__name__} {shapes}".encode()).hexdigest()[:16]
 
 
-def _has(table: ResultTable, run: str, analysis: Analysis, shape: str | None) -> bool:
-    """Whether the random network of `table` was measured; before 2026-11-26 results did not say its shape."""
+def _has(table: ResultTable, run: str, analysis: Analysis, marks: Mapping[str, str | None]) -> bool:
+    """Whether the random network of `table` was measured; before 2026-11-26 results did not say their marks."""
     stamp = table.stamp(0, analysis.name) or {}
-    return table.has(SnapshotId(run, 0, 0), analysis) and shape in (None, stamp.get("shape", shape))
+    agrees = all(stamp.get(key, value) == value for key, value in marks.items())
+    return agrees and table.has(SnapshotId(run, 0, 0), analysis)
 
 
 def measure_null(
     snapshot: Snapshot,
     analyses: Sequence[Analysis],
     results: Path,
-    count: int = NUM_NETWORKS,
+    count: int,
+    marks: Mapping[str, str | None],
     *,
     force: bool = False,
 ) -> list[str]:
     """Measure `count` random networks of the snapshot's configuration where that was not done, or all with `force`;
-    returns what was measured.
+    returns what was measured. They are stamped with `marks`, as the results that are held against them.
 
     Processes that share a results folder wait for each other, one network at a time.
     """
-    done, shape = [], shape_of(snapshot.model)
-    for number, lacking in missing_null(results, snapshot.id.run, analyses, count, shape, force=force):
+    done: list[str] = []
+    marks = {**marks, "shape": shape_of(snapshot.model)}
+    for number, lacking in missing_null(results, snapshot.id.run, analyses, count, marks, force=force):
         folder = null_folder(results, number)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             table = ResultTable(folder)
             network: Snapshot | None = None
             for analysis in lacking:
-                if not force and _has(table, snapshot.id.run, analysis, shape):
+                if not force and _has(table, snapshot.id.run, analysis, marks):
                     continue
                 network = network or random_network(snapshot, FIRST_SEED + number)
                 started = time.perf_counter()
                 measured = list(analysis.measure(network))
-                about = {"seed": FIRST_SEED + number, "shape": shape}
+                about = {**marks, "seed": FIRST_SEED + number}
                 table.write(network.id, analysis, measured, time.perf_counter() - started, about)
                 done.append(f"{analysis.name}, random network {number}")
                 log.info("measured: %s", done[-1])

@@ -140,7 +140,12 @@ class Task:
             if self.null_networks:
                 try:
                     outcome.measured += measure_null(
-                        snapshot, self.analyses, self.results, self.null_networks, force=self.force
+                        snapshot,
+                        self.analyses,
+                        self.results,
+                        self.null_networks,
+                        self.source.reading,
+                        force=self.force,
                     )
                 except Exception as error:
                     outcome.failed["random networks"] = self._told(error)
@@ -252,7 +257,7 @@ def plan(
             continue
         missing = missing_analyses(table, source, checkpoint, analyses, force=force)
         drawn, null_networks = null_networks, 0
-        if drawn and missing_null(results, checkpoint.id.run, analyses, drawn, force=force):
+        if drawn and missing_null(results, checkpoint.id.run, analyses, drawn, source.reading, force=force):
             missing += [one for one in analyses if one.needs_null and one not in missing]
         if not missing:
             source.finish(checkpoint)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from analysis.base import class_name
 from analysis.preregistration import check_plan
-from analysis.results import ResultTable
+from analysis.results import ResultTable, way_of
 from babelscope.yaml_text import read_config
 
 BROKEN = 1.5
@@ -132,13 +132,13 @@ class RunRecord:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What makes results incomplete or incomparable: files that cannot be read, and settings that changed."""
+        """What makes results incomplete or incomparable: unreadable files, and settings or precision that changed."""
         read = {(step, analysis) for step, analysis, _ in self.stamps}
         torn = [f"{analysis} at step {step}" for step, analysis in self.table.entries() if (step, analysis) not in read]
         said = [f"Not readable: {', '.join(torn)}; `python -m analysis run` measures it again."] if torn else []
-        ways: dict[str, dict[str, list[str]]] = {}
+        ways: dict[str, dict[tuple[str, str], list[str]]] = {}
         for step, analysis, stamp in self.stamps:
-            ways.setdefault(analysis, {}).setdefault(stamp["fingerprint"], []).append(str(step))
+            ways.setdefault(analysis, {}).setdefault(way_of(stamp), []).append(str(step))
         for analysis, steps_of in ways.items():
             if len(steps_of) > 1:
                 groups = "; ".join(", ".join(steps) for steps in steps_of.values())

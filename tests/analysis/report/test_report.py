@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -237,6 +238,23 @@ def test_files_that_cannot_be_read_and_settings_that_changed_are_named(
     assert "Mixed settings: overlap was measured in 2 ways (steps 0, 16; 8)" in said
     text = html.unescape((run / "report.html").read_text(encoding="utf-8"))
     assert {'"k": 7', '"k": 500'} <= {*re.findall(r'"k": \d+', text)}, "both stand in Provenance"
+
+
+def test_another_precision_is_another_way_and_another_name_of_the_class_is_not(tmp_path: Path) -> None:
+    """Stamps of before 2026-11-25 name the module of a class, and their hash is of that."""
+    table, rows, settings = ResultTable(tmp_path), [Row(metric="accuracy", value=0.5)], PROBE.settings()
+    for step in (0, 8, 16):
+        table.write(SnapshotId("run", step, step), PROBE, rows, 1.0, {"dtype": "float32"} if step else {})
+    old = pq.read_table(table.path(8, PROBE.name))
+    stamp = json.loads(old.schema.metadata[b"babelscope"])
+    stamp |= {"settings": settings | {"analysis": "analysis.language_probe.LanguageProbe"}, "fingerprint": "old"}
+    pq.write_table(old.replace_schema_metadata({b"babelscope": json.dumps(stamp)}), table.path(8, PROBE.name))
+    assert read_run(tmp_path).warnings == [], "step 0 was measured live, in float32"
+    table.write(SnapshotId("run", 32, 32), PROBE, rows, 1.0, {"dtype": "bfloat16"})
+    [said] = read_run(tmp_path).warnings
+    assert "language_probe was measured in 2 ways (steps 0, 8, 16; 32)" in said
+    text = html.unescape(write_report([tmp_path]).read_text(encoding="utf-8"))
+    assert {'"dtype": "float32"', '"dtype": "bfloat16"'} == {*re.findall(r'"dtype": "\w+"', text)}
 
 
 def test_a_mean_that_never_moves_is_no_figure(tmp_path: Path) -> None:
