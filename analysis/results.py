@@ -69,15 +69,21 @@ class ResultTable:
 
     def stamp(self, step: int, analysis: str) -> dict | None:
         """The metadata that the writer put into a rows file, or None if there is no readable file."""
-        try:
-            metadata = pq.read_schema(self.path(step, analysis)).metadata or {}
-            return json.loads(metadata[b"babelscope"])
-        except (KeyError, pa.ArrowInvalid, json.JSONDecodeError):
-            return None
-        except OSError as error:
-            if error.errno in (None, errno.ENOENT):  # a damaged footer has none
-                return None
-            raise
+        return _stamp_in(self.path(step, analysis))
+
+    def tell_tokens(self, snapshot_id: SnapshotId) -> bool:
+        """Let the stamps of this run and step say the tokens of `snapshot_id`; the numbers stay. True if any did not.
+
+        Tokens come from the names of checkpoints or from a setting that may be found later, and are no part of what a
+        result depends on.
+        """
+        told = False
+        for path in sorted(self.folder(snapshot_id.step).glob("*.parquet")):
+            stamp = _stamp_in(path)
+            if stamp is not None and stamp["run"] == snapshot_id.run and stamp["tokens"] != snapshot_id.tokens:
+                _write_stamped(path, _read(path), {**stamp, "tokens": snapshot_id.tokens})
+                told = True
+        return told
 
     def write(
         self,
@@ -196,6 +202,17 @@ class ResultTable:
             for path in sorted(self.folder(step).glob("*.parquet")):
                 if "." not in path.stem:
                     yield step, path.stem
+
+
+def _stamp_in(path: Path) -> dict | None:
+    try:
+        return json.loads((pq.read_schema(path).metadata or {})[b"babelscope"])
+    except (KeyError, pa.ArrowInvalid, json.JSONDecodeError):
+        return None
+    except OSError as error:
+        if error.errno in (None, errno.ENOENT):  # a damaged footer has none
+            return None
+        raise
 
 
 def _read(path: Path, schema: pa.Schema | None = None) -> pa.Table:

@@ -25,6 +25,7 @@ from analysis.checkpoints.audit import (
     read_record,
     write_record,
 )
+from analysis.checkpoints.names import summarize_steps
 from analysis.checkpoints.options import computes_bf16
 from analysis.checkpoints.random_networks import measure_null, missing_null
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
@@ -212,6 +213,19 @@ def missing_analyses(
         if not done or any(key in (stamp or {}) and (stamp or {})[key] != value for key, value in marks.items()):
             missing.append(analysis)
     return missing
+
+
+def tell_tokens(source: CheckpointSource, results: Path, steps: Sequence[int]) -> None:
+    """Let stored results of `steps` say the tokens that the source tells now, e.g. since `naming` was filled in."""
+    table, told = ResultTable(results), []
+    for checkpoint in source.checkpoints():
+        if checkpoint.id.step in steps and table.tell_tokens(checkpoint.id):
+            told.append(checkpoint.id.step)
+            known = read_record(results, checkpoint.id.step)
+            if known is not None:
+                write_record(results, replace(known, tokens=checkpoint.id.tokens))
+    if told:
+        logger.info("%s: tokens seen were told anew for steps %s", results, summarize_steps(told))
 
 
 def refuse_clash(source: CheckpointSource, results: Path, steps: Sequence[int]) -> None:

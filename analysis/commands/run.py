@@ -23,7 +23,7 @@ from analysis.checkpoints.audit import write_summary
 from analysis.checkpoints.executors import Executor, Inline
 from analysis.checkpoints.names import select_steps
 from analysis.checkpoints.random_networks import NUM_NETWORKS
-from analysis.checkpoints.sweep import Outcome, Split, Task, plan, refuse_clash
+from analysis.checkpoints.sweep import Outcome, Split, Task, plan, refuse_clash, tell_tokens
 from analysis.preflight import check, trained_on
 from analysis.results import ResultTable
 
@@ -86,6 +86,7 @@ def sweep(
 ) -> list[Outcome]:
     """Run all missing tasks with a progress bar, then write identity.json; `how` are options of `plan`."""
     lock_bars_by_thread()
+    tell_tokens(source, results, steps)
     tasks = plan(source, analyses, results, steps, **how)
     outcomes: list[Outcome] = []
     planned = {task.checkpoint.id.step: len(task.analyses) for task in tasks}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tqdm import tqdm
@@ -26,6 +27,7 @@ from analysis.base import Analysis, Row
 from analysis.checkpoints.executors import Inline
 from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.local import LocalFolders, RunFolder
+from analysis.checkpoints.names import Naming
 from analysis.checkpoints.sweep import plan
 from analysis.commands.run import sweep
 from analysis.results import ResultTable
@@ -125,6 +127,27 @@ def test_what_texts_become_tokens_by_is_measured_anew(
     table, old = ResultTable(results), {"dtype": "float32"}  # as it was stamped before 2026-11-26
     table.write(source.ids()[0], analyses[0], table.rows(1, "norms"), 1.0, old)
     assert plan(replace(source, prefix_token="<s>"), analyses, results, [1]) == []
+
+
+def test_tokens_that_are_known_later_are_told_without_a_measurement(source: LocalFolders, tmp_path: Path) -> None:
+    results, log = tmp_path / "results", tmp_path / "log"
+    sweep(source, [Norms(log=log)], results, [1, 2], Inline())
+    numbers = table_of(results).drop(columns="tokens")
+    assert table_of(results)["tokens"].isna().all()
+    attachment = ResultTable(results).path(1, "norms", "more")
+    shutil.copy(ResultTable(results).path(1, "norms"), attachment)
+    named = replace(source, naming=Naming(tokens_per_step=100))
+    how = sweep(named, [Norms(log=log)], results, STEPS, Inline())
+    assert [outcome.step for outcome in how] == [3, 4]
+    frame = table_of(results)
+    assert (frame["tokens"] == 100 * frame["step"]).all()
+    pd.testing.assert_frame_equal(frame.drop(columns="tokens")[: len(numbers)], numbers)
+    assert json.loads(pq.read_schema(attachment).metadata[b"babelscope"])["tokens"] == 100
+    told = json.loads((results / "identity.json").read_text())["checkpoints"]
+    assert [record["tokens"] for record in told] == [100, 200, 300, 400]
+    before = ResultTable(results).path(1, "norms").stat().st_mtime_ns
+    assert sweep(named, [Norms(log=log)], results, STEPS, Inline()) == []
+    assert ResultTable(results).path(1, "norms").stat().st_mtime_ns == before
 
 
 def test_a_checkpoint_whose_files_changed_is_measured_again(
