@@ -28,7 +28,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from analysis.base import Analysis
-from analysis.checkpoints.random_networks import NUM_NETWORKS, measure_null
+from analysis.checkpoints.random_networks import NUM_NETWORKS, Mould, measure_null
 from analysis.cost import Shape
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures import load_analyses
@@ -205,7 +205,7 @@ class AnalysisCallback(StepCallback):
             (f"analysis {analysis.name!r}", partial(self._run_one, analysis, snapshot, table)) for analysis in mine
         ]
         precision = {"dtype": str(snapshot.model.dtype).removeprefix("torch.")}
-        null = partial(measure_null, snapshot, mine, table.root, self.null_networks, precision)
+        null = partial(measure_null, Mould.of(snapshot), mine, table.root, self.null_networks, precision)
         work.append(("random networks", null))
         with measuring(snapshot.model):
             for what, run in work:

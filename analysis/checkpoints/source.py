@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from analysis.checkpoints.hub_cache import Hub, looks_like_hub_id
 from analysis.checkpoints.names import Naming, summarize_steps
-from analysis.checkpoints.options import Loading
+from analysis.checkpoints.options import Loading, release
 from analysis.checkpoints.weights import find_weight_files, iter_tensors
 from analysis.snapshots import Snapshot, SnapshotId, read_clones
 from babelscope.files import file_sha256
@@ -181,7 +181,7 @@ class CheckpointSource(ABC):
             FileNotFoundError: files that are not there.
             ValueError: files that are damaged, refused or do not fit together. Both name the checkpoint.
         """
-        from analysis.checkpoints.loading import build_random, check_fit, release
+        from analysis.checkpoints.loading import build_random, check_fit
         from analysis.extraction.replicas import replicate
 
         checkpoint = self.find(snapshot_id)

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +27,8 @@ from analysis.checkpoints.audit import (
     write_record,
 )
 from analysis.checkpoints.names import summarize_steps
-from analysis.checkpoints.options import computes_bf16
-from analysis.checkpoints.random_networks import measure_null, missing_null
+from analysis.checkpoints.options import computes_bf16, make_ready, release
+from analysis.checkpoints.random_networks import Mould, measure_null, missing_null
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, step_name
@@ -119,7 +120,19 @@ class Task:
         missing = missing_analyses(table, self.source, self.checkpoint, self.analyses, force=self.force)
         if not missing and not self.null_networks:
             return
-        weights = self._hash_weights()
+        mould = self._measure_checkpoint(missing, outcome, listener)
+        if self.null_networks:
+            release()  # so that checkpoint and random network are never in memory together
+            marks = self.source.reading
+            try:
+                done = measure_null(mould, self.analyses, self.results, self.null_networks, marks, force=self.force)
+                outcome.measured += done
+            except Exception as error:
+                outcome.failed["random networks"] = self._told(error)
+
+    def _measure_checkpoint(self, missing: Sequence[Analysis], outcome: Outcome, listener: Listener | None) -> Mould:
+        """Measure what is missing; returns what random networks of the checkpoint are drawn from."""
+        table, weights = ResultTable(self.results), self._hash_weights()
         with self.source.open(self.checkpoint.id) as snapshot:
             identity = self._record(snapshot, weights)
             for analysis in missing:
@@ -138,18 +151,7 @@ class Task:
                     outcome.failed[analysis.name] = self._told(error)
                 if listener is not None:
                     listener(analysis.name)
-            if self.null_networks:
-                try:
-                    outcome.measured += measure_null(
-                        snapshot,
-                        self.analyses,
-                        self.results,
-                        self.null_networks,
-                        self.source.reading,
-                        force=self.force,
-                    )
-                except Exception as error:
-                    outcome.failed["random networks"] = self._told(error)
+            return Mould.of(snapshot, partial(make_ready, loading=self.source.loading))
 
     def _hash_weights(self) -> str:
         """Hash of the stored weights, from the record if the files are still the same. Reads every byte once."""

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -30,7 +31,7 @@ from analysis.checkpoints.local import LocalFolders, RunFolder
 from analysis.checkpoints.names import Naming
 from analysis.checkpoints.sweep import plan
 from analysis.commands.run import sweep
-from analysis.results import ResultTable
+from analysis.results import ResultTable, null_folder
 from analysis.snapshots import Snapshot
 
 STEPS = [1, 2, 3, 4]
@@ -263,6 +264,35 @@ class Against(Norms):
 
     default_name: ClassVar[str] = "against"
     needs_null: ClassVar[bool] = True
+
+
+@dataclass(kw_only=True)
+class Alone(Against):
+    """Remembers the checkpoint, and asks at every random network whether it is in memory still."""
+
+    default_name: ClassVar[str] = "alone"
+    models: ClassVar[list[weakref.ref]] = []
+
+    def measure(self, snapshot: Snapshot) -> Iterable[Row]:
+        alive = sum(model() is not None for model in self.models)
+        self.models.append(weakref.ref(snapshot.model))
+        places = getattr(snapshot.model, "hf_device_map", {})
+        yield Row(metric="alive", value=float(alive))
+        yield Row(metric="on_disk", value=float("disk" in places.values()))
+
+
+def test_checkpoint_and_random_networks_are_in_memory_one_at_a_time(source: LocalFolders, tmp_path: Path) -> None:
+    """And lie where the device map puts the checkpoint."""
+    modules = ("word_embeddings", "word_embeddings_layernorm", "h.0", "ln_f")
+    places: dict[str, int | str] = {f"transformer.{name}": "cpu" for name in modules} | {"lm_head": "cpu"}
+    places["transformer.h.0"] = "disk"
+    spread = replace(source, loading=Loading(device_map=places, offload_folder=tmp_path / "offload"))
+    for number, (place, on_disk) in enumerate(((source, 0.0), (spread, 1.0))):
+        results = tmp_path / str(number)
+        [outcome] = sweep(place, [Alone(log=tmp_path / "log")], results, [1], Inline(), null_networks=2)
+        assert outcome.failed == {}
+        for table in (ResultTable(results), *(ResultTable(null_folder(results, network)) for network in (0, 1))):
+            assert [row.value for step in table.steps() for row in table.rows(step, "alone")] == [0.0, on_disk]
 
 
 @pytest.mark.parametrize("split", ["checkpoint", "analysis"])
