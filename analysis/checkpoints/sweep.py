@@ -99,7 +99,8 @@ class Task:
                 try:
                     self._measure(outcome, listener)
                 finally:
-                    self.source.finish(self.checkpoint)
+                    if self.split == "checkpoint":  # else another task may be loading it
+                        self.source.finish(self.checkpoint)
         except Timeout:
             outcome.busy = True
         except Exception as error:
@@ -230,14 +231,16 @@ def tell_tokens(source: CheckpointSource, results: Path, steps: Sequence[int]) -
         logger.info("%s: tokens seen were told anew for steps %s", results, summarize_steps(told))
 
 
-def refuse_clash(source: CheckpointSource, results: Path, steps: Sequence[int]) -> None:
+def refuse_clash(source: CheckpointSource, results: Path, steps: Sequence[int], *, download: bool) -> None:
     """Two models may be named alike (`A/checkpoint-100`, `B/checkpoint-100`) and would share one folder of results.
+
+    Without `download` only checkpoints on this machine are looked at.
 
     Raises:
         ValueError: `results` holds a step of a source with another origin and other weights.
     """
     for checkpoint in source.checkpoints():
-        if checkpoint.id.step not in steps or source.is_baseline(checkpoint):
+        if checkpoint.id.step not in steps or source.is_baseline(checkpoint) or not (download or checkpoint.cached):
             continue
         known = read_record(results, checkpoint.id.step)
         if known is None or known.origin in ("", source.origin):
@@ -260,7 +263,7 @@ def plan(
     split: Split = "checkpoint",
     null_networks: int = 0,
 ) -> list[Task]:
-    """Tasks for the checkpoints of `steps` that lack something.
+    """Tasks for the checkpoints of `steps` that lack something; only looks.
 
     `split` is "checkpoint" (one task loads a checkpoint once) or "analysis" (a task for each analysis: for more devices
     than checkpoints, at the price of loading each checkpoint once an analysis). `null_networks` random networks are
@@ -276,7 +279,6 @@ def plan(
         if drawn and missing_null(results, checkpoint.id.run, analyses, drawn, source.reading, force=force):
             missing += [one for one in analyses if one.needs_null and one not in missing]
         if not missing:
-            source.finish(checkpoint)
             continue
         shares = [tuple(missing)] if split == "checkpoint" else [(analysis,) for analysis in missing]
         shared = Task(source=source, checkpoint=checkpoint, analyses=(), results=results, force=force, split=split)

@@ -19,13 +19,14 @@ from torch import Tensor
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from analysis.base import Analysis, Row
-from analysis.checkpoints.audit import hash_tensors, read_record
+from analysis.checkpoints.audit import hash_tensors, read_record, write_record
 from analysis.checkpoints.executors import Inline
 from analysis.checkpoints.hub import HubRepositories, HubRevisions, HubSubfolders
 from analysis.checkpoints.hub_cache import Hub
 from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.names import Naming
-from analysis.checkpoints.sweep import missing_analyses, plan
+from analysis.checkpoints.source import Checkpoint
+from analysis.checkpoints.sweep import missing_analyses, plan, refuse_clash
 from analysis.commands.run import sweep
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, SnapshotId
@@ -230,6 +231,41 @@ def test_the_disk_budget_is_kept_and_older_files_are_left_alone(suite: Suite, hu
     assert not source.is_cached(source.checkpoints()[1])
     with pytest.raises(ValueError, match=r"suite step 10000 .* exceed disk_budget_gb"):
         suite(disk_budget_gb=1e-6).fetch(source.checkpoints()[1])
+
+
+def test_a_plan_leaves_the_cache_alone_and_a_sweep_evicts_after_the_last_task(
+    suite: Suite, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two analyses of one checkpoint are two tasks, of which the first must not take it from the second."""
+    results, steps, events = tmp_path / "results", [1000, 10_000], []
+    source = suite(revisions=[f"global_step{step}" for step in steps], disk_budget_gb=50e-6)
+    for name in ("fetch", "finish"):
+        kept = getattr(HubRevisions, name)
+
+        def told(self: HubRevisions, checkpoint: Checkpoint, name: str = name, kept: Callable = kept) -> Any:
+            if name == "finish" or not self.is_cached(checkpoint):
+                events.append((name, checkpoint.id.step))
+            return kept(self, checkpoint)
+
+        monkeypatch.setattr(HubRevisions, name, told)
+    analyses = [Weights(name=name) for name in ("one", "two")]
+    sweep(source, analyses, results, steps, Inline(prefetch=False), split="analysis")
+    assert events == [("fetch", 1000), ("finish", 1000), ("fetch", 10_000), ("finish", 10_000)]
+    assert not any(source.is_cached(checkpoint) for checkpoint in source.checkpoints()), (
+        "two do not fit beside each other"
+    )
+    events.clear()
+    assert plan(source, analyses, results, steps) == []
+    assert events == []
+    sweep(source, analyses, results, steps, Inline(prefetch=False))
+    assert events == [("finish", 1000), ("finish", 10_000)], "what is complete may go"
+    events.clear()
+    other = suite(revisions=[f"global_step{step}" for step in steps], run="suite")
+    write_record(results, replace(read_record(results, 1000), origin="lab/else", weights_sha256="other"))  # type: ignore[type-var]
+    refuse_clash(other, results, [1000], download=False)
+    assert events == []
+    with pytest.raises(ValueError, match="has other weights at step 1000"):
+        refuse_clash(other, results, [1000], download=True)
 
 
 def test_evicting_keeps_blobs_that_another_revision_uses(suite: Suite, hub: Any, packed: Callable) -> None:
