@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
@@ -58,26 +59,14 @@ class RunRecord:
 
     @cached_property
     def usable_steps(self) -> list[int]:
-        """Steps whose checkpoint may feed a verdict: no copy of an earlier one, and not worse than noise.
+        """Steps whose checkpoint may feed a verdict: no copy of an earlier one (as the audit says), and not broken.
 
         A published suite may hold a revision with the weights of another step, or a broken file (BLOOM-560m at 500000
-        and 600000). A copy is what the audit says; broken is a held-out loss above that of a uniform guess over the
-        vocabulary, or more than `BROKEN` times the lowest one seen at an earlier step.
+        and 600000).
         """
         copies = {int(step) for group in self.identity.get("duplicates", []) for step in sorted(group)[1:]}
-        rows = self.frame[self.frame["metric"].isin(["bits_per_byte", "bits_per_byte_uniform"])]
-        rows = rows[rows[["language", "condition", "layer", "seed", "concept"]].isna().all(axis=1)]
-        bits, uniform = (
-            rows[rows["metric"] == metric].groupby("step")["value"].mean()
-            for metric in ("bits_per_byte", "bits_per_byte_uniform")
-        )
-        usable, lowest = [], math.inf
-        for step in self.steps:
-            loss = float(bits.get(step, math.nan))
-            if step not in copies and not (loss > BROKEN * lowest or (step > 0 and loss > uniform.get(step, math.inf))):
-                usable.append(step)
-                lowest = min(lowest, loss) if math.isfinite(loss) else lowest
-        return usable
+        broken = {step for _, rows in self.frame.groupby("analysis") for step in broken_steps(rows)}
+        return [step for step in self.steps if step not in copies | broken]
 
     @cached_property
     def unusable(self) -> list[int]:
@@ -147,6 +136,26 @@ class RunRecord:
                     "compare; `python -m analysis run` measures again what differs from its list."
                 )
         return said
+
+
+def broken_steps(rows: pd.DataFrame) -> set[int]:
+    """Steps at which the held-out loss of one analysis, whose rows these are, is not that of a trained network.
+
+    It is more than `BROKEN` times the lowest one seen at an earlier step, or above that of a uniform guess over the
+    vocabulary (the chance of `perplexity`) although an earlier step was below, or no step is: the first steps of a
+    training are above it, too.
+    """
+    whole = rows[rows[["condition", "layer", "seed", "concept"]].isna().all(axis=1)]
+    bits = whole[(whole["metric"] == "bits_per_byte") & whole["language"].isna()].groupby("step")["value"].mean()
+    broken, lowest = set(), math.inf
+    for step, loss in bits.items():
+        if loss > BROKEN * lowest:
+            broken.add(step)
+        lowest = min(lowest, loss)
+    guess = whole[whole["metric"] == "perplexity"].dropna(subset=["chance"])
+    above = np.log(guess["value"] / guess["chance"]).groupby(guess["step"]).mean() > 0.0  # mean over languages
+    began = min(above.index[~above], default=0)
+    return broken | {step for step in above.index[above] if step > began}
 
 
 def read_run(folder: str | Path) -> RunRecord:

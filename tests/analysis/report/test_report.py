@@ -218,7 +218,10 @@ def test_a_single_snapshot_worse_than_a_guess_has_a_page_with_chance_and_interva
     figure = next(f for f in figures_in(path) if f["layout"]["title"]["text"].startswith("Sharing of concept"))
     assert [(trace["name"], trace["error_y"]["type"]) for trace in figure["data"]] == [("measured", "data")]
     assert figure["layout"]["annotations"][0]["text"] == "chance"
-    losses = [Row(metric="bits_per_byte", value=9.0), Row(metric="bits_per_byte_uniform", value=8.5)]
+    losses = [
+        Row(metric="bits_per_byte", value=9.0),
+        Row(metric="perplexity", value=400.0, chance=384.0, language="en"),
+    ]
     table.write(here, LOSS, losses, seconds=1.0)
     assert "Shared by language pair, step 1" in [
         f["layout"]["title"]["text"] for f in figures_in(write_report([tmp_path]))
