@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -204,6 +205,15 @@ def count_parameters(folder: Path) -> tuple[int, int] | None:
         return None
     sizes = [(math.prod(shape), bool(shape) and shape[0] == vocabulary) for shape in shapes]
     return sum(size for size, _ in sizes), sum(size for size, embeds in sizes if not embeds)
+
+
+def differing(results: Iterable[tuple[RunRecord, str]]) -> list[str]:
+    """What the newest results of analyses (run, name) differ in: options, and `dtype` for the precision."""
+    found = []
+    for record, name in results:
+        newest = [stamp for _, analysis, stamp in record.stamps if analysis == name][-1]
+        found.append({**newest["settings"], "dtype": way_of(newest)[1]})
+    return sorted({key for one in found for key in one if any(one[key] != other.get(key) for other in found)})
 
 
 def num_units(record: RunRecord, analysis: str) -> int | None:

@@ -16,7 +16,7 @@ from analysis.report.changes import DECISIVE, PAPER, find_change
 from analysis.report.explanations import explain, heading_of, in_words, unit_of
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
-from analysis.report.run import RunRecord
+from analysis.report.run import RunRecord, differing
 from analysis.report.tables import Table
 
 SIZE_DEPENDENT = frozenset(
@@ -95,8 +95,7 @@ def _add_analysis(
     rows = frame[frame["analysis"] == analysis]
     class_of = next(record.classes[analysis] for record in records if analysis in record.classes)
     page.chapter(heading_of(class_of) or in_words(analysis))
-    settings = [record.settings[analysis] for record in records if analysis in record.settings]
-    differ = sorted({key for one in settings for key in one if any(one[key] != other.get(key) for other in settings)})
+    differ = differing((record, analysis) for record in records if analysis in record.settings)
     if differ:
         page.paragraph(f"Measured with different settings: {', '.join(differ)}; see the Provenance of each run's page.")
     items: list[Card] = []
