@@ -16,12 +16,12 @@ from pathlib import Path
 from analysis.checkpoints.hub_cache import Hub, RepoFile, looks_like_hub_id, weights_digest
 from analysis.checkpoints.source import TOKENIZER_FILES, Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import choose_weight_files, find_weight_files
-from analysis.snapshots import SnapshotId
+from analysis.snapshots import CLONES_FILE, SnapshotId
 
 logger = logging.getLogger(__name__)
 
 GB = 10**9
-CONFIG_FILES = ("config.json", "generation_config.json")
+CONFIG_FILES = ("config.json", "generation_config.json", CLONES_FILE)
 
 
 @dataclass(kw_only=True)

@@ -220,8 +220,8 @@ class LightningCheckpoint(LocalSource):
 
         return load_lightning(path, self.fetch_config(checkpoint), self.label(checkpoint), self.loading, self.prefix)
 
-    def tokenizer_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
-        return super().tokenizer_folder(checkpoint, self.fetch_config(checkpoint))
+    def config_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
+        return self.fetch_config(checkpoint)
 
     def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
         state = load_pickled(path, self.label(checkpoint)).get("state_dict", {})

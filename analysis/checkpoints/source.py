@@ -88,6 +88,10 @@ class CheckpointSource(ABC):
         """A folder with the config.json of `checkpoint`; does not fetch weights where that can be avoided."""
         return self.fetch(checkpoint)
 
+    def config_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
+        """The folder of config, tokenizer and cloned languages of a checkpoint, whose files are in `path`."""
+        return path if path.is_dir() else path.parent
+
     def fits(self, checkpoint: Checkpoint) -> bool:
         """Whether there is room to fetch `checkpoint` while another is in use."""
         return True
@@ -187,9 +191,9 @@ class CheckpointSource(ABC):
         checkpoint = self.find(snapshot_id)
         name = self.label(checkpoint)
         if self.is_baseline(checkpoint):
-            model_source = self.checkpoints()[1]
-            folder = self.fetch_config(model_source)
-            tokenizer = self.load_tokenizer(model_source, folder)
+            checkpoint = self.checkpoints()[1]
+            folder = self.fetch_config(checkpoint)
+            tokenizer = self.load_tokenizer(checkpoint, folder)
             model = build_random(folder, name, self.loading, seed=0)
         else:
             folder = self.fetch(checkpoint)
@@ -198,9 +202,8 @@ class CheckpointSource(ABC):
             tokenizer = self.load_tokenizer(checkpoint, folder)
             model = self.load(checkpoint, folder)
         try:
-            clones = read_clones(
-                folder if folder.is_dir() else folder.parent, model.config.get_text_config().vocab_size
-            )
+            vocabulary = model.config.get_text_config().vocab_size
+            clones = read_clones(self.config_folder(checkpoint, folder), vocabulary)
             shift = max((clone.shift for clone in clones.values()), default=0)
             check_fit(model, tokenizer, name, strict=self.loading.check_tokenizer, shift=shift)
             copies = [replicate(model, device) for device in self.loading.devices[1:]]
@@ -228,7 +231,7 @@ class CheckpointSource(ABC):
             FileNotFoundError: none is named and none lies beside the weights, or the named one cannot be had.
         """
         if self.tokenizer is None:
-            folder = path if path.is_dir() else path.parent
+            folder = self.config_folder(checkpoint, path)
             if not any((folder / file).is_file() for file in TOKENIZER_FILES):
                 raise FileNotFoundError(
                     f"{self.label(checkpoint)}: no tokenizer beside the weights; set 'tokenizer' to a folder or hub id"

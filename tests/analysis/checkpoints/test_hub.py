@@ -29,7 +29,8 @@ from analysis.checkpoints.source import Checkpoint
 from analysis.checkpoints.sweep import missing_analyses, plan, refuse_clash
 from analysis.commands.run import sweep
 from analysis.results import ResultTable
-from analysis.snapshots import Snapshot, SnapshotId
+from analysis.snapshots import CLONES_FILE, Snapshot, SnapshotId
+from babelscope.records import Clone
 
 REPO = "lab/suite"
 CPU = Loading(device="cpu")
@@ -285,6 +286,23 @@ def test_the_random_baseline_needs_no_weights(suite: Suite, hub: Any) -> None:
     with source.open(SnapshotId("suite", 0, 0)) as snapshot:
         assert snapshot.model.config.hidden_size == 16
     assert not any(name.endswith((".bin", ".safetensors")) for name in hub.downloads())
+
+
+def test_cloned_languages_of_a_published_run_come_with_it(
+    hub: Any, tokenizer_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Without them a vocabulary of twice the tokens looks like another model's."""
+    BloomForCausalLM(BloomConfig(vocab_size=520, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path / "made"
+    )
+    files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()} | tokenizer_files
+    hub.add("me/run", "step-8", files | {CLONES_FILE: b'{"en2": {"of": "en", "shift": 256}}'})
+    source = HubRevisions(
+        repo="me/run", endpoint=hub.endpoint, cache_dir=tmp_path / "cache", loading=CPU, random_baseline=True
+    )
+    for step in (0, 8):  # the baseline needs no weights
+        with source.open(source.ids()[step // 8]) as snapshot:
+            assert snapshot.clones == {"en2": Clone("en", 256)}
 
 
 def test_the_commit_is_known_after_the_download(suite: Suite, hub: Any) -> None:

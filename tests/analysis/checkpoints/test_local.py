@@ -17,7 +17,8 @@ from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.local import LightningCheckpoint, LocalFolder, LocalFolders, RunFolder
 from analysis.checkpoints.names import Naming
 from analysis.checkpoints.weights import untie
-from analysis.snapshots import SnapshotId
+from analysis.snapshots import CLONES_FILE, SnapshotId
+from babelscope.records import Clone
 
 CPU = Loading(device="cpu", check_tokenizer=False)
 
@@ -148,6 +149,26 @@ def test_lightning_checkpoints_take_the_config_of_their_run(run: Path) -> None:
     assert source.ids() == [SnapshotId("demo", 8, 8192), SnapshotId("demo", 16, 16384)]
     with source.open(SnapshotId("demo", 16, 16384)) as snapshot:
         assert torch.equal(logits(snapshot.model), logits(small_model(16)))
+
+
+def test_cloned_languages_are_those_of_the_folder_with_the_config(
+    tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """A vocabulary of twice the tokens is not another model's, with Lightning files, too."""
+    model = BloomForCausalLM(BloomConfig(vocab_size=520, hidden_size=16, n_layer=1, n_head=2))
+    snapshot = tmp_path / "run" / "snapshots" / "step_00000008"
+    model.save_pretrained(snapshot)
+    byte_tokenizer.save_pretrained(snapshot)
+    (snapshot / CLONES_FILE).write_text('{"en2": {"of": "en", "shift": 256}}')
+    save_lightning(tmp_path / "run" / "checkpoints" / "step_8.ckpt", model, 8)
+    loading = Loading(device="cpu")
+    for source in (
+        LightningCheckpoint(path=tmp_path / "run" / "checkpoints", loading=loading),
+        LightningCheckpoint(path=tmp_path / "run" / "checkpoints" / "step_8.ckpt", config=snapshot, loading=loading),
+        LightningCheckpoint(path=tmp_path / "run" / "checkpoints", loading=loading, random_baseline=True),
+    ):
+        with source.open(source.ids()[0]) as opened:
+            assert opened.clones == {"en2": Clone("en", 256)}
 
 
 @pytest.mark.parametrize("link", [True, False])
