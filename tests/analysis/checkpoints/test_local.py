@@ -286,6 +286,13 @@ def test_folders_tell_their_steps_by_name(tmp_path: Path, byte_tokenizer: PreTra
         assert random.tokenizer is first.tokenizer
 
 
+def test_nested_folders_tell_step_and_tokens_by_the_same_part(tmp_path: Path) -> None:
+    for name in ("step50000-tokens210B", "step100000-tokens420B"):
+        small_model(7).save_pretrained(tmp_path / "suite" / name / "hf")
+    source = LocalFolders(path=tmp_path / "suite", pattern="*/hf")
+    assert source.ids() == [SnapshotId("suite", 50_000, 210 * 10**9), SnapshotId("suite", 100_000, 420 * 10**9)]
+
+
 def test_two_checkpoints_of_one_step_are_refused(tmp_path: Path) -> None:
     for name in ("stage1-step5", "stage2-step5"):
         small_model(0).save_pretrained(tmp_path / name)
