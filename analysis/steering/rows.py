@@ -195,10 +195,9 @@ def _share_interval(
     So a rate without a single hit does not pretend to be exactly 0.
     """
     hits = min(num_texts, round(_mean(values) * num_texts))
-    share, bounds = _mean(values), wilson_interval(hits, num_texts)
-    low, high = interval_of(values, clusters, seed)
-    bounds = (*bounds, share) if low is None or high is None else (*bounds, share, low, high)
-    return max(0.0, min(bounds)), min(1.0, max(bounds))
+    share, bounds = _mean(values), (*wilson_interval(hits, num_texts), *interval_of(values, clusters, seed))
+    known = [share, *(bound for bound in bounds if bound is not None)]
+    return max(0.0, min(known)), min(1.0, max(known))
 
 
 def interval_of(
