@@ -75,10 +75,11 @@ class ResultTable:
         """Let the stamps of this run and step say the tokens of `snapshot_id`; the numbers stay. True if any did not.
 
         Tokens come from the names of checkpoints or from a setting that may be found later, and are no part of what a
-        result depends on.
+        result depends on. Where they are unknown now, what was known stays.
         """
         told = False
-        for path in sorted(self.folder(snapshot_id.step).glob("*.parquet")):
+        known = snapshot_id.tokens is not None
+        for path in sorted(self.folder(snapshot_id.step).glob("*.parquet")) if known else ():
             stamp = _stamp_in(path)
             if stamp is not None and stamp["run"] == snapshot_id.run and stamp["tokens"] != snapshot_id.tokens:
                 _write_stamped(path, _read(path), {**stamp, "tokens": snapshot_id.tokens})

@@ -204,9 +204,7 @@ class AnalysisCallback(StepCallback):
         work: list[tuple[str, Callable[[], object]]] = [
             (f"analysis {analysis.name!r}", partial(self._run_one, analysis, snapshot, table)) for analysis in mine
         ]
-        precision = {"dtype": str(snapshot.model.dtype).removeprefix("torch.")}
-        null = partial(measure_null, Mould.of(snapshot), mine, table.root, self.null_networks, precision)
-        work.append(("random networks", null))
+        work.append(("random networks", partial(self._run_null, mine, snapshot, table)))
         with measuring(snapshot.model):
             for what, run in work:
                 left = told_to_stop(trainer) and step < trainer.max_steps  # a finished run is never begun again
@@ -228,6 +226,10 @@ class AnalysisCallback(StepCallback):
         self._newest[analysis.name] = time.monotonic() - begun
         about = {"parameters": snapshot.num_parameters}
         table.write(snapshot.id, analysis, measured, self._newest[analysis.name], about)
+
+    def _run_null(self, analyses: list[Analysis], snapshot: Snapshot, table: ResultTable) -> None:
+        precision = {"dtype": str(snapshot.model.dtype).removeprefix("torch.")}
+        measure_null(Mould.of(snapshot), analyses, table.root, self.null_networks, precision)
 
     def _attempt(self, what: str, run: Callable[[], object]) -> None:
         """Whatever goes wrong in a measurement (out of memory, a full disk, a bug), days of training go on."""

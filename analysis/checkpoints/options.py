@@ -116,6 +116,8 @@ def _spread(model: Any, loading: Loading) -> None:
     elif isinstance(places, str):
         places = {"": places}
     folder = None
+    if "disk" in places.values() and loading.offload_folder is None:
+        raise ValueError("loading: the device map puts weights on disk; set offload_folder")
     if loading.offload_folder is not None:
         loading.offload_folder.mkdir(parents=True, exist_ok=True)
         # One of its own that is gone with the model: accelerate takes weights that lie in a folder already for its own.

@@ -164,6 +164,9 @@ def test_weights_that_were_not_read_are_spread_and_rounded_like_those_that_were(
     assert {parameter.dtype for parameter in read.parameters()} == {torch.bfloat16}
     torch.testing.assert_close(logits(read), logits(drawn.bfloat16()), rtol=0, atol=0)
     torch.testing.assert_close(logits(model), logits(plain), rtol=0, atol=0)
+    if device_map is PLACES:
+        with pytest.raises(ValueError, match="puts weights on disk; set offload_folder"):
+            build_random(folder, NAME, replace(spread, offload_folder=None), seed=1)
     del model, read
     release()
     assert not list(tmp_path.glob("offload/*"))
