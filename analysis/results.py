@@ -41,6 +41,12 @@ def null_folder(root: Path, number: int) -> Path:
     return root / f"null_{number}"
 
 
+def way_of(stamp: dict) -> tuple[str, str]:
+    """What results must agree in to compare: the fingerprint of their settings, and the precision of the forward pass
+    (a live run, whose stamps do not say it, measures in float32)."""
+    return fingerprint_of(stamp["settings"]), stamp.get("dtype", "float32")
+
+
 class ResultTable:
     """Rows of all analyses of one run under `root`. Only the first process of a distributed run may write."""
 
@@ -63,15 +69,22 @@ class ResultTable:
 
     def stamp(self, step: int, analysis: str) -> dict | None:
         """The metadata that the writer put into a rows file, or None if there is no readable file."""
-        try:
-            metadata = pq.read_schema(self.path(step, analysis)).metadata or {}
-            return json.loads(metadata[b"babelscope"])
-        except (KeyError, pa.ArrowInvalid, json.JSONDecodeError):
-            return None
-        except OSError as error:
-            if error.errno in (None, errno.ENOENT):  # a damaged footer has none
-                return None
-            raise
+        return _stamp_in(self.path(step, analysis))
+
+    def tell_tokens(self, snapshot_id: SnapshotId) -> bool:
+        """Let the stamps of this run and step say the tokens of `snapshot_id`; the numbers stay. True if any did not.
+
+        Tokens come from the names of checkpoints or from a setting that may be found later, and are no part of what a
+        result depends on. Where they are unknown now, what was known stays.
+        """
+        told = False
+        known = snapshot_id.tokens is not None
+        for path in sorted(self.folder(snapshot_id.step).glob("*.parquet")) if known else ():
+            stamp = _stamp_in(path)
+            if stamp is not None and stamp["run"] == snapshot_id.run and stamp["tokens"] != snapshot_id.tokens:
+                _write_stamped(path, _read(path), {**stamp, "tokens": snapshot_id.tokens})
+                told = True
+        return told
 
     def write(
         self,
@@ -166,8 +179,8 @@ class ResultTable:
     def null_band(self, analysis: str) -> pd.DataFrame:
         """Rows of one analysis on the run's random networks: `FRAME_COLUMNS` and `network` (0, 1 ...).
 
-        Networks that were measured under other settings than the newest result of the run are left out; empty if there
-        are none.
+        Networks that were measured in another way than the newest result of the run (`way_of`) are left out; empty if
+        there are none. Networks of before 2026-11-26 do not say their precision and are taken to be of that one.
         """
         import pandas as pd
 
@@ -177,7 +190,7 @@ class ResultTable:
         for folder in sorted(self.root.glob("null_*")) if newest is not None else ():
             table = ResultTable(folder)
             stamp = table.stamp(0, analysis)
-            if stamp is None or newest is None or stamp["fingerprint"] != newest["fingerprint"]:
+            if stamp is None or newest is None or way_of({"dtype": way_of(newest)[1], **stamp}) != way_of(newest):
                 continue
             frames.append(table.frame([analysis]).assign(network=int(folder.name.removeprefix("null_"))))
         if not frames:
@@ -190,6 +203,17 @@ class ResultTable:
             for path in sorted(self.folder(step).glob("*.parquet")):
                 if "." not in path.stem:
                     yield step, path.stem
+
+
+def _stamp_in(path: Path) -> dict | None:
+    try:
+        return json.loads((pq.read_schema(path).metadata or {})[b"babelscope"])
+    except (KeyError, pa.ArrowInvalid, json.JSONDecodeError):
+        return None
+    except OSError as error:
+        if error.errno in (None, errno.ENOENT):  # a damaged footer has none
+            return None
+        raise
 
 
 def _read(path: Path, schema: pa.Schema | None = None) -> pa.Table:

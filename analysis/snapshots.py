@@ -66,6 +66,12 @@ class Snapshot:
     def tokenizer_hash(self) -> str:
         return hash_tokenizer(self.tokenizer)
 
+    @property
+    def num_parameters(self) -> int:
+        """Parameters without embeddings: what runs of one size have in common, whatever their vocabulary."""
+        vocabulary = self.model.config.get_text_config().vocab_size
+        return sum(value.numel() for value in self.model.parameters() if value.shape[:1] != (vocabulary,))
+
 
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of the fast tokenizer's own serialisation (vocabulary, merges, rules).

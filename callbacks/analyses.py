@@ -28,7 +28,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from analysis.base import Analysis
-from analysis.checkpoints.random_networks import NUM_NETWORKS, measure_null
+from analysis.checkpoints.random_networks import NUM_NETWORKS, Mould, measure_null
 from analysis.cost import Shape
 from analysis.extraction.sites import UnitSpace, find_sites
 from analysis.measures import load_analyses
@@ -205,7 +205,7 @@ class AnalysisCallback(StepCallback):
         work: list[tuple[str, Callable[[], object]]] = [
             (f"analysis {analysis.name!r}", partial(self._run_one, analysis, snapshot, table)) for analysis in mine
         ]
-        work.append(("random networks", partial(measure_null, snapshot, mine, table.root, self.null_networks)))
+        work.append(("random networks", partial(self._run_null, mine, snapshot, table)))
         with measuring(snapshot.model):
             for what, run in work:
                 left = told_to_stop(trainer) and step < trainer.max_steps  # a finished run is never begun again
@@ -227,7 +227,12 @@ class AnalysisCallback(StepCallback):
         begun = time.monotonic()
         measured = list(analysis.measure(snapshot))
         self._newest[analysis.name] = time.monotonic() - begun
-        table.write(snapshot.id, analysis, measured, self._newest[analysis.name])
+        about = {"parameters": snapshot.num_parameters}
+        table.write(snapshot.id, analysis, measured, self._newest[analysis.name], about)
+
+    def _run_null(self, analyses: list[Analysis], snapshot: Snapshot, table: ResultTable) -> None:
+        precision = {"dtype": str(snapshot.model.dtype).removeprefix("torch.")}
+        measure_null(Mould.of(snapshot), analyses, table.root, self.null_networks, precision)
 
     def _attempt(self, what: str, run: Callable[[], object]) -> None:
         """Whatever goes wrong in a measurement (out of memory, a full disk, a bug), days of training go on."""

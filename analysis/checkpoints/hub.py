@@ -16,12 +16,12 @@ from pathlib import Path
 from analysis.checkpoints.hub_cache import Hub, RepoFile, looks_like_hub_id, weights_digest
 from analysis.checkpoints.source import TOKENIZER_FILES, Checkpoint, CheckpointSource
 from analysis.checkpoints.weights import choose_weight_files, find_weight_files
-from analysis.snapshots import SnapshotId
+from analysis.snapshots import CLONES_FILE, SnapshotId
 
 logger = logging.getLogger(__name__)
 
 GB = 10**9
-CONFIG_FILES = ("config.json", "generation_config.json")
+CONFIG_FILES = ("config.json", "generation_config.json", CLONES_FILE)
 
 
 @dataclass(kw_only=True)
@@ -154,12 +154,18 @@ class HubSource(CheckpointSource):
             self.hub.evict(repo, entry)
 
     def marks(self, checkpoint: Checkpoint) -> dict[str, str]:
-        """The commit that the cache holds: known only now if the checkpoint has just been downloaded."""
+        """Where it lies, since one commit may hold several suites, and the commit that the cache holds: known only now
+        if the checkpoint has just been downloaded."""
         if self.is_baseline(checkpoint):
             return dict(checkpoint.marks)
-        repo, revision, _ = self.where(checkpoint)
+        repo, revision, prefix = self.where(checkpoint)
         commit = self.hub.commit(repo, revision)
-        return {"commit": commit} if commit else {}
+        return {"place": f"{repo}@{revision}/{prefix}"} | ({"commit": commit} if commit else {})
+
+    def config_marks(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """The suite's own folder of folders, whichever of them is the first that is asked for."""
+        _, _, prefix = self.where(checkpoint)
+        return {"place": f"{self.repo}/{prefix.rstrip('/').rpartition('/')[0]}"}
 
     def steps_of(self, given: list[str] | dict[str, int], discover: Callable[[], Iterable[str]]) -> Mapping[str, int]:
         """The `given` names with their steps, or where none are given those discovered ones whose name tells a step.

@@ -6,7 +6,6 @@ code from the repository, a tokenizer whose ids do not fit.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import logging
@@ -27,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from analysis.checkpoints.options import Loading, computes_bf16
+from analysis.checkpoints.options import Loading, make_ready
 from analysis.checkpoints.weights import find_weight_files, load_pickled, select_weights
 from babelscope.errors import one_line
 
@@ -150,7 +149,8 @@ def load_model(folder: Path, name: str, loading: Loading, *, gguf_file: str | No
         logger.warning(
             "%s: weights without a place in the model are ignored: %s", name, sorted(report["unexpected_keys"])[:3]
         )
-    return _ready(model, loading)
+    # With a device map the weights are where it says, each in its precision, since they were read.
+    return make_ready(model, loading) if loading.device_map is None else model.eval().requires_grad_(False)
 
 
 def load_lightning(
@@ -165,7 +165,7 @@ def load_lightning(
     state = load_pickled(file, name).get("state_dict")
     if not isinstance(state, dict):
         raise ValueError(f"{name}: no 'state_dict' in {file.name}; is it a Lightning checkpoint?")
-    model = build_random(config_folder, name, loading, seed=0)
+    model = _draw(config_folder, name, loading, seed=0)
     weights = dict(select_weights(state, prefix))
     tied = set(model.state_dict()) - set(dict(model.named_parameters())) - set(dict(model.named_buffers()))
     try:
@@ -177,17 +177,20 @@ def load_lightning(
         odd = missing or sorted(outcome.unexpected_keys)
         kind = "lacks" if missing else "has unknown"
         raise ValueError(f"{name}: {file.name} {kind} {len(odd)} weights of {type(model).__name__}, first {odd[0]}")
-    return _ready(model, loading)
+    return make_ready(model, loading)
 
 
 def build_random(config_folder: Path, name: str, loading: Loading, *, seed: int) -> PreTrainedModel:
     """The untrained network of a suite: its config, transformers' own initialisation, a seed of its own."""
+    return make_ready(_draw(config_folder, name, loading, seed=seed), loading)
+
+
+def _draw(config_folder: Path, name: str, loading: Loading, *, seed: int) -> PreTrainedModel:
     config = read_config(config_folder, name, loading)
     cls = _class_for(config, name, loading)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = cls.from_config(config) if cls is AutoModelForCausalLM else cls(config)
-    return _ready(model, loading)
+        return cls.from_config(config) if cls is AutoModelForCausalLM else cls(config)
 
 
 def load_tokenizer(
@@ -272,13 +275,6 @@ def check_fit(
         )
 
 
-def release() -> None:
-    """Give back the memory of models that are no longer referenced."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _class_for(config: PretrainedConfig, name: str, loading: Loading) -> type:
     if loading.architecture is not None:
         return model_class(loading.architecture)
@@ -288,14 +284,3 @@ def _class_for(config: PretrainedConfig, name: str, loading: Loading) -> type:
     if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return AutoModelForCausalLM
     raise ValueError(f"{name}: transformers has no causal LM for model type {config.model_type!r}")
-
-
-def _ready(model: Any, loading: Loading) -> PreTrainedModel:
-    if loading.device_map is None:
-        if loading.dtype != "stored":
-            model = model.to(dtype=getattr(torch, loading.dtype))
-        device = loading.chosen_devices[0]
-        if loading.dtype == "bfloat16" and not computes_bf16(device):
-            logger.warning("loading.dtype bfloat16 is emulated on this %s and slower than float32", device.type)
-        model = model.to(device)
-    return model.eval().requires_grad_(False)

@@ -154,11 +154,11 @@ class LocalFolders(LocalSource):
         found = []
         for folder in sorted(p for p in self.path.glob(self.pattern) if (p / "config.json").is_file()):
             name = folder.relative_to(self.path).as_posix()
-            steps = [step for part in reversed(name.split("/")) if (step := self.naming.step(part)) is not None]
-            if not steps:
+            told = [(step, part) for part in reversed(name.split("/")) if (step := self.naming.step(part)) is not None]
+            if not told:
                 logger.warning("%s: its name tells no step, so it is left out (naming.step_pattern)", folder)
                 continue
-            found.append(self._made(run, steps[0], name, folder, name))
+            found.append(self._made(run, *told[0], folder, name))
         if not found:
             raise FileNotFoundError(
                 f"{self.path}: no folder that matches {self.pattern!r}, has a config.json and tells its step"
@@ -220,8 +220,8 @@ class LightningCheckpoint(LocalSource):
 
         return load_lightning(path, self.fetch_config(checkpoint), self.label(checkpoint), self.loading, self.prefix)
 
-    def tokenizer_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
-        return super().tokenizer_folder(checkpoint, self.fetch_config(checkpoint))
+    def config_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
+        return self.fetch_config(checkpoint)
 
     def tensors(self, checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, Tensor]]:
         state = load_pickled(path, self.label(checkpoint)).get("state_dict", {})

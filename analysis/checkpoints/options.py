@@ -1,13 +1,19 @@
-"""How the weights of a checkpoint become a model: the options, in a file that imports no library."""
+"""How the weights of a checkpoint become a model: the options, and where they put it. Libraries wait for their use."""
 
 from __future__ import annotations
 
+import gc
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +77,59 @@ def computes_bf16(device: torch.device) -> bool:
     # AVX-512 BF16 or AMX, as `train.cli.default_precision` asks for.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device.type == "cpu" and any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
+
+
+def make_ready(model: Any, loading: Loading) -> PreTrainedModel:
+    """A model whose weights are in main memory: in its precision, on its device or spread by the device map, frozen.
+
+    Raises:
+        ValueError: the device map needs an `offload_folder`, or a device that is not there.
+    """
+    import torch
+
+    if loading.dtype != "stored":
+        model = model.to(dtype=getattr(torch, loading.dtype))
+    if loading.device_map is None:
+        device = loading.chosen_devices[0]
+        if loading.dtype == "bfloat16" and not computes_bf16(device):
+            logger.warning("loading.dtype bfloat16 is emulated on this %s and slower than float32", device.type)
+        model = model.to(device)
+    else:
+        _spread(model, loading)
+    return model.eval().requires_grad_(False)
+
+
+def _spread(model: Any, loading: Loading) -> None:
+    """Lay out weights in main memory by the device map, as `from_pretrained` does while it reads them."""
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    places: Any = loading.device_map
+    if places in ("auto", "balanced", "balanced_low_0", "sequential"):
+        memory: Any = loading.max_memory
+        whole = list(model._no_split_modules or [])
+        if places != "sequential":
+            memory = get_balanced_memory(
+                model, memory, no_split_module_classes=whole, low_zero=places == "balanced_low_0"
+            )
+        places = infer_auto_device_map(model, memory, no_split_module_classes=whole)
+    elif isinstance(places, str):
+        places = {"": places}
+    folder = None
+    if "disk" in places.values() and loading.offload_folder is None:
+        raise ValueError("loading: the device map puts weights on disk; set offload_folder")
+    if loading.offload_folder is not None:
+        loading.offload_folder.mkdir(parents=True, exist_ok=True)
+        # One of its own that is gone with the model: accelerate takes weights that lie in a folder already for its own.
+        model._offloaded = folder = TemporaryDirectory(dir=loading.offload_folder)
+    skipped = model._skip_keys_device_placement
+    dispatch_model(model, places, offload_dir=None if folder is None else folder.name, skip_keys=skipped)
+
+
+def release() -> None:
+    """Give back the memory of models that are no longer referenced."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -8,19 +8,22 @@ import wait until a model is opened, so that `--help` does not.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.checkpoints.hub_cache import Hub, looks_like_hub_id
 from analysis.checkpoints.names import Naming, summarize_steps
-from analysis.checkpoints.options import Loading
+from analysis.checkpoints.options import Loading, release
 from analysis.checkpoints.weights import find_weight_files, iter_tensors
 from analysis.snapshots import Snapshot, SnapshotId, read_clones
+from babelscope.files import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +88,10 @@ class CheckpointSource(ABC):
         """A folder with the config.json of `checkpoint`; does not fetch weights where that can be avoided."""
         return self.fetch(checkpoint)
 
+    def config_folder(self, checkpoint: Checkpoint, path: Path) -> Path:
+        """The folder of config, tokenizer and cloned languages of a checkpoint, whose files are in `path`."""
+        return path if path.is_dir() else path.parent
+
     def fits(self, checkpoint: Checkpoint) -> bool:
         """Whether there is room to fetch `checkpoint` while another is in use."""
         return True
@@ -100,6 +107,21 @@ class CheckpointSource(ABC):
     def marks(self, checkpoint: Checkpoint) -> dict[str, str]:
         """What tells the content of a fetched checkpoint cheaply, see `Checkpoint.marks`."""
         return dict(checkpoint.marks)
+
+    def config_marks(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """What tells the config of `checkpoint`, which the random baseline has, from that of another suite."""
+        return {}
+
+    @cached_property
+    def reading(self) -> dict[str, str | None]:
+        """What numbers depend on beside the content of a checkpoint: precision, class, tokenizer, prefix token."""
+        tokenizer, folder = self.tokenizer, Path(self.tokenizer or "")
+        if tokenizer is not None and folder.is_dir():  # its content counts, wherever it lies
+            digests = [f"{name} {file_sha256(folder / name)}" for name in TOKENIZER_FILES if (folder / name).is_file()]
+            tokenizer = f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+        loading = self.loading
+        chosen = {"dtype": loading.dtype, "architecture": loading.architecture}
+        return {**chosen, "tokenizer": tokenizer, "prefix_token": self.prefix_token}
 
     def load(self, checkpoint: Checkpoint, path: Path) -> PreTrainedModel:
         """The model in `path`, the value of `fetch`."""
@@ -125,7 +147,8 @@ class CheckpointSource(ABC):
             if self.random_baseline:
                 if found and found[0].id.step == 0:
                     raise ValueError(f"{found[0].id.run}: has a step 0 of its own; leave random_baseline out")
-                baseline = Checkpoint(id=SnapshotId(found[0].id.run, 0, 0), name="random", size=0, marks={"seed": "0"})
+                marks = {"seed": "0", **self.config_marks(found[0])}
+                baseline = Checkpoint(id=SnapshotId(found[0].id.run, 0, 0), name="random", size=0, marks=marks)
                 found.insert(0, baseline)
             self._listed = tuple(found)
         return self._listed
@@ -162,15 +185,15 @@ class CheckpointSource(ABC):
             FileNotFoundError: files that are not there.
             ValueError: files that are damaged, refused or do not fit together. Both name the checkpoint.
         """
-        from analysis.checkpoints.loading import build_random, check_fit, release
+        from analysis.checkpoints.loading import build_random, check_fit
         from analysis.extraction.replicas import replicate
 
         checkpoint = self.find(snapshot_id)
         name = self.label(checkpoint)
         if self.is_baseline(checkpoint):
-            model_source = self.checkpoints()[1]
-            folder = self.fetch_config(model_source)
-            tokenizer = self.load_tokenizer(model_source, folder)
+            checkpoint = self.checkpoints()[1]
+            folder = self.fetch_config(checkpoint)
+            tokenizer = self.load_tokenizer(checkpoint, folder)
             model = build_random(folder, name, self.loading, seed=0)
         else:
             folder = self.fetch(checkpoint)
@@ -179,9 +202,8 @@ class CheckpointSource(ABC):
             tokenizer = self.load_tokenizer(checkpoint, folder)
             model = self.load(checkpoint, folder)
         try:
-            clones = read_clones(
-                folder if folder.is_dir() else folder.parent, model.config.get_text_config().vocab_size
-            )
+            vocabulary = model.config.get_text_config().vocab_size
+            clones = read_clones(self.config_folder(checkpoint, folder), vocabulary)
             shift = max((clone.shift for clone in clones.values()), default=0)
             check_fit(model, tokenizer, name, strict=self.loading.check_tokenizer, shift=shift)
             copies = [replicate(model, device) for device in self.loading.devices[1:]]
@@ -209,7 +231,7 @@ class CheckpointSource(ABC):
             FileNotFoundError: none is named and none lies beside the weights, or the named one cannot be had.
         """
         if self.tokenizer is None:
-            folder = path if path.is_dir() else path.parent
+            folder = self.config_folder(checkpoint, path)
             if not any((folder / file).is_file() for file in TOKENIZER_FILES):
                 raise FileNotFoundError(
                     f"{self.label(checkpoint)}: no tokenizer beside the weights; set 'tokenizer' to a folder or hub id"

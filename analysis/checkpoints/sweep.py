@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,9 @@ from analysis.checkpoints.audit import (
     read_record,
     write_record,
 )
-from analysis.checkpoints.options import computes_bf16
-from analysis.checkpoints.random_networks import measure_null, missing_null
+from analysis.checkpoints.names import summarize_steps
+from analysis.checkpoints.options import computes_bf16, make_ready, release
+from analysis.checkpoints.random_networks import Mould, measure_null, missing_null
 from analysis.checkpoints.source import Checkpoint, CheckpointSource
 from analysis.results import ResultTable
 from analysis.snapshots import Snapshot, step_name
@@ -97,7 +99,8 @@ class Task:
                 try:
                     self._measure(outcome, listener)
                 finally:
-                    self.source.finish(self.checkpoint)
+                    if self.split == "checkpoint":  # else another task may be loading it
+                        self.source.finish(self.checkpoint)
         except Timeout:
             outcome.busy = True
         except Exception as error:
@@ -118,13 +121,29 @@ class Task:
         missing = missing_analyses(table, self.source, self.checkpoint, self.analyses, force=self.force)
         if not missing and not self.null_networks:
             return
-        weights = self._hash_weights()
+        mould = self._measure_checkpoint(missing, outcome, listener)
+        if self.null_networks:
+            release()  # so that checkpoint and random network are never in memory together
+            marks = self.source.reading
+            try:
+                done = measure_null(mould, self.analyses, self.results, self.null_networks, marks, force=self.force)
+                outcome.measured += done
+            except Exception as error:
+                outcome.failed["random networks"] = self._told(error)
+
+    def _measure_checkpoint(self, missing: Sequence[Analysis], outcome: Outcome, listener: Listener | None) -> Mould:
+        """Measure what is missing; returns what random networks of the checkpoint are drawn from."""
+        table, weights = ResultTable(self.results), self._hash_weights()
         with self.source.open(self.checkpoint.id) as snapshot:
             identity = self._record(snapshot, weights)
             for analysis in missing:
                 started = time.perf_counter()
                 try:
-                    extra = {**marks_of(self.source, self.checkpoint), "identity_sha256": identity.weights_sha256}
+                    extra = {
+                        **marks_of(self.source, self.checkpoint),
+                        "identity_sha256": identity.weights_sha256,
+                        "parameters": snapshot.num_parameters,
+                    }
                     measured = list(analysis.measure(snapshot))
                     table.write(self.checkpoint.id, analysis, measured, time.perf_counter() - started, extra)
                     outcome.measured.append(analysis.name)
@@ -133,13 +152,7 @@ class Task:
                     outcome.failed[analysis.name] = self._told(error)
                 if listener is not None:
                     listener(analysis.name)
-            if self.null_networks:
-                try:
-                    outcome.measured += measure_null(
-                        snapshot, self.analyses, self.results, self.null_networks, force=self.force
-                    )
-                except Exception as error:
-                    outcome.failed["random networks"] = self._told(error)
+            return Mould.of(snapshot, partial(make_ready, loading=self.source.loading))
 
     def _hash_weights(self) -> str:
         """Hash of the stored weights, from the record if the files are still the same. Reads every byte once."""
@@ -176,9 +189,9 @@ class Task:
         return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 
-def marks_of(source: CheckpointSource, checkpoint: Checkpoint) -> dict[str, str]:
-    """What a result is stamped with and must agree with: the content's marks and the precision of the forward pass."""
-    return {**source.marks(checkpoint), "dtype": source.loading.dtype}
+def marks_of(source: CheckpointSource, checkpoint: Checkpoint) -> dict[str, str | None]:
+    """What a result is stamped with and must agree with: the content's marks and how it is read."""
+    return {**source.marks(checkpoint), **source.reading}
 
 
 def missing_analyses(
@@ -189,9 +202,9 @@ def missing_analyses(
     *,
     force: bool = False,
 ) -> list[Analysis]:
-    """Those without a result for this checkpoint, these settings and this content.
+    """Those without a result for this checkpoint, these settings, this content and this way of reading it.
 
-    A result without marks of its own (one that was measured live) counts as done.
+    A mark that a result lacks (one that was measured live or by an older version) is taken as fulfilled.
     """
     if force:
         return list(analyses)
@@ -205,14 +218,29 @@ def missing_analyses(
     return missing
 
 
-def refuse_clash(source: CheckpointSource, results: Path, steps: Sequence[int]) -> None:
+def tell_tokens(source: CheckpointSource, results: Path, steps: Sequence[int]) -> None:
+    """Let stored results of `steps` say the tokens that the source tells now, e.g. since `naming` was filled in."""
+    table, told = ResultTable(results), []
+    for checkpoint in source.checkpoints():
+        if checkpoint.id.step in steps and table.tell_tokens(checkpoint.id):
+            told.append(checkpoint.id.step)
+            known = read_record(results, checkpoint.id.step)
+            if known is not None:
+                write_record(results, replace(known, tokens=checkpoint.id.tokens))
+    if told:
+        logger.info("%s: tokens seen were told anew for steps %s", results, summarize_steps(told))
+
+
+def refuse_clash(source: CheckpointSource, results: Path, steps: Sequence[int], *, download: bool) -> None:
     """Two models may be named alike (`A/checkpoint-100`, `B/checkpoint-100`) and would share one folder of results.
+
+    Without `download` only checkpoints on this machine are looked at.
 
     Raises:
         ValueError: `results` holds a step of a source with another origin and other weights.
     """
     for checkpoint in source.checkpoints():
-        if checkpoint.id.step not in steps or source.is_baseline(checkpoint):
+        if checkpoint.id.step not in steps or source.is_baseline(checkpoint) or not (download or checkpoint.cached):
             continue
         known = read_record(results, checkpoint.id.step)
         if known is None or known.origin in ("", source.origin):
@@ -235,7 +263,7 @@ def plan(
     split: Split = "checkpoint",
     null_networks: int = 0,
 ) -> list[Task]:
-    """Tasks for the checkpoints of `steps` that lack something.
+    """Tasks for the checkpoints of `steps` that lack something; only looks.
 
     `split` is "checkpoint" (one task loads a checkpoint once) or "analysis" (a task for each analysis: for more devices
     than checkpoints, at the price of loading each checkpoint once an analysis). `null_networks` random networks are
@@ -248,10 +276,9 @@ def plan(
             continue
         missing = missing_analyses(table, source, checkpoint, analyses, force=force)
         drawn, null_networks = null_networks, 0
-        if drawn and missing_null(results, checkpoint.id.run, analyses, drawn, force=force):
+        if drawn and missing_null(results, checkpoint.id.run, analyses, drawn, source.reading, force=force):
             missing += [one for one in analyses if one.needs_null and one not in missing]
         if not missing:
-            source.finish(checkpoint)
             continue
         shares = [tuple(missing)] if split == "checkpoint" else [(analysis,) for analysis in missing]
         shared = Task(source=source, checkpoint=checkpoint, analyses=(), results=results, force=force, split=split)

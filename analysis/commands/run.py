@@ -9,6 +9,7 @@ import logging
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from analysis.checkpoints.audit import write_summary
 from analysis.checkpoints.executors import Executor, Inline
 from analysis.checkpoints.names import select_steps
 from analysis.checkpoints.random_networks import NUM_NETWORKS
-from analysis.checkpoints.sweep import Outcome, Split, Task, plan, refuse_clash
+from analysis.checkpoints.sweep import Outcome, Split, Task, plan, refuse_clash, tell_tokens
 from analysis.preflight import check, trained_on
 from analysis.results import ResultTable
 
@@ -63,7 +64,7 @@ def run(options: Namespace) -> int:
     analyses = read_analyses(options.analyses)
     results = results_folder(source, options.results)
     steps = select_steps([snapshot_id.step for snapshot_id in source.ids()], options.steps)
-    refuse_clash(source, results, steps)
+    refuse_clash(source, results, steps, download=not options.dry_run)
     languages, excluded = trained_on(source.path) if isinstance(source, RunFolder) else (None, None)
     check(analyses, languages=languages, excluded=excluded)
     how = {name: options[name] for name in ("force", "split", "null_networks")}
@@ -86,8 +87,13 @@ def sweep(
 ) -> list[Outcome]:
     """Run all missing tasks with a progress bar, then write identity.json; `how` are options of `plan`."""
     lock_bars_by_thread()
+    tell_tokens(source, results, steps)
     tasks = plan(source, analyses, results, steps, **how)
     outcomes: list[Outcome] = []
+    left = Counter(task.checkpoint.id.step for task in tasks)
+    for checkpoint in source.checkpoints():
+        if checkpoint.id.step in steps and not left[checkpoint.id.step]:
+            source.finish(checkpoint)
     planned = {task.checkpoint.id.step: len(task.analyses) for task in tasks}
     ended = 0
     with tqdm(total=sum(len(task.analyses) for task in tasks), unit="analysis", desc=source.ids()[0].run) as bar:
@@ -98,6 +104,9 @@ def sweep(
 
         for outcome in executor.run(tasks, listener):
             outcomes.append(outcome)
+            left[outcome.step] -= 1
+            if how.get("split") == "analysis" and not left[outcome.step]:  # a task of a whole checkpoint does it itself
+                source.finish(next(one for one in source.checkpoints() if one.id.step == outcome.step))
             ended += planned[outcome.step]
             bar.update(max(0, ended - bar.n))
             for name, why in outcome.failed.items():

@@ -28,6 +28,7 @@ from analysis.report.comparison.runs import add_comparison, told_apart
 from analysis.report.comparison.steps import add_steps
 from analysis.report.page import Page
 from analysis.report.run import RunRecord, analyses_of_class, read_run
+from analysis.results import way_of
 
 Chapter = Callable[[Page, RunRecord, str], None]
 CHAPTERS: Mapping[str, Chapter] = {
@@ -135,8 +136,9 @@ def _provenance(page: Page, record: RunRecord) -> None:
         page.data("Identity of the weights", record.identity)
     settings: dict[str, dict[str, dict]] = {}
     for step, analysis, stamp in record.stamps:
-        ways = settings.setdefault(analysis, {})
-        ways.setdefault(stamp["fingerprint"], {"settings": stamp["settings"], "steps": []})["steps"].append(step)
+        fingerprint, dtype = way_of(stamp)
+        way = {"dtype": dtype, "settings": stamp["settings"], "steps": []}
+        settings.setdefault(analysis, {}).setdefault(f"{fingerprint} {dtype}", way)["steps"].append(step)
     page.data("Settings of the analyses", settings)
     if record.config:
         page.data("Configuration of the run", record.config)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from analysis.base import class_name
 from analysis.preregistration import check_plan
-from analysis.results import ResultTable
+from analysis.results import ResultTable, way_of
 from babelscope.yaml_text import read_config
 
 BROKEN = 1.5
@@ -58,26 +60,14 @@ class RunRecord:
 
     @cached_property
     def usable_steps(self) -> list[int]:
-        """Steps whose checkpoint may feed a verdict: no copy of an earlier one, and not worse than noise.
+        """Steps whose checkpoint may feed a verdict: no copy of an earlier one (as the audit says), and not broken.
 
         A published suite may hold a revision with the weights of another step, or a broken file (BLOOM-560m at 500000
-        and 600000). A copy is what the audit says; broken is a held-out loss above that of a uniform guess over the
-        vocabulary, or more than `BROKEN` times the lowest one seen at an earlier step.
+        and 600000).
         """
         copies = {int(step) for group in self.identity.get("duplicates", []) for step in sorted(group)[1:]}
-        rows = self.frame[self.frame["metric"].isin(["bits_per_byte", "bits_per_byte_uniform"])]
-        rows = rows[rows[["language", "condition", "layer", "seed", "concept"]].isna().all(axis=1)]
-        bits, uniform = (
-            rows[rows["metric"] == metric].groupby("step")["value"].mean()
-            for metric in ("bits_per_byte", "bits_per_byte_uniform")
-        )
-        usable, lowest = [], math.inf
-        for step in self.steps:
-            loss = float(bits.get(step, math.nan))
-            if step not in copies and not (loss > BROKEN * lowest or (step > 0 and loss > uniform.get(step, math.inf))):
-                usable.append(step)
-                lowest = min(lowest, loss) if math.isfinite(loss) else lowest
-        return usable
+        broken = {step for _, rows in self.frame.groupby("analysis") for step in broken_steps(rows)}
+        return [step for step in self.steps if step not in copies | broken]
 
     @cached_property
     def unusable(self) -> list[int]:
@@ -109,6 +99,22 @@ class RunRecord:
         return count_parameters(self.folder)
 
     @cached_property
+    def sizes(self) -> dict[str, int]:
+        """What is known of the size of the model: `parameters` without embeddings, `units` that ConceptOverlap ranked.
+
+        Results of before 2026-11-26 do not say the parameters; then they are those of the last snapshot, if there is
+        one.
+        """
+        stamped = [stamp["parameters"] for _, _, stamp in self.stamps if "parameters" in stamp]
+        overlaps = analyses_of_class(self, "ConceptOverlap")
+        counted = [units for name in overlaps if (units := num_units(self, name)) is not None]
+        found = {
+            "parameters": stamped[-1] if stamped else self.parameters[1] if self.parameters else None,
+            "units": counted[0] if counted else None,
+        }
+        return {name: size for name, size in found.items() if size is not None}
+
+    @cached_property
     def stamps(self) -> list[tuple[int, str, dict]]:
         """Step, analysis and what the writer noted of it, of every result that can be read."""
         found = ((step, analysis, self.table.stamp(step, analysis)) for step, analysis in self.table.entries())
@@ -116,13 +122,13 @@ class RunRecord:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What makes results incomplete or incomparable: files that cannot be read, and settings that changed."""
+        """What makes results incomplete or incomparable: unreadable files, and settings or precision that changed."""
         read = {(step, analysis) for step, analysis, _ in self.stamps}
         torn = [f"{analysis} at step {step}" for step, analysis in self.table.entries() if (step, analysis) not in read]
         said = [f"Not readable: {', '.join(torn)}; `python -m analysis run` measures it again."] if torn else []
-        ways: dict[str, dict[str, list[str]]] = {}
+        ways: dict[str, dict[tuple[str, str], list[str]]] = {}
         for step, analysis, stamp in self.stamps:
-            ways.setdefault(analysis, {}).setdefault(stamp["fingerprint"], []).append(str(step))
+            ways.setdefault(analysis, {}).setdefault(way_of(stamp), []).append(str(step))
         for analysis, steps_of in ways.items():
             if len(steps_of) > 1:
                 groups = "; ".join(", ".join(steps) for steps in steps_of.values())
@@ -131,6 +137,26 @@ class RunRecord:
                     "compare; `python -m analysis run` measures again what differs from its list."
                 )
         return said
+
+
+def broken_steps(rows: pd.DataFrame) -> set[int]:
+    """Steps at which the held-out loss of one analysis, whose rows these are, is not that of a trained network.
+
+    It is more than `BROKEN` times the lowest one seen at an earlier step, or above that of a uniform guess over the
+    vocabulary (the chance of `perplexity`) although an earlier step was below, or no step is: the first steps of a
+    training are above it, too.
+    """
+    whole = rows[rows[["condition", "layer", "seed", "concept"]].isna().all(axis=1)]
+    bits = whole[(whole["metric"] == "bits_per_byte") & whole["language"].isna()].groupby("step")["value"].mean()
+    broken, lowest = set(), math.inf
+    for step, loss in bits.items():
+        if loss > BROKEN * lowest:
+            broken.add(step)
+        lowest = min(lowest, loss)
+    guess = whole[whole["metric"] == "perplexity"].dropna(subset=["chance"])
+    above = np.log(guess["value"] / guess["chance"]).groupby(guess["step"]).mean() > 0.0  # mean over languages
+    began = min(above.index[~above], default=0)
+    return broken | {step for step in above.index[above] if step > began}
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -179,6 +205,31 @@ def count_parameters(folder: Path) -> tuple[int, int] | None:
         return None
     sizes = [(math.prod(shape), bool(shape) and shape[0] == vocabulary) for shape in shapes]
     return sum(size for size, _ in sizes), sum(size for size, embeds in sizes if not embeds)
+
+
+def differing(results: Iterable[tuple[RunRecord, str]]) -> list[str]:
+    """What the newest results of analyses (run, name) differ in: options, and `dtype` for the precision."""
+    found = []
+    for record, name in results:
+        newest = [stamp for _, analysis, stamp in record.stamps if analysis == name][-1]
+        found.append({**newest["settings"], "dtype": way_of(newest)[1]})
+    return sorted({key for one in found for key in one if any(one[key] != other.get(key) for other in found)})
+
+
+def num_units(record: RunRecord, analysis: str) -> int | None:
+    """N of a ConceptOverlap, from its K (as set, or that of the experts stored last) and chance K / N; None without."""
+    shared = record.frame[(record.frame["analysis"] == analysis) & (record.frame["metric"] == "shared")]
+    shared = shared[shared[["language", "condition", "concept"]].isna().all(axis=1)].dropna(subset=["chance"])
+    if shared.empty or not shared["chance"].iloc[-1]:
+        return None
+    k = record.settings[analysis]["k"]
+    if record.settings[analysis].get("share") is not None:
+        try:
+            ranks = record.table.attachment(int(shared["step"].iloc[-1]), analysis, "experts")["rank"]
+        except FileNotFoundError:
+            return None
+        k = max(ranks.to_pylist()) + 1
+    return round(k / shared["chance"].iloc[-1])
 
 
 def read_metrics(path: str | Path) -> list[dict]:

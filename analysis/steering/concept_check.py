@@ -26,9 +26,9 @@ from analysis.experts.table import ExpertTable, find_experts
 from analysis.extraction.options import Extraction
 from analysis.extraction.responses import iter_responses
 from analysis.snapshots import Snapshot
-from analysis.statistics import bootstrap_interval
 from analysis.steering.fluency import with_content
 from analysis.steering.generated import Setting
+from analysis.steering.rows import interval_of
 
 CLIP = (-1.0, 2.0)
 """Standardised responses are cut here, so that one unit with hardly any contrast cannot decide alone."""
@@ -117,7 +117,7 @@ def judge_by_experts(
     rows = []
     overall = np.mean([*reading.accuracy.values()], axis=0)
     for name, values in [*reading.accuracy.items(), (None, overall)]:
-        low, high = (float(bound) for bound in bootstrap_interval(values, clusters=held_out.clusters, seed=seed))
+        low, high = interval_of(values, held_out.clusters, seed)
         value = float(values.mean())
         rows.append(Row(metric="check_accuracy", value=value, language=name, chance=0.5, low=low, high=high))
     return hits, rows

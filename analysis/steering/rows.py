@@ -2,8 +2,8 @@
 
 Intervals are over concepts, the units of generalisation, of which a group that depends on each other counts once; where
 there is one concept only, those of shares are over its texts (too narrow, since texts of one seed share their random
-numbers) and all others over seeds. An effect is the difference of the experts to one control, paired: every concept and
-seed was written under both.
+numbers) and all others over seeds. A single value has no interval. An effect is the difference of the experts to one
+control, paired: every concept and seed was written under both.
 """
 
 from __future__ import annotations
@@ -116,9 +116,11 @@ class _Experiment:
                 else:
                     seeds = set.intersection(*(set(one) & set(other) for one, other in pairs))
                     differences = [_mean([one[seed] - other[seed] for one, other in pairs]) for seed in sorted(seeds)]
-                found = paired_contrast(np.array(differences), groups if several else None)
-                row = Row(metric=f"{metric}_effect", value=found.difference, language=source, chance=0.0)
-                yield replace(row, low=found.low, high=found.high, p=found.p)
+                row = Row(metric=f"{metric}_effect", value=_mean(differences), language=source, chance=0.0)
+                if len(differences) > 1:  # a single one has neither interval nor p
+                    found = paired_contrast(np.array(differences), groups if several else None)
+                    row = replace(row, low=found.low, high=found.high, p=found.p)
+                yield row
 
     def group_rows(self, group: Sequence[GeneratedText]) -> Iterator[Row]:
         """The rows of one condition and K."""
@@ -192,11 +194,20 @@ def _share_interval(
 
     So a rate without a single hit does not pretend to be exactly 0.
     """
-    low, high = bootstrap_interval(np.array(values), clusters=clusters, seed=seed)
     hits = min(num_texts, round(_mean(values) * num_texts))
-    below, above = wilson_interval(hits, num_texts)
-    share = _mean(values)
-    return max(0.0, min(float(low), below, share)), min(1.0, max(float(high), above, share))
+    share, bounds = _mean(values), (*wilson_interval(hits, num_texts), *interval_of(values, clusters, seed))
+    known = [share, *(bound for bound in bounds if bound is not None)]
+    return max(0.0, min(known)), min(1.0, max(known))
+
+
+def interval_of(
+    values: Sequence[float], clusters: np.ndarray | None, seed: int
+) -> tuple[float, float] | tuple[None, None]:
+    """95 % bounds of the mean over values (S,), of which a cluster counts once; none where only one counts."""
+    if len(values if clusters is None else set(clusters.tolist())) < 2:
+        return None, None
+    low, high = bootstrap_interval(np.array(values), clusters=clusters, seed=seed)
+    return float(low), float(high)
 
 
 def _judge(
@@ -257,8 +268,8 @@ def _set_row(
         yield Row(metric=metric, value=value, language=source)
         return
     members = np.array([clusters[concept] for concept in measured]) if by_concept else None
-    low, high = bootstrap_interval(np.array(values), clusters=members, seed=seed)
-    yield Row(metric=metric, value=value, language=source, low=float(low), high=float(high))
+    low, high = interval_of(values, members, seed)
+    yield Row(metric=metric, value=value, language=source, low=low, high=high)
 
 
 def _mean(values: Sequence[float]) -> float:

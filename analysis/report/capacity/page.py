@@ -19,7 +19,10 @@ from scipy.stats import t
 from analysis.report.capacity.figures import against_capacity, against_loss, paths
 from analysis.report.capacity.runs import CapacityRun, by_size, common_loss, read_family
 from analysis.report.capacity.trend import Trend, trend_test
+from analysis.report.changes import DECISIVE
+from analysis.report.explanations import heading_of
 from analysis.report.page import Page
+from analysis.report.run import analyses_of_class, differing
 from analysis.report.tables import Table, number, with_interval
 from analysis.statistics import POWER, mean_interval, smallest_visible
 
@@ -39,8 +42,8 @@ def write_capacity_report(folders: Sequence[str | Path], out: str | Path) -> tup
         folders: run folders; those whose training has not ended are named and left out.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_family`; or fewer than two runs were measured against their untrained
-            network.
+        FileNotFoundError, ValueError: see `read_family` and `refuse_mixture`; or fewer than two runs were measured
+            against their untrained network.
     """
     runs = read_family(folders)
     measured = [run for run in runs if run.rise is not None]
@@ -49,11 +52,14 @@ def write_capacity_report(folders: Sequence[str | Path], out: str | Path) -> tup
             f"{len(measured)} of {len(runs)} finished runs have concept overlap of an untrained and of a trained "
             "network; at least two are compared: name more runs, or put ConceptOverlap into their list of analyses"
         )
+    refuse_mixture(measured)
     trends = find_trends(measured)
     page = Page(f"Capacity: {Path(out).stem}")
     page.chapter("Sharing against capacity", ABOUT)
     said, sizes, tests = verdict(trends["rise"][1], measured), _size_table(runs), _trend_table(trends)
     page.verdicts([said])
+    for sentence in incomparable(runs):
+        page.paragraph(sentence)
     page.grid([sizes])
     page.grid([tests])
     page.grid([against_capacity(measured), against_loss(measured)])
@@ -67,6 +73,31 @@ def write_capacity_report(folders: Sequence[str | Path], out: str | Path) -> tup
     page.grid([_run_table(runs)])
     page.write(Path(out))
     return said, sizes, tests
+
+
+def refuse_mixture(runs: Sequence[CapacityRun]) -> None:
+    """A rise of one measure and a rise of another are no trend.
+
+    Raises:
+        ValueError: some runs have the held-out statistic and others do not.
+    """
+    one = next((run for run in runs if run.metric != runs[0].metric), None)
+    if one is not None:
+        new, old = sorted((runs[0], one), key=lambda run: run.metric != DECISIVE)
+        raise ValueError(
+            f"{new.record.folder} has {new.metric}, {old.record.folder} only {old.metric}: their rises do not compare; "
+            f"measure the second again with the list of the first (python -m analysis run), or leave it out"
+        )
+
+
+def incomparable(runs: Sequence[CapacityRun]) -> list[str]:
+    """What the results of single runs, or of all of them, differ in, a sentence each."""
+    said = [f"{run.record.name}: {sentence}" for run in runs for sentence in run.record.warnings]
+    for class_of in ("ConceptOverlap", "HeldOutLoss"):
+        first = [(run.record, names[0]) for run in runs if (names := analyses_of_class(run.record, class_of))]
+        if keys := differing(first):
+            said.append(f"{heading_of(class_of) or class_of} was measured with different settings: {', '.join(keys)}.")
+    return said
 
 
 def find_trends(runs: Sequence[CapacityRun]) -> dict[str, tuple[str, Trend]]:
@@ -116,7 +147,7 @@ def verdict(trend: Trend, runs: Sequence[CapacityRun]) -> str:
             else f"a slope of {slope:.4f} or more per doubling of the width would have been ({POWER:.0%} power)"
         )
         return f"No trend of sharing with capacity could be seen ({basis}; {figures}); {seen}."
-    if trend.correlation < 0:
+    if trend.direction < 0:
         return (
             f"Sharing rises more in smaller models ({basis}; {figures}), as the compression hypothesis predicts. "
             "Read it beside the same test at equal loss."

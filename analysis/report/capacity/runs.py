@@ -20,7 +20,7 @@ import pandas as pd
 
 from analysis.report.changes import DECISIVE, PAPER, Change, find_change
 from analysis.report.figures import select
-from analysis.report.run import RunRecord, analyses_of_class, read_run
+from analysis.report.run import RunRecord, analyses_of_class, num_units, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +80,8 @@ class CapacityRun:
 
     @cached_property
     def num_units(self) -> int | None:
-        """N, from K of the stored experts and chance K / N."""
-        if self.overlap is None or not self.chance:
-            return None
-        try:
-            ranks = self.record.table.attachment(self.last_step, self.overlap, "experts")["rank"]
-        except FileNotFoundError:
-            return None
-        return round((max(ranks.to_pylist()) + 1) / self.chance)
+        """N, the units that experts were chosen among."""
+        return num_units(self.record, self.overlap) if self.overlap else None
 
     @cached_property
     def metric(self) -> str:

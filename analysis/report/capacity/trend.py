@@ -32,6 +32,9 @@ class Trend:
     smallest_p: float
     """What the most extreme arrangement of the same numbers would have given."""
     num_runs: int
+    direction: int
+    """Of the deviation that `p` is of, within blocks: 1 rising, -1 falling, 0 neither. Where blocks have different x,
+    the correlation over all runs may have another sign."""
 
     def decided(self, alpha: float = 0.05) -> bool:
         """Whether any outcome could have had p of at most `alpha`."""
@@ -67,14 +70,16 @@ def trend_test(x: Sequence[float], y: Sequence[float], blocks: Sequence[Hashable
         weights = (probabilities[:, None] * (counts / counts.sum())).ravel()
         totals, place = np.unique(combined, return_inverse=True)
         probabilities = np.bincount(place, weights)
-    distance = np.abs(totals - probabilities @ totals)
-    observed = distance[np.searchsorted(totals, int(ranks_x @ ranks_y))]
+    deviation = totals - probabilities @ totals
+    distance, seen = np.abs(deviation), int(np.searchsorted(totals, int(ranks_x @ ranks_y)))
+    observed = distance[seen]
     tolerance = 1e-9 * max(1.0, float(distance.max()))
     return Trend(
         correlation=_correlation(ranks_x, ranks_y),
         p=min(1.0, float(probabilities[distance >= observed - tolerance].sum())),
         smallest_p=min(1.0, float(probabilities[distance >= distance.max() - tolerance].sum())),
         num_runs=len(first),
+        direction=int(np.sign(deviation[seen])) if observed > tolerance else 0,
     )
 
 

@@ -42,13 +42,24 @@ def verdicts(record: RunRecord, name: str) -> list[str]:
         return []
     rows = rows[rows["step"] == rows["step"].max()]
     rows = rows[rows["k"] == rows["k"].max()]
-    last = rows.iloc[0]
+    rows, last = rows.assign(**_bounds(rows)), rows.iloc[0]
     effects_of = "; ".join(f"{row['condition']} {_effect(row)}" for _, row in rows.iterrows())
     return [
         f"Steering ({name}): texts that name the concept, held experts minus control, K = {int(last['k'])}, step "
-        f"{int(last['step'])}: {effects_of}. "
-        + ("Above every control." if (rows["low"] > 0).all() else "No effect beyond every control is shown.")
+        f"{int(last['step'])}: {effects_of}. " + _conclusion(rows)
     ]
+
+
+def _bounds(rows: pd.DataFrame) -> pd.DataFrame:
+    """low, high and p of effects, missing for those of a single value: older results have an interval of no width."""
+    single = (rows["low"] == rows["high"]) & (rows["p"] == 1.0) & (rows["value"] != 0.0)
+    return rows[["low", "high", "p"]].mask(single)
+
+
+def _conclusion(rows: pd.DataFrame) -> str:
+    if rows["low"].isna().any():
+        return "A single value (one concept, one seed) shows nothing."
+    return "Above every control." if (rows["low"] > 0).all() else "No effect beyond every control is shown."
 
 
 def add_chapter(page: Page, record: RunRecord, name: str) -> None:
@@ -118,9 +129,9 @@ def _differences(overall: pd.DataFrame, what: str) -> Table:
             str(int(row["k"])),
             in_words(row["metric"].removesuffix("_effect")),
             _effect(row),
-            f"{row['p']:.2g}",
+            "" if pd.isna(row["p"]) else f"{row['p']:.2g}",
         )
-        for _, row in overall.sort_values(["k", "condition"], kind="stable").iterrows()
+        for _, row in overall.assign(**_bounds(overall)).sort_values(["k", "condition"], kind="stable").iterrows()
     )
     return Table(
         title=f"{what}: held experts minus each control",

@@ -1,7 +1,7 @@
 """Several runs in one report: same axis (tokens seen), and only measures that mean the same at different sizes.
 
-A raw overlap depends on how many units a model has (the expected overlap is K/N), a rank on its width, so where the
-runs differ in size only measures with a null of their own are drawn against each other; what was left out is said.
+A raw overlap depends on how many units a model has (the expected overlap is K/N), a dimension on its width, so where
+the runs differ in size only measures with a null of their own are drawn against each other; the page says so.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from analysis.report.changes import DECISIVE, PAPER, find_change
 from analysis.report.explanations import explain, heading_of, in_words, unit_of
 from analysis.report.figures import select
 from analysis.report.page import Captioned, Card, Page
-from analysis.report.run import RunRecord
+from analysis.report.run import RunRecord, differing
 from analysis.report.tables import Table
 
 SIZE_DEPENDENT = frozenset(
     {
         # of concept neurons: the expected overlap is K / N, the best of N units grows with N
-        *("shared", "shared_shuffled", "shared_mismatched", "shared_stratified", "shared_surface", "shared_excess"),
-        *("shared_halves", "shared_disjoint_scripts", "shared_units", "expert_units", "heldout_shared", "ceiling"),
-        *("jaccard", "kappa", "ap_best", "ap_experts", "ap_heldout", "transfer", "transfer_gain"),
+        *("shared", "shared_shuffled", "shared_mismatched", "shared_surface", "shared_units", "expert_units"),
+        *("heldout_shared", "ceiling", "ap_best", "ap_experts", "ap_heldout", "transfer", "transfer_gain"),
+        "frozen_experts",
         # of geometry: bounded by width and by the number of tokens
-        *("effective_rank", "participation_ratio", "coding_rate", "sharing_gain", "sharing", "subspace_overlap"),
-        *("intrinsic_dimension", "cka", "cka_debiased"),
-        # of language neurons and codes: a count of units, and a null that grows with the width
-        *("neurons", "compression_mdl", "compression_mdl_control"),
+        *("sharing", "intrinsic_dimension", "cka_debiased"),
+        # of language neurons and codes: a share by layer, and a null that grows with the width
+        *("language_units", "compression_mdl", "compression_mdl_control"),
     }
 )
-"""Metrics whose value under the null depends on the number of units, directions or tokens."""
+"""Metrics whose value under the null depends on the number of units, layers, directions or tokens."""
 
 
 def depends_on_size(metric: str) -> bool:
@@ -66,30 +65,39 @@ def add_comparison(page: Page, records: Sequence[RunRecord]) -> None:
     for record in records:
         for sentence in record.warnings:
             page.paragraph(f"{record.name}: {sentence}")
+    sizes_differ, said = compare_sizes(records)
+    if said:
+        page.paragraph(said)
     for analysis in sorted(frame["analysis"].unique()):
-        _add_analysis(page, records, frame, analysis, axis)
+        _add_analysis(page, records, frame, analysis, axis, sizes_differ)
 
 
-def _add_analysis(page: Page, records: Sequence[RunRecord], frame: pd.DataFrame, analysis: str, axis: str) -> None:
+def compare_sizes(records: Sequence[RunRecord]) -> tuple[bool, str]:
+    """Whether the runs differ in size, and a sentence on it: empty where all are known to be of one size."""
+    for what, in_full in (("parameters", "parameters without embeddings"), ("units", "units")):
+        known = {record.name: record.sizes[what] for record in records if what in record.sizes}
+        if len(set(known.values())) > 1:
+            sizes = ", ".join(f"{name}: {size:,}" for name, size in known.items())
+            return True, (
+                f"The runs differ in the number of {in_full} ({sizes}), so measures whose null depends on the size are "
+                "left out."
+            )
+    common = set.intersection(*(set(record.sizes) for record in records))
+    return False, "" if common else (
+        "Not all results say the size of their model: if the runs differ in it, levels of overlaps, of best units and "
+        "of geometry do not compare. One analysis measured anew tells it."
+    )
+
+
+def _add_analysis(
+    page: Page, records: Sequence[RunRecord], frame: pd.DataFrame, analysis: str, axis: str, sizes_differ: bool
+) -> None:
     rows = frame[frame["analysis"] == analysis]
-    chances = {
-        record.name: float(part["chance"].iloc[0])
-        for record in records
-        if not (part := select(record.frame, analysis, "shared")).empty and part["chance"].notna().any()
-    }
-    sizes_differ = len({round(chance, 9) for chance in chances.values()}) > 1
     class_of = next(record.classes[analysis] for record in records if analysis in record.classes)
     page.chapter(heading_of(class_of) or in_words(analysis))
-    settings = [record.settings[analysis] for record in records if analysis in record.settings]
-    differ = sorted({key for one in settings for key in one if any(one[key] != other.get(key) for other in settings)})
+    differ = differing((record, analysis) for record in records if analysis in record.settings)
     if differ:
         page.paragraph(f"Measured with different settings: {', '.join(differ)}; see the Provenance of each run's page.")
-    if sizes_differ:
-        page.paragraph(
-            "The runs differ in the number of units (chance "
-            + ", ".join(f"{name}: {chance:.4g}" for name, chance in chances.items())
-            + "), so measures whose null depends on the size are left out here."
-        )
     items: list[Card] = []
     for metric in rows["metric"].drop_duplicates():
         if sizes_differ and depends_on_size(metric):

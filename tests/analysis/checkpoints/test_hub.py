@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,11 +18,19 @@ from huggingface_hub import constants
 from torch import Tensor
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from analysis.base import Analysis, Row
+from analysis.checkpoints.audit import hash_tensors, read_record, write_record
+from analysis.checkpoints.executors import Inline
 from analysis.checkpoints.hub import HubRepositories, HubRevisions, HubSubfolders
 from analysis.checkpoints.hub_cache import Hub
 from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.names import Naming
-from analysis.snapshots import SnapshotId
+from analysis.checkpoints.source import Checkpoint
+from analysis.checkpoints.sweep import missing_analyses, plan, refuse_clash
+from analysis.commands.run import sweep
+from analysis.results import ResultTable
+from analysis.snapshots import CLONES_FILE, Snapshot, SnapshotId
+from babelscope.records import Clone
 
 REPO = "lab/suite"
 CPU = Loading(device="cpu")
@@ -75,6 +83,16 @@ def packed(tmp_path: Path) -> Callable[..., dict[str, bytes]]:
 def tokenizer_files(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
     return {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+
+
+@dataclass(kw_only=True)
+class Weights(Analysis):
+    """One number that tells two models apart."""
+
+    default_name: ClassVar[str] = "weights"
+
+    def measure(self, snapshot: Snapshot) -> Iterator[Row]:
+        yield Row(metric="weight", value=float(next(snapshot.model.parameters()).sum()))
 
 
 Suite = Callable[..., HubRevisions]
@@ -216,6 +234,41 @@ def test_the_disk_budget_is_kept_and_older_files_are_left_alone(suite: Suite, hu
         suite(disk_budget_gb=1e-6).fetch(source.checkpoints()[1])
 
 
+def test_a_plan_leaves_the_cache_alone_and_a_sweep_evicts_after_the_last_task(
+    suite: Suite, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two analyses of one checkpoint are two tasks, of which the first must not take it from the second."""
+    results, steps, events = tmp_path / "results", [1000, 10_000], []
+    source = suite(revisions=[f"global_step{step}" for step in steps], disk_budget_gb=50e-6)
+    for name in ("fetch", "finish"):
+        kept = getattr(HubRevisions, name)
+
+        def told(self: HubRevisions, checkpoint: Checkpoint, name: str = name, kept: Callable = kept) -> Any:
+            if name == "finish" or not self.is_cached(checkpoint):
+                events.append((name, checkpoint.id.step))
+            return kept(self, checkpoint)
+
+        monkeypatch.setattr(HubRevisions, name, told)
+    analyses = [Weights(name=name) for name in ("one", "two")]
+    sweep(source, analyses, results, steps, Inline(prefetch=False), split="analysis")
+    assert events == [("fetch", 1000), ("finish", 1000), ("fetch", 10_000), ("finish", 10_000)]
+    assert not any(source.is_cached(checkpoint) for checkpoint in source.checkpoints()), (
+        "two do not fit beside each other"
+    )
+    events.clear()
+    assert plan(source, analyses, results, steps) == []
+    assert events == []
+    sweep(source, analyses, results, steps, Inline(prefetch=False))
+    assert events == [("finish", 1000), ("finish", 10_000)], "what is complete may go"
+    events.clear()
+    other = suite(revisions=[f"global_step{step}" for step in steps], run="suite")
+    write_record(results, replace(read_record(results, 1000), origin="lab/else", weights_sha256="other"))  # type: ignore[type-var]
+    refuse_clash(other, results, [1000], download=False)
+    assert events == []
+    with pytest.raises(ValueError, match="has other weights at step 1000"):
+        refuse_clash(other, results, [1000], download=True)
+
+
 def test_evicting_keeps_blobs_that_another_revision_uses(suite: Suite, hub: Any, packed: Callable) -> None:
     hub.add(REPO, "global_step50000", packed(10_000))
     source = suite(revisions=["global_step10000", "global_step50000"], disk_budget_gb=80e-6)
@@ -235,12 +288,57 @@ def test_the_random_baseline_needs_no_weights(suite: Suite, hub: Any) -> None:
     assert not any(name.endswith((".bin", ".safetensors")) for name in hub.downloads())
 
 
+def test_cloned_languages_of_a_published_run_come_with_it(
+    hub: Any, tokenizer_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Without them a vocabulary of twice the tokens looks like another model's."""
+    BloomForCausalLM(BloomConfig(vocab_size=520, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path / "made"
+    )
+    files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()} | tokenizer_files
+    hub.add("me/run", "step-8", files | {CLONES_FILE: b'{"en2": {"of": "en", "shift": 256}}'})
+    source = HubRevisions(
+        repo="me/run", endpoint=hub.endpoint, cache_dir=tmp_path / "cache", loading=CPU, random_baseline=True
+    )
+    for step in (0, 8):  # the baseline needs no weights
+        with source.open(source.ids()[step // 8]) as snapshot:
+            assert snapshot.clones == {"en2": Clone("en", 256)}
+
+
 def test_the_commit_is_known_after_the_download(suite: Suite, hub: Any) -> None:
     source = suite(template="global_step{step}", steps=[1000])
     (checkpoint,) = source.checkpoints()
-    assert source.marks(checkpoint) == {}
+    place = {"place": f"{REPO}@global_step1000/"}
+    assert source.marks(checkpoint) == place
     source.fetch(checkpoint)
-    assert source.marks(checkpoint) == {"commit": hub.refs[REPO]["global_step1000"]}
+    assert source.marks(checkpoint) == place | {"commit": hub.refs[REPO]["global_step1000"]}
+
+
+def test_other_folders_of_one_commit_are_measured_for_themselves(
+    hub: Any, packed: Callable, tokenizer_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """`a/step_1` and `b/step_1` share run, step and commit; only results that name no place pass for both."""
+    files = dict(tokenizer_files)
+    for seed, folder in ((1, "a"), (2, "b")):
+        files |= {f"{folder}/step_1/{name}": body for name, body in packed(seed).items()}
+    hub.add("lab/folders", "main", files)
+    shared: dict = {"endpoint": hub.endpoint, "cache_dir": tmp_path / "cache", "loading": CPU, "random_baseline": True}
+    one = HubSubfolders(repo="lab/folders", select="^a/", **shared)
+    other = replace(one, select="^b/")
+    first, second = (source.checkpoints()[1] for source in (one, other))
+    asked, table = Weights(), ResultTable(tmp_path)
+    sweep(one, [asked], tmp_path, [0, 1], Inline())
+    [before] = table.rows(1, "weights")
+    assert missing_analyses(table, one, first, [asked]) == []
+    assert [task.checkpoint.id.step for task in plan(other, [asked], tmp_path, [0, 1])] == [0, 1]
+    sweep(other, [asked], tmp_path, [0, 1], Inline())
+    assert table.rows(1, "weights") != [before]
+    record = read_record(tmp_path, 1)
+    assert record is not None
+    assert record.weights_sha256 == hash_tensors(other.tensors(second, other.fetch(second)))
+    old = {"commit": hub.refs["lab/folders"]["main"], "dtype": "float32"}
+    table.write(second.id, asked, [Row(metric="weight", value=1.0)], 1.0, old)
+    assert missing_analyses(table, one, first, [asked]) == missing_analyses(table, other, second, [asked]) == []
 
 
 def test_a_named_revision_may_be_a_commit(suite: Suite, hub: Any) -> None:
@@ -274,7 +372,7 @@ def test_the_final_model_of_another_repository_ends_the_curve(suite: Suite, hub:
     assert [checkpoint.name for checkpoint in source.checkpoints()][-2:] == ["global_step30000", "lab/final"]
     with source.open(source.ids()[-1]) as snapshot:
         assert torch.equal(logits(snapshot.model), logits(small_model(7)))
-    assert source.marks(source.checkpoints()[-1]) == {"commit": hub.refs["lab/final"]["main"]}
+    assert source.marks(source.checkpoints()[-1])["commit"] == hub.refs["lab/final"]["main"]
 
 
 def test_a_suite_with_a_repository_for_every_checkpoint(hub: Any, packed: Callable, suite: Suite) -> None:

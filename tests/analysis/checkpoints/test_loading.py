@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis.checkpoints.loading import Loading, build_random, check_fit, load_model, load_tokenizer, read_config
+from analysis.checkpoints.loading import (
+    Loading,
+    build_random,
+    check_fit,
+    load_lightning,
+    load_model,
+    load_tokenizer,
+    read_config,
+)
+from analysis.checkpoints.options import release
 
 NAME = "suite step 3 (branch)"
 CPU = Loading(device="cpu")
@@ -65,18 +75,20 @@ def test_precision_is_an_option(folder: Path, tiny_bloom: PreTrainedModel, dtype
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
 
 
+PLACES: dict[str, int | str] = {
+    "transformer.word_embeddings": "cpu",
+    "transformer.word_embeddings_layernorm": "cpu",
+    "transformer.h.0": "cpu",
+    "transformer.h.1": "disk",
+    "transformer.ln_f": "cpu",
+    "lm_head": "cpu",
+}
+
+
 def test_weights_offloaded_to_disk_give_the_same_logits(
     folder: Path, tmp_path: Path, tiny_bloom: PreTrainedModel
 ) -> None:
-    places: dict[str, int | str] = {
-        "transformer.word_embeddings": "cpu",
-        "transformer.word_embeddings_layernorm": "cpu",
-        "transformer.h.0": "cpu",
-        "transformer.h.1": "disk",
-        "transformer.ln_f": "cpu",
-        "lm_head": "cpu",
-    }
-    model = load_model(folder, NAME, Loading(device_map=places, offload_folder=tmp_path / "offload"))
+    model = load_model(folder, NAME, Loading(device_map=PLACES, offload_folder=tmp_path / "offload"))
     assert any(parameter.device.type == "meta" for parameter in model.parameters())
     torch.testing.assert_close(logits(model), logits(tiny_bloom))
 
@@ -133,6 +145,31 @@ def test_the_random_network_depends_on_its_seed_alone(folder: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(logits(one), logits(same))
     assert not torch.equal(logits(one), logits(other))
+
+
+@pytest.mark.parametrize("device_map", ["auto", "cpu", PLACES])
+def test_weights_that_were_not_read_are_spread_and_rounded_like_those_that_were(
+    device_map: str | dict, folder: Path, tmp_path: Path
+) -> None:
+    """The random baseline, and Lightning files."""
+    spread = Loading(device_map=device_map, offload_folder=tmp_path / "offload", dtype="bfloat16")
+    model, plain = (build_random(folder, NAME, one, seed=1) for one in (spread, replace(CPU, dtype="bfloat16")))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert any(parameter.device.type == "meta" for parameter in model.parameters()) == (device_map is PLACES)
+    torch.testing.assert_close(logits(model), logits(plain), rtol=0, atol=0)
+    drawn = build_random(folder, NAME, CPU, seed=2)
+    state = {f"model.{key}": value for key, value in drawn.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    read = load_lightning(tmp_path / "a.ckpt", folder, NAME, spread)
+    assert {parameter.dtype for parameter in read.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(logits(read), logits(drawn.bfloat16()), rtol=0, atol=0)
+    torch.testing.assert_close(logits(model), logits(plain), rtol=0, atol=0)
+    if device_map is PLACES:
+        with pytest.raises(ValueError, match="puts weights on disk; set offload_folder"):
+            build_random(folder, NAME, replace(spread, offload_folder=None), seed=1)
+    del model, read
+    release()
+    assert not list(tmp_path.glob("offload/*"))
 
 
 def test_a_prefix_token_goes_before_every_text(folder: Path) -> None:

@@ -17,7 +17,8 @@ from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.local import LightningCheckpoint, LocalFolder, LocalFolders, RunFolder
 from analysis.checkpoints.names import Naming
 from analysis.checkpoints.weights import untie
-from analysis.snapshots import SnapshotId
+from analysis.snapshots import CLONES_FILE, SnapshotId
+from babelscope.records import Clone
 
 CPU = Loading(device="cpu", check_tokenizer=False)
 
@@ -150,6 +151,26 @@ def test_lightning_checkpoints_take_the_config_of_their_run(run: Path) -> None:
         assert torch.equal(logits(snapshot.model), logits(small_model(16)))
 
 
+def test_cloned_languages_are_those_of_the_folder_with_the_config(
+    tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """A vocabulary of twice the tokens is not another model's, with Lightning files, too."""
+    model = BloomForCausalLM(BloomConfig(vocab_size=520, hidden_size=16, n_layer=1, n_head=2))
+    snapshot = tmp_path / "run" / "snapshots" / "step_00000008"
+    model.save_pretrained(snapshot)
+    byte_tokenizer.save_pretrained(snapshot)
+    (snapshot / CLONES_FILE).write_text('{"en2": {"of": "en", "shift": 256}}')
+    save_lightning(tmp_path / "run" / "checkpoints" / "step_8.ckpt", model, 8)
+    loading = Loading(device="cpu")
+    for source in (
+        LightningCheckpoint(path=tmp_path / "run" / "checkpoints", loading=loading),
+        LightningCheckpoint(path=tmp_path / "run" / "checkpoints" / "step_8.ckpt", config=snapshot, loading=loading),
+        LightningCheckpoint(path=tmp_path / "run" / "checkpoints", loading=loading, random_baseline=True),
+    ):
+        with source.open(source.ids()[0]) as opened:
+            assert opened.clones == {"en2": Clone("en", 256)}
+
+
 @pytest.mark.parametrize("link", [True, False])
 def test_the_last_checkpoint_of_lightning_counts_once(run: Path, link: bool) -> None:
     for step in (8, 16):
@@ -263,6 +284,13 @@ def test_folders_tell_their_steps_by_name(tmp_path: Path, byte_tokenizer: PreTra
         assert random.model.config.n_layer == first.model.config.n_layer
         assert not torch.equal(logits(random.model), logits(first.model))
         assert random.tokenizer is first.tokenizer
+
+
+def test_nested_folders_tell_step_and_tokens_by_the_same_part(tmp_path: Path) -> None:
+    for name in ("step50000-tokens210B", "step100000-tokens420B"):
+        small_model(7).save_pretrained(tmp_path / "suite" / name / "hf")
+    source = LocalFolders(path=tmp_path / "suite", pattern="*/hf")
+    assert source.ids() == [SnapshotId("suite", 50_000, 210 * 10**9), SnapshotId("suite", 100_000, 420 * 10**9)]
 
 
 def test_two_checkpoints_of_one_step_are_refused(tmp_path: Path) -> None:

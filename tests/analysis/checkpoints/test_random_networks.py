@@ -14,12 +14,13 @@ import torch
 from transformers import PreTrainedModel
 
 from analysis.base import Analysis, Attachment, Row
-from analysis.checkpoints.random_networks import measure_null, random_network
+from analysis.checkpoints.random_networks import Mould, measure_null
 from analysis.report.changes import DECISIVE, concept_clusters, find_change
 from analysis.report.run import read_run
 from analysis.results import ResultTable, null_folder
 from analysis.snapshots import Snapshot, SnapshotId
 
+FLOAT32 = {"dtype": "float32"}
 CONCEPTS = ("fire", "metal", "metals", "water")
 
 
@@ -65,7 +66,7 @@ def test_a_random_network_is_drawn_like_step_0_and_touches_nothing(
     snapshot = tiny_snapshot(request.getfixturevalue(name))
     before = {key: value.clone() for key, value in snapshot.model.state_dict().items()}
     state = torch.get_rng_state()
-    one, again, other = (random_network(snapshot, seed) for seed in (0, 0, 1))
+    one, again, other = (Mould.of(snapshot).draw(seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in snapshot.model.state_dict().items())
     assert type(one.model) is type(snapshot.model)
@@ -85,13 +86,15 @@ def test_a_random_network_is_drawn_like_step_0_and_touches_nothing(
 
 def test_networks_are_measured_once_by_the_analyses_that_need_them(trained: Snapshot, tmp_path: Path) -> None:
     analyses = [Shared(), Alone()]
-    done = measure_null(trained, analyses, tmp_path, 3)
+    done = measure_null(Mould.of(trained), analyses, tmp_path, 3, FLOAT32)
     assert done == [f"shared, random network {number}" for number in range(3)]
-    assert measure_null(trained, analyses, tmp_path, 3) == []
-    assert measure_null(trained, analyses, tmp_path, 4) == ["shared, random network 3"]
-    assert len(measure_null(trained, analyses, tmp_path, 2, force=True)) == 2
-    assert len(measure_null(trained, [Shared(rise=1.0)], tmp_path, 4)) == 4, "other settings, other numbers"
-    assert measure_null(trained, [Alone()], tmp_path, 5) == []
+    assert measure_null(Mould.of(trained), analyses, tmp_path, 3, FLOAT32) == []
+    assert measure_null(Mould.of(trained), analyses, tmp_path, 4, FLOAT32) == ["shared, random network 3"]
+    assert len(measure_null(Mould.of(trained), analyses, tmp_path, 2, FLOAT32, force=True)) == 2
+    assert len(measure_null(Mould.of(trained), [Shared(rise=1.0)], tmp_path, 4, FLOAT32)) == 4, (
+        "other settings, other numbers"
+    )
+    assert measure_null(Mould.of(trained), [Alone()], tmp_path, 5, FLOAT32) == []
     table = ResultTable(tmp_path)
     assert table.steps() == []
     assert table.frame().empty
@@ -101,18 +104,18 @@ def test_networks_are_measured_once_by_the_analyses_that_need_them(trained: Snap
 def test_networks_of_another_shape_are_measured_again(
     trained: Snapshot, tiny_llama: PreTrainedModel, tmp_path: Path
 ) -> None:
-    measure_null(trained, [Shared()], tmp_path, 2)
+    measure_null(Mould.of(trained), [Shared()], tmp_path, 2, FLOAT32)
     before = ResultTable(null_folder(tmp_path, 0)).rows(0, "shared")
     other = replace(trained, model=tiny_llama)  # the same run trained again, with another model
-    assert len(measure_null(other, [Shared()], tmp_path, 2)) == 2
+    assert len(measure_null(Mould.of(other), [Shared()], tmp_path, 2, FLOAT32)) == 2
     assert ResultTable(null_folder(tmp_path, 0)).rows(0, "shared") != before
-    assert measure_null(other, [Shared()], tmp_path, 2) == []
+    assert measure_null(Mould.of(other), [Shared()], tmp_path, 2, FLOAT32) == []
 
 
 def test_the_band_has_the_networks_of_the_same_settings(trained: Snapshot, tmp_path: Path) -> None:
     table = ResultTable(tmp_path)
     assert table.null_band("shared").empty
-    measure_null(trained, [Shared()], tmp_path, 3)
+    measure_null(Mould.of(trained), [Shared()], tmp_path, 3, FLOAT32)
     assert table.null_band("shared").empty, "nothing of the run itself to compare with"
     table.write(trained.id, Shared(), Shared().measure(trained), 0.1)
     band = table.null_band("shared")
@@ -123,12 +126,31 @@ def test_the_band_has_the_networks_of_the_same_settings(trained: Snapshot, tmp_p
     assert table.null_band("shared").empty, "the newest result has other settings"
 
 
+def test_networks_and_network_are_of_one_precision(trained: Snapshot, tmp_path: Path) -> None:
+    analysis, table, bfloat16 = Shared(), ResultTable(tmp_path), {"dtype": "bfloat16"}
+    for written, told, seen in (
+        (FLOAT32, bfloat16, 0),
+        (bfloat16, bfloat16, 2),
+        (FLOAT32, {}, 2),  # measured live
+        ({}, bfloat16, 2),  # networks of before 2026-11-26
+        (bfloat16, {}, 0),
+    ):
+        measure_null(Mould.of(trained), [analysis], tmp_path, 2, written, force=True)
+        table.write(trained.id, analysis, analysis.measure(trained), 0.1, told)
+        assert table.null_band("shared")["network"].nunique() == seen, (written, told)
+    assert len(measure_null(Mould.of(trained), [analysis], tmp_path, 2, FLOAT32)) == 2
+    assert measure_null(Mould.of(trained), [analysis], tmp_path, 2, {**FLOAT32, "prefix_token": "<s>"}) == []
+    null = ResultTable(null_folder(tmp_path, 0))
+    null.write(SnapshotId("tiny", 0, 0), analysis, null.rows(0, "shared"), 0.1, {"prefix_token": None})
+    assert len(measure_null(Mould.of(trained), [analysis], tmp_path, 1, {**FLOAT32, "prefix_token": "<s>"})) == 1
+
+
 @pytest.mark.parametrize("rise", [0.0, 0.5])
 def test_the_verdict_is_against_the_band(rise: float, trained: Snapshot, tmp_path: Path) -> None:
     analysis, table = Shared(rise=rise), ResultTable(tmp_path)
     table.write(trained.id, analysis, analysis.measure(trained), 0.1)
     assert find_change(read_run(tmp_path), "shared", DECISIVE) is None, "neither random networks nor step 0"
-    measure_null(trained, [analysis], tmp_path, 5)
+    measure_null(Mould.of(trained), [analysis], tmp_path, 5, FLOAT32)
     record = read_run(tmp_path)
     found = find_change(record, "shared", DECISIVE)
     apart = find_change(record, "shared", "rank_transfer", "disjoint_scripts")

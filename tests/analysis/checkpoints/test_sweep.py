@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tqdm import tqdm
@@ -25,9 +28,10 @@ from analysis.base import Analysis, Row
 from analysis.checkpoints.executors import Inline
 from analysis.checkpoints.loading import Loading
 from analysis.checkpoints.local import LocalFolders, RunFolder
+from analysis.checkpoints.names import Naming
 from analysis.checkpoints.sweep import plan
 from analysis.commands.run import sweep
-from analysis.results import ResultTable
+from analysis.results import ResultTable, null_folder
 from analysis.snapshots import Snapshot
 
 STEPS = [1, 2, 3, 4]
@@ -103,6 +107,49 @@ def test_changed_settings_changed_precision_and_force_measure_again(source: Loca
     assert len(plan(half, [Norms(log=log)], results, [1])) == 1
     assert len(plan(source, [Norms(log=log)], results, [1], force=True)) == 1
     assert plan(source, [Norms(log=log)], results, [1]) == []
+
+
+def test_what_texts_become_tokens_by_is_measured_anew(
+    source: LocalFolders, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    results, analyses = tmp_path / "results", [Norms(log=tmp_path / "log")]
+    sweep(source, analyses, results, [1], Inline())
+    byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    named = replace(source, tokenizer=str(tmp_path / "tokenizer"))
+    explicit = replace(source, loading=Loading(device="cpu", architecture="BloomForCausalLM"))
+    for other in (replace(source, prefix_token="<s>"), named, explicit):
+        assert len(plan(other, analyses, results, [1])) == 1
+    sweep(named, analyses, results, [1], Inline())
+    shutil.copytree(tmp_path / "tokenizer", tmp_path / "moved")
+    moved = replace(source, tokenizer=str(tmp_path / "moved"))
+    assert plan(moved, analyses, results, [1]) == [], "its content counts"
+    (tmp_path / "moved" / "tokenizer.json").write_text("{}")
+    assert len(plan(replace(moved), analyses, results, [1])) == 1
+    table, old = ResultTable(results), {"dtype": "float32"}  # as it was stamped before 2026-11-26
+    table.write(source.ids()[0], analyses[0], table.rows(1, "norms"), 1.0, old)
+    assert plan(replace(source, prefix_token="<s>"), analyses, results, [1]) == []
+
+
+def test_tokens_that_are_known_later_are_told_without_a_measurement(source: LocalFolders, tmp_path: Path) -> None:
+    results, log = tmp_path / "results", tmp_path / "log"
+    sweep(source, [Norms(log=log)], results, [1, 2], Inline())
+    numbers = table_of(results).drop(columns="tokens")
+    assert table_of(results)["tokens"].isna().all()
+    attachment = ResultTable(results).path(1, "norms", "more")
+    shutil.copy(ResultTable(results).path(1, "norms"), attachment)
+    named = replace(source, naming=Naming(tokens_per_step=100))
+    how = sweep(named, [Norms(log=log)], results, STEPS, Inline())
+    assert [outcome.step for outcome in how] == [3, 4]
+    frame = table_of(results)
+    assert (frame["tokens"] == 100 * frame["step"]).all()
+    pd.testing.assert_frame_equal(frame.drop(columns="tokens")[: len(numbers)], numbers)
+    assert json.loads(pq.read_schema(attachment).metadata[b"babelscope"])["tokens"] == 100
+    told = json.loads((results / "identity.json").read_text())["checkpoints"]
+    assert [record["tokens"] for record in told] == [100, 200, 300, 400]
+    before = ResultTable(results).path(1, "norms").stat().st_mtime_ns
+    for source_of_all in (named, source):  # the second does not know the tokens
+        assert sweep(source_of_all, [Norms(log=log)], results, STEPS, Inline()) == []
+        assert ResultTable(results).path(1, "norms").stat().st_mtime_ns == before
 
 
 def test_a_checkpoint_whose_files_changed_is_measured_again(
@@ -196,6 +243,7 @@ def test_results_say_which_weights_they_are_of(source: LocalFolders, tmp_path: P
     assert stamp["identity_sha256"] == record["weights_sha256"]
     assert len(record["weights_sha256"]) == 64
     assert stamp["dtype"] == "float32"
+    assert stamp["parameters"] == 8 * 8 * 12 + 8 * 17, "twelve matrices of a block, biases and norms; no embeddings"
 
 
 def test_tasks_may_be_single_analyses(source: LocalFolders, tmp_path: Path) -> None:
@@ -217,6 +265,35 @@ class Against(Norms):
 
     default_name: ClassVar[str] = "against"
     needs_null: ClassVar[bool] = True
+
+
+@dataclass(kw_only=True)
+class Alone(Against):
+    """Remembers the checkpoint, and asks at every random network whether it is in memory still."""
+
+    default_name: ClassVar[str] = "alone"
+    models: ClassVar[list[weakref.ref]] = []
+
+    def measure(self, snapshot: Snapshot) -> Iterable[Row]:
+        alive = sum(model() is not None for model in self.models)
+        self.models.append(weakref.ref(snapshot.model))
+        places = getattr(snapshot.model, "hf_device_map", {})
+        yield Row(metric="alive", value=float(alive))
+        yield Row(metric="on_disk", value=float("disk" in places.values()))
+
+
+def test_checkpoint_and_random_networks_are_in_memory_one_at_a_time(source: LocalFolders, tmp_path: Path) -> None:
+    """And lie where the device map puts the checkpoint."""
+    modules = ("word_embeddings", "word_embeddings_layernorm", "h.0", "ln_f")
+    places: dict[str, int | str] = {f"transformer.{name}": "cpu" for name in modules} | {"lm_head": "cpu"}
+    places["transformer.h.0"] = "disk"
+    spread = replace(source, loading=Loading(device_map=places, offload_folder=tmp_path / "offload"))
+    for number, (place, on_disk) in enumerate(((source, 0.0), (spread, 1.0))):
+        results = tmp_path / str(number)
+        [outcome] = sweep(place, [Alone(log=tmp_path / "log")], results, [1], Inline(), null_networks=2)
+        assert outcome.failed == {}
+        for table in (ResultTable(results), *(ResultTable(null_folder(results, network)) for network in (0, 1))):
+            assert [row.value for step in table.steps() for row in table.rows(step, "alone")] == [0.0, on_disk]
 
 
 @pytest.mark.parametrize("split", ["checkpoint", "analysis"])

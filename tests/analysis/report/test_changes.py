@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,8 +136,7 @@ def test_copies_and_broken_checkpoints_feed_no_verdict(tmp_path: Path) -> None:
         here = SnapshotId("planted", step, step)
         rows = [Row(metric=DECISIVE, value=level + 0.001 * i, concept=name) for i, name in enumerate(CONCEPTS)]
         table.write(here, OVERLAP, rows, seconds=1.0)
-        losses = [Row(metric="bits_per_byte", value=bits), Row(metric="bits_per_byte_uniform", value=8.5)]
-        table.write(here, LOSS, losses, seconds=1.0)
+        table.write(here, LOSS, [Row(metric="bits_per_byte", value=bits)], seconds=1.0)
     (tmp_path / "results" / "identity.json").write_text(json.dumps({"duplicates": [[8, 16]]}))
     record = read_run(tmp_path)
     assert record.usable_steps == [0, 8]
@@ -144,3 +144,36 @@ def test_copies_and_broken_checkpoints_feed_no_verdict(tmp_path: Path) -> None:
     assert change is not None
     assert (change.step, change.contrast.difference) == (8, pytest.approx(0.0))
     assert any("step 16, 24, a copy of another checkpoint or broken" in sentence for sentence in verdicts(record))
+
+
+def losses(table: ResultTable, name: str, found: dict[int, tuple[float, float]]) -> None:
+    """Bits per byte and perplexity over the vocabulary by step."""
+    for step, (bits, perplexity) in found.items():
+        rows = [Row(metric="bits_per_byte", value=bits)]
+        rows += [Row(metric="perplexity", value=perplexity * 100, language=code, chance=100.0) for code in ("de", "en")]
+        table.write(SnapshotId("planted", step, step), replace(LOSS, name=name), rows, seconds=1.0)
+
+
+def test_every_loss_is_judged_by_its_own_curve(tmp_path: Path) -> None:
+    """A second list of harder texts at some of the steps is no sign of broken files."""
+    table = ResultTable(tmp_path)
+    losses(table, "easy", {0: (8.0, 1.1), 8: (2.0, 0.1), 16: (1.9, 0.1), 24: (1.8, 0.1)})
+    losses(table, "hard", {16: (6.0, 0.5), 24: (5.9, 0.5)})
+    assert read_run(tmp_path).usable_steps == [0, 8, 16, 24]
+    losses(table, "hard", {24: (9.5, 0.9)})
+    assert read_run(tmp_path).usable_steps == [0, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("perplexities", "usable"),
+    [
+        ({0: 1.1, 1: 1.05, 8: 0.5, 16: 1.2, 24: 0.4}, [0, 1, 8, 24]),  # the first steps are no better than a guess
+        ({1: 1.1}, []),  # freshly made weights that pass for a checkpoint
+        ({0: 1.1, 4: 1.2}, [0]),
+    ],
+)
+def test_a_checkpoint_worse_than_a_uniform_guess_feeds_no_verdict(
+    perplexities: dict[int, float], usable: list[int], tmp_path: Path
+) -> None:
+    losses(ResultTable(tmp_path), "held_out", {step: (8.0, ratio) for step, ratio in perplexities.items()})
+    assert read_run(tmp_path).usable_steps == usable

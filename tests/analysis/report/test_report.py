@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -20,8 +21,11 @@ from analysis.base import Analysis, Attachment, Row
 from analysis.measures.heldout import HeldOutLoss
 from analysis.measures.language_probe import LanguageProbe
 from analysis.measures.overlap import ConceptOverlap
+from analysis.measures.probe_suite import ProbeSuite
 from analysis.report.chapters.methods import methods
 from analysis.report.closing import closing_tables
+from analysis.report.comparison.runs import SIZE_DEPENDENT, depends_on_size
+from analysis.report.explanations import MEASURES
 from analysis.report.figures import profile, select
 from analysis.report.pair_figures import dendrogram, is_directed, pair_table
 from analysis.report.report import write_report
@@ -137,6 +141,43 @@ def test_runs_of_different_size_are_compared_on_corrected_measures_only(tmp_path
     assert "Accuracy" in titles
     same = write_report([small, write(tmp_path / "twin", {0: 0.1, 16: 0.2}, name="twin")], tmp_path / "same.html")
     assert "Shared" in [figure["layout"]["title"]["text"] for figure in figures_in(same)]
+    assert "differ in the number" not in same.read_text(encoding="utf-8")
+
+
+def test_sizes_are_told_without_overlap_and_hold_for_all_analyses(tmp_path: Path) -> None:
+    """With `share` the chance of an overlap is the same at every size, and a list may have no overlap at all."""
+    suite, codes = ProbeSuite(texts="none.parquet"), [Row(metric="compression_mdl", value=2.0, chance=1.0)]
+    codes.append(Row(metric="accuracy_mlp", value=0.5, chance=0.1))
+    overlap = ConceptOverlap(concepts="none.parquet", share=0.01)
+    for name, parameters in (("small", 10), ("large", 20), ("old", None)):
+        table = ResultTable(tmp_path / name)
+        for step in (0, 8):
+            told = {} if parameters is None else {"parameters": parameters}
+            table.write(SnapshotId(name, step, step), suite, codes, 1.0, told)
+            if parameters is not None:
+                table.write(SnapshotId(name, step, step), overlap, [Row(metric="shared", value=0.1, chance=0.01)], 1.0)
+
+    def shown(*names: str) -> tuple[str, set[str]]:
+        path = write_report([tmp_path / name for name in names], tmp_path / "both.html")
+        titles = {figure["layout"]["title"]["text"] for figure in figures_in(path)}
+        return path.read_text(encoding="utf-8"), titles
+
+    text, titles = shown("small", "large")
+    assert "number of parameters without embeddings (small: 10, large: 20)" in text
+    assert titles == {"Accuracy MLP"}
+    text, titles = shown("small", "old")
+    assert "Not all results say the size of their model" in text
+    assert "Compression MDL" in titles
+
+
+def test_what_depends_on_the_size_are_metrics_that_are_measured() -> None:
+    package = MEASURES.parents[1] / "analysis"
+    emitting = [path for folder in ("measures", "experts", "geometry") for path in (package / folder).rglob("*.py")]
+    code = "".join(path.read_text(encoding="utf-8") for path in emitting)
+    assert {metric for metric in SIZE_DEPENDENT if f'"{metric}"' not in code} == set()
+    assert {metric for metric in SIZE_DEPENDENT if f"`{metric}`" not in MEASURES.read_text(encoding="utf-8")} == set()
+    assert depends_on_size("shared_by_3")
+    assert not depends_on_size("rank_transfer")
 
 
 def test_two_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -177,7 +218,10 @@ def test_a_single_snapshot_worse_than_a_guess_has_a_page_with_chance_and_interva
     figure = next(f for f in figures_in(path) if f["layout"]["title"]["text"].startswith("Sharing of concept"))
     assert [(trace["name"], trace["error_y"]["type"]) for trace in figure["data"]] == [("measured", "data")]
     assert figure["layout"]["annotations"][0]["text"] == "chance"
-    losses = [Row(metric="bits_per_byte", value=9.0), Row(metric="bits_per_byte_uniform", value=8.5)]
+    losses = [
+        Row(metric="bits_per_byte", value=9.0),
+        Row(metric="perplexity", value=400.0, chance=384.0, language="en"),
+    ]
     table.write(here, LOSS, losses, seconds=1.0)
     assert "Shared by language pair, step 1" in [
         f["layout"]["title"]["text"] for f in figures_in(write_report([tmp_path]))
@@ -197,6 +241,23 @@ def test_files_that_cannot_be_read_and_settings_that_changed_are_named(
     assert "Mixed settings: overlap was measured in 2 ways (steps 0, 16; 8)" in said
     text = html.unescape((run / "report.html").read_text(encoding="utf-8"))
     assert {'"k": 7', '"k": 500'} <= {*re.findall(r'"k": \d+', text)}, "both stand in Provenance"
+
+
+def test_another_precision_is_another_way_and_another_name_of_the_class_is_not(tmp_path: Path) -> None:
+    """Stamps of before 2026-11-25 name the module of a class, and their hash is of that."""
+    table, rows, settings = ResultTable(tmp_path), [Row(metric="accuracy", value=0.5)], PROBE.settings()
+    for step in (0, 8, 16):
+        table.write(SnapshotId("run", step, step), PROBE, rows, 1.0, {"dtype": "float32"} if step else {})
+    old = pq.read_table(table.path(8, PROBE.name))
+    stamp = json.loads(old.schema.metadata[b"babelscope"])
+    stamp |= {"settings": settings | {"analysis": "analysis.language_probe.LanguageProbe"}, "fingerprint": "old"}
+    pq.write_table(old.replace_schema_metadata({b"babelscope": json.dumps(stamp)}), table.path(8, PROBE.name))
+    assert read_run(tmp_path).warnings == [], "step 0 was measured live, in float32"
+    table.write(SnapshotId("run", 32, 32), PROBE, rows, 1.0, {"dtype": "bfloat16"})
+    [said] = read_run(tmp_path).warnings
+    assert "language_probe was measured in 2 ways (steps 0, 8, 16; 32)" in said
+    text = html.unescape(write_report([tmp_path]).read_text(encoding="utf-8"))
+    assert {'"dtype": "float32"', '"dtype": "bfloat16"'} == {*re.findall(r'"dtype": "\w+"', text)}
 
 
 def test_a_mean_that_never_moves_is_no_figure(tmp_path: Path) -> None:

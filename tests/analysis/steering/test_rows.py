@@ -85,6 +85,17 @@ def test_one_group_of_concepts_has_no_interval_over_concepts() -> None:
     assert share.low < share.value < share.high
 
 
+def test_a_single_value_has_neither_interval_nor_p() -> None:
+    """One concept, or one group of them, written with one seed."""
+    for hits, clusters in (({"a": 1}, {"a": 0}), ({"a": 1, "b": 1}, {"a": 0, "b": 0})):
+        made = generated({"experts": hits, "random": dict.fromkeys(hits, 0)}, tuple(hits))
+        rows = list(rows_of([text for text in made if text.setting.seed == 0], clusters, ["es"], ["es"], seed=0))
+        for found in (row(rows, "concept_hit_effect", "random"), row(rows, "repetition", "experts")):
+            assert (found.low, found.high, found.p) == (None, None, None)
+        assert row(rows, "concept_hit_effect", "random").value == 1.0
+        assert row(rows, "concept_hit", "experts").low is not None, "Wilson's knows the width of a single text"
+
+
 def test_concepts_that_depend_on_each_other_count_once() -> None:
     """Each concept twice says no more than each once, and one group of concepts as little as one concept."""
     one = dict(zip("abcd", (0, 2, 5, 9), strict=True))

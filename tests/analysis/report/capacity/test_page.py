@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from analysis.base import Row
 from analysis.measures import build_analyses
 from analysis.report.capacity.page import find_trends, verdict, write_capacity_report
 from analysis.report.capacity.runs import common_loss, read_family
+from analysis.report.capacity.trend import Trend
 from analysis.results import ResultTable
 from analysis.snapshots import SnapshotId
 
@@ -81,6 +83,35 @@ def test_a_planted_fall_with_capacity_is_found_and_shown(planted: Callable[..., 
 
 def test_a_planted_rise_with_capacity_counts_against_the_hypothesis(planted: Callable[..., list[Path]]) -> None:
     assert "against the compression hypothesis" in sentence(planted(lambda width, seed: 0.0001 * width))
+
+
+def test_runs_that_were_measured_otherwise_are_named_or_refused(
+    planted: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    folders = planted(lambda width, seed: 0.0001 * width, seeds=(1,))
+    write_capacity_report(folders, tmp_path / "x.html")
+    assert "different settings" not in (tmp_path / "x.html").read_text(encoding="utf-8")
+    table, here = ResultTable(folders[1] / "results"), SnapshotId(folders[1].name, STEPS, STEPS * 100)
+    overlap, _ = build_analyses(ANALYSES)
+    table.write(here, replace(overlap, k=7), table.rows(STEPS, "overlap"), 0.1)
+    write_capacity_report(folders, tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "was measured with different settings: k." in text
+    assert f"{folders[1].name}: Mixed settings: overlap was measured in 2 ways" in text
+    decisive = [Row(metric="rank_transfer", value=0.1 * i, concept=f"c{i}") for i in range(6)]
+    for step in (0, STEPS):
+        table = ResultTable(folders[0] / "results")
+        table.write(SnapshotId(folders[0].name, step, step * 100), overlap, decisive, 0.1)
+    with pytest.raises(
+        ValueError, match="-d64-s1 has rank_transfer, .*-d128-s1 only shared: their rises do not compare"
+    ):
+        write_capacity_report(folders, tmp_path / "x.html")
+
+
+def test_the_verdict_has_the_direction_that_p_is_of(planted: Callable[..., list[Path]]) -> None:
+    runs = read_family(planted(lambda width, seed: 0.02, seeds=(1,)))
+    trend = Trend(correlation=0.2, p=0.01, smallest_p=0.001, num_runs=4, direction=-1)
+    assert verdict(trend, runs).startswith("Sharing rises more in smaller models")
 
 
 def test_noise_is_called_no_trend(planted: Callable[..., list[Path]]) -> None:

@@ -26,6 +26,17 @@ def test_a_falling_measure_is_found() -> None:
     assert trend.p == trend.smallest_p
 
 
+def test_the_direction_is_that_of_the_deviation_within_blocks() -> None:
+    """Two seeds of small runs with little and of large runs with much: within each it falls, over all it rises."""
+    x, blocks = [1, 2, 3, 4, 5, 6, 7, 8], [0, 0, 0, 0, 1, 1, 1, 1]
+    trend = trend_test(x, [4, 3, 2, 1, 8, 7, 6, 5], blocks)
+    assert trend.correlation > 0
+    assert trend.direction == -1
+    assert trend.p == pytest.approx(2 / 24**2)
+    assert trend_test(x, [1, 2, 3, 4, 5, 6, 7, 8], blocks).direction == 1
+    assert trend_test(x, [1.0] * 8, blocks).direction == 0
+
+
 def test_p_counts_the_exchanges_within_blocks() -> None:
     generator = np.random.default_rng(1)
     x, blocks = [1, 2, 3, 1, 2, 3], [0, 0, 0, 1, 1, 1]

@@ -143,6 +143,32 @@ def test_a_step_with_other_counts_of_neurons_has_a_verdict_of_its_own(table: Res
     )
 
 
+@pytest.mark.parametrize(
+    "bounds", [{}, {"low": 1.0, "high": 1.0, "p": 1.0}]
+)  # the second in results of before 2026-11-26
+def test_one_value_shows_nothing(bounds: dict[str, float], table: ResultTable, tmp_path: Path) -> None:
+    analysis = Steering(concepts=str(tmp_path / "c.jsonl"))
+    clear = {"low": 0.1, "high": 0.3, "p": 0.01}
+    found = [
+        Row(metric="concept_hit_effect", value=1.0, condition=condition, k=5, **kept)
+        for condition, kept in (("none", bounds), ("random", clear))
+    ]
+    table.write(SnapshotId("run", 16, 160), analysis, found, seconds=1.0)
+    [said] = [said for said in verdicts(read_run(tmp_path / "run")) if said.startswith("Steering")]
+    assert said.endswith(
+        "none +1.000; random +1.000 [+0.100, +0.300]. A single value (one concept, one seed) shows nothing."
+    )
+    [differences] = effects(table.frame(["steering"]).query("step == 16"), "steering")[1:]
+    assert [row[3:] for row in differences.rows] == [("+1.000", ""), ("+1.000 [+0.100, +0.300]", "0.01")]
+
+
+def test_no_text_that_names_the_concept_is_no_effect(table: ResultTable, tmp_path: Path) -> None:
+    table.path(8, "steering").unlink()
+    assert any(
+        said.endswith("No effect beyond every control is shown.") for said in verdicts(read_run(tmp_path / "run"))
+    )
+
+
 def test_the_report_marks_the_words_and_escapes_the_rest(table: ResultTable, tmp_path: Path) -> None:
     page = write_report([tmp_path / "run"]).read_text(encoding="utf-8")
     assert "Steering: concept neurons held" in page
