@@ -92,7 +92,9 @@ def check_options(run: Namespace) -> None:
     if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 0:
         raise ValueError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}; use 0 (no logging) or more")
     decay_steps(OptimizerOptions(**run.model.optimizer.as_dict()), trainer.max_steps)
-    _check_memory(run, num_devices(trainer) or 1)
+    devices = num_devices(trainer) or 1
+    micro_batch(run, devices)
+    _check_memory(run, devices)
 
 
 def num_devices(trainer: Namespace) -> int | None:
