@@ -14,7 +14,7 @@ with the opposite sign in the other half.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -22,15 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def hash_order(key: str) -> bytes:
-    """Sort key of a fixed random order of sentences, the same in every language."""
-    return hashlib.sha256(f"order:{key}".encode()).digest()
-
-
-def half_of(key: str) -> int:
-    """The half, 0 or 1, in which `label` puts a sentence and its translations."""
-    return hash_order(key)[-1] & 1
+from analysis.concepts.halves import hash_order
 
 
 @dataclass(frozen=True)
@@ -168,11 +160,3 @@ def _alternate(where: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Halves of keys: 0, 1, 0 ... in hash order among the keys that occur in the same languages."""
     ordered = sorted(where, key=lambda key: (sorted(where[key]), hash_order(key)))
     return {key: place % 2 for place, key in enumerate(ordered)}
-
-
-def group_concepts(ties: Iterable[tuple[int, int]], num_concepts: int) -> tuple[int, ...]:
-    """Numbers of groups: concepts that are tied, directly or through others, have the same one."""
-    group = list(range(num_concepts))
-    for one, other in ties:
-        group = [min(group[one], group[other]) if g in (group[one], group[other]) else g for g in group]
-    return tuple(group)

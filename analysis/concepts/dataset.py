@@ -24,9 +24,11 @@ from types import MappingProxyType
 
 import torch
 
-from analysis.concepts.concept_set import ConceptPool, ConceptSet, group_concepts, hash_order
+from analysis.concepts.concept_set import ConceptPool, ConceptSet
 from analysis.concepts.file import lexicon_path
+from analysis.concepts.halves import hash_order
 from analysis.concepts.lexicon import read_lexicon
+from analysis.concepts.rules import group_concepts
 from analysis.concepts.selfcond import LabelledText, read_selfcond
 from analysis.texts import ClonedText, cloned, read_records, split_of
 from babelscope.records import LANGUAGE_COLUMNS, Clone, refuse_repeated, refuse_unknown, segment_key

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.concepts.aligned import AlignedText
-from analysis.concepts.concept_set import half_of
+from analysis.concepts.halves import half_of
 from analysis.concepts.matching import Groups
 from babelscope.files import write_file, write_text
 

@@ -20,11 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis.concepts.aligned import AlignedText, read_aligned
-from analysis.concepts.concept_set import group_concepts
 from analysis.concepts.file import Cell, Labelling, concept_table
 from analysis.concepts.lexicon import EntryIndex, find_lexicon, fold
 from analysis.concepts.matching import GroupFinder, Groups, LabellingSettings
-from analysis.concepts.rules import ConceptRule, choose_rules, read_concept_rules
+from analysis.concepts.rules import ConceptRule, choose_rules, group_concepts, read_concept_rules
 
 LEXICON_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "word": {"size": 3, "min_share": 0.03},

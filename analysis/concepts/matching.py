@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.concepts.aligned import AlignedText
-from analysis.concepts.concept_set import half_of
+from analysis.concepts.halves import half_of
 from analysis.concepts.lexicon import fold
 from analysis.concepts.rules import KINDS, ConceptRule
 from analysis.concepts.words import WORD_CHARACTERS

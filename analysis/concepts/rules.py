@@ -134,3 +134,11 @@ def _parse(line: str) -> ConceptRule:
     except re.error as error:
         raise ValueError(f"excluded phrases {excluded!r} are no regular expression: {error}") from None
     return ConceptRule(name, kind, tuple(dict.fromkeys(forms.split())), pattern, domain)
+
+
+def group_concepts(ties: Iterable[tuple[int, int]], num_concepts: int) -> tuple[int, ...]:
+    """Numbers of groups: concepts that are tied, directly or through others, have the same one."""
+    group = list(range(num_concepts))
+    for one, other in ties:
+        group = [min(group[one], group[other]) if g in (group[one], group[other]) else g for g in group]
+    return tuple(group)

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import mannwhitneyu
 
-from analysis.concepts.concept_set import half_of
 from analysis.concepts.dataset import load_concepts
 from analysis.concepts.file import Labelling, format_summary, write_labelling
+from analysis.concepts.halves import half_of
 from analysis.concepts.labelling import label_concepts
 from analysis.concepts.lexicon import EntryIndex, entries_of, find_lexicon, fold, lexicon_pattern, read_lexicon
 from analysis.concepts.matching import LENGTH_CLASSES, LabellingSettings
