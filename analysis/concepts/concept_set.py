@@ -14,6 +14,7 @@ with the opposite sign in the other half.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +24,11 @@ import torch
 from torch import Tensor
 
 from analysis.concepts.halves import hash_order
+
+log = logging.getLogger(__name__)
+
+MANY_IN_BOTH = 0.01
+"""Share of the sentences that are in both halves above which it is warned of them."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,26 @@ class ConceptSet:
     def halves(self) -> Mapping[str, Mapping[str, int]]:
         """Concept to key to 0 or 1: the half of every labelled sentence, the same in all languages and measures.
 
-        As the file has them; else positives alternate in a fixed random order, and negatives go with their positive.
+        As the file has them; else positives alternate in a fixed random order, and negatives go with their positive,
+        with a warning of sentences that are in both halves, of different concepts.
         """
         given = {key: half for pool in self.pools.values() for key, half in pool.halves.items()}
         if given:
             return dict.fromkeys(self.concepts, given)
-        return {concept: self._halves_of(concept) for concept in self.concepts}
+        found = {concept: self._halves_of(concept) for concept in self.concepts}
+        seen: dict[str, set[int]] = {}
+        for halves in found.values():
+            for key, half in halves.items():
+                seen.setdefault(key, set()).add(half)
+        both = sum(len(halves) > 1 for halves in seen.values())
+        if both > MANY_IN_BOTH * len(seen):
+            log.warning(
+                "%d of %d sentences are in one half for a concept and in the other for another: R may be too low; a "
+                "concept file that `python -m analysis label` makes has none of these",
+                both,
+                len(seen),
+            )
+        return found
 
     def _halves_of(self, concept: str) -> Mapping[str, int]:
         where: dict[str, list[str]] = {}

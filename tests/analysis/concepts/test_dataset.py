@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -137,6 +138,24 @@ def test_the_partition_never_changes(tmp_path: Path) -> None:
 
 
 PARTITION = "1000010101110011"
+
+
+def test_sentences_in_both_halves_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A negative of fire is one of water, too, whose positive is in the other half."""
+    rows = records(positives=50)
+    assert load_concepts(write(tmp_path / "apart.parquet", rows)).halves
+    assert not caplog.records
+    for row in rows:
+        if row["concept"] == "water" and row["label"] == 0:
+            row["uid"], row["text"] = row["uid"].replace("water", "fire"), row["text"].replace("water", "fire")
+    mixed = load_concepts(write(tmp_path / "mixed.parquet", rows))
+    assert mixed.halves["fire"] != mixed.halves["water"]
+    [said] = [record.getMessage() for record in caplog.records]
+    assert re.match(r"\d+ of 200 sentences are in one half for a concept and in the other for another", said)
+    caplog.clear()
+    half = [row | {"half": int(row["uid"].split("/")[1]) % 2} for row in rows]
+    assert load_concepts(write(tmp_path / "half.parquet", half)).halves
+    assert not caplog.records
 
 
 def with_halves(rows: list[dict]) -> list[dict]:
