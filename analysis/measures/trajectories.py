@@ -52,6 +52,7 @@ class Trajectories(ConceptOverlap):
     default_name: ClassVar[str] = "trajectories"
     version: ClassVar[int] = 1
     needs_null: ClassVar[bool] = False
+    headlines: ClassVar[tuple[str, ...]] = ("frozen_experts", "frozen_rank")
     positive: ClassVar[tuple[str, ...]] = (*ConceptOverlap.positive, "frozen_k")
     not_negative: ClassVar[tuple[str, ...]] = (*ConceptOverlap.not_negative, "frozen_step")
 

@@ -76,6 +76,9 @@ def test_births_of_a_planted_unit(
         measured[snapshot.id.step] = list(follow.measure(snapshot))
         table.write(snapshot.id, follow, measured[snapshot.id.step], 0.1)
 
+    found_metrics = {row.metric for row in measured[32] if isinstance(row, Row)}
+    assert set(follow.headlines) <= found_metrics, "what stands first on the page is measured"
+
     elsewhere = Trajectories(**options, results=follow.results, frozen_step=32, site_set=["mlp.in", "mlp.out"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"are units of other sites than \['mlp.in', 'mlp.out'\]; give the site_set"):
         list(elsewhere.measure(snapshots[0]))
