@@ -261,7 +261,6 @@ def is_measured(study: Study, make: Callable[[Study], Table]) -> bool:
         early_table: bool({64, 128, 256} & set(study.steps)),
         identity_table: len(study.dip_steps) > 1,
         birth_table: len(study.births) > 0,
-        transfer_table: len(transfer_table(study).rows) > 0,
         alignment_table: "cka_debiased" in metrics,
         kinship_table: len(study.languages) > 0,
         length_table: len(study.lengths) > 0,

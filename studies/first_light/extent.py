@@ -17,9 +17,9 @@ def extent_table(study: Study) -> Table:
     measured = {
         "sharing (R) and held-out loss": study.steps_of,
         "language probe, H2": study.dip_steps,
-        "alignment": steps_by_seed(study, "cka_debiased"),
-        "causal transfer, H4": steps_by_seed(study, "causal_transfer"),
-        "concept directions": steps_by_seed(study, "direction_transfer"),
+        "alignment": study.steps_with("cka_debiased"),
+        "causal transfer, H4": study.steps_with("causal_transfer"),
+        "concept directions": study.steps_with("direction_transfer"),
         "the last step's experts, followed": {
             int(seed): all_steps for seed in sorted(set(study.births["run_seed"]) if len(study.births) else ())
         },
@@ -32,7 +32,9 @@ def extent_table(study: Study) -> Table:
         said = "; ".join(f"{numbered('seed', seeds)}: {_said(steps, all_steps)}" for steps, seeds in same.items())
         rows.append([what, said or "none"])
     for part, what in (("capacity", "capacity runs, H3"), ("clone", "English with its clone alone")):
-        rows.append([what, _runs_of(capacity_values(study) if part == "capacity" else _part(study, part))])
+        rows.append(
+            [what, _runs_of(capacity_values(study) if part == "capacity" else study.rows[study.rows["part"] == part])]
+        )
     note = f"Snapshots: {numbered('step', all_steps)}."
     return Table("What there is", note, ["planned", "trained and measured"], rows)
 
@@ -45,7 +47,7 @@ def lacking(study: Study, name: str) -> str:
         return "no R of these pairs"
     what, there, wanted = "language probe", study.dip_steps, study.steps_of
     if name == "H4":
-        what, there = "causal transfer", steps_by_seed(study, "causal_own")
+        what, there = "causal transfer", study.steps_with("causal_own")
         wanted = dict.fromkeys(study.steps_of, study.steps[-1:])
     for seed, steps in wanted.items():
         gone = [step for step in steps if step not in there.get(seed, ())]
@@ -54,21 +56,11 @@ def lacking(study: Study, name: str) -> str:
     return f"{len(study.steps_of)} seeds are too few"
 
 
-def steps_by_seed(study: Study, metric: str) -> dict[int, list[int]]:
-    """Seed to the snapshots at which a metric of the seeds of width 128 was measured."""
-    rows = study.main[study.main["metric"] == metric]
-    return {int(seed): sorted(set(map(int, own["step"]))) for seed, own in rows.groupby("run_seed")}
-
-
 def _said(steps: Sequence[int], all_steps: Sequence[int]) -> str:
     if list(steps) == list(all_steps):
         return f"all {len(steps)} snapshots"
     gone = [step for step in all_steps if step not in steps]
     return numbered("step", steps) if len(steps) <= len(gone) else f"all but {numbered('step', gone)}"
-
-
-def _part(study: Study, part: str) -> pd.DataFrame:
-    return study.rows[study.rows["part"] == part]
 
 
 def _runs_of(rows: pd.DataFrame) -> str:

@@ -67,8 +67,11 @@ class Study:
         """Seed to the snapshots at which R was measured."""
         if self.main.empty:
             return {}
-        measured = self.main[self.main["metric"] == "rank_transfer"]
-        return {int(seed): sorted(set(own["step"])) for seed, own in measured.groupby("run_seed")}
+        return self.steps_with("rank_transfer")
+
+    def steps_with(self, metric: str) -> dict[int, list[int]]:
+        """Seed to the snapshots at which a metric was measured."""
+        return _steps_by_seed(self.main[self.main["metric"] == metric])
 
     @property
     def finished(self) -> list[int]:
@@ -127,7 +130,7 @@ class Study:
         """Seed to the snapshots at which D was measured."""
         if self.dips.empty:
             return {}
-        return {int(seed): sorted(set(own["step"])) for seed, own in self.dips.groupby("run_seed")}
+        return _steps_by_seed(self.dips)
 
     @cached_property
     def dip_arrays(self) -> tuple[list[int], np.ndarray, np.ndarray]:
@@ -141,6 +144,10 @@ class Study:
         table = np.stack([one.loc[:, common].to_numpy() for one in counts])  # (4, R x T, G)
         table = table.reshape(4, len(self.dip_steps), len(steps), -1)
         return steps, dip_values(*table), table[1].sum(-1) / table[3].sum(-1)
+
+
+def _steps_by_seed(rows: pd.DataFrame) -> dict[int, list[int]]:
+    return {int(seed): sorted(set(map(int, own["step"]))) for seed, own in rows.groupby("run_seed")}
 
 
 def _of_main(table: pd.DataFrame) -> pd.DataFrame:

@@ -26,8 +26,8 @@ def results_part(study: Study, figures: Sequence[tuple[str, str]]) -> str:
     """The page's part on results: figures (file, caption) and tables."""
     parts = [f"![{caption}]({name})\n\n{caption}\n" for name, caption in figures]
     for make in TABLES:
-        if is_measured(study, make):
-            parts.append(make(study).markdown())
+        if is_measured(study, make) and (table := make(study)).rows:
+            parts.append(table.markdown())
     return "\n".join(parts)
 
 
