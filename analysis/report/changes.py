@@ -64,9 +64,7 @@ class Change:
 
     @property
     def in_a_word(self) -> str:
-        if self.contrast.low > 0:
-            return "above"
-        return "below" if self.contrast.high < 0 else f"not shown (visible from {self.contrast.visible:.4f})"
+        return in_a_word(self.contrast)
 
     @property
     def cells(self) -> tuple[str, str, str]:
@@ -75,7 +73,44 @@ class Change:
 
     @property
     def interval(self) -> str:
-        return with_interval(self.contrast.difference, self.contrast.low, self.contrast.high, "+.4f")
+        return difference_of(self.contrast)
+
+
+def in_a_word(contrast: Contrast) -> str:
+    """Where the interval of a difference lies; where 0 is in it, what would have been seen."""
+    if contrast.low > 0:
+        return "above"
+    return "below" if contrast.high < 0 else f"not shown (visible from {contrast.visible:.4f})"
+
+
+def difference_of(contrast: Contrast) -> str:
+    """A difference with its interval, for a table."""
+    return with_interval(contrast.difference, contrast.low, contrast.high, "+.4f")
+
+
+def concept_levels(
+    record: RunRecord, analysis: str, metric: str, condition: str | None, step: int | None = None
+) -> tuple[int, pd.Series, pd.DataFrame] | None:
+    """The step, the value of each concept there (C,), and its levels in untrained networks (C, n).
+
+    Random networks of the configuration where several were measured, else step 0 of the run itself. None without such
+    rows at `step` (by default the last usable one) or without a level to compare with.
+    """
+    rows = _by_concept(record.frame, analysis, metric, condition)
+    usable = [at for at in record.usable_steps if at in set(rows["step"])]
+    at = usable[-1] if step is None and usable else step
+    if at not in usable:
+        return None
+    table = rows.pivot_table(index="concept", columns="step", values="value")
+    last = table[at].dropna()
+    band = _by_concept(record.null_band(analysis), analysis, metric, condition)
+    networks = band.pivot_table(index="concept", columns="network", values="value") if len(band) else pd.DataFrame()
+    several = networks.shape[1] > 1
+    if not several and (0 not in usable or at == 0):
+        return None
+    level = networks if several else table[[0]]
+    level = level.loc[level.index.intersection(last.index)].dropna()
+    return int(at), last.loc[level.index], level
 
 
 def find_change(record: RunRecord, analysis: str, metric: str, condition: str | None = None) -> Change | None:
@@ -84,39 +119,27 @@ def find_change(record: RunRecord, analysis: str, metric: str, condition: str | 
     None without such rows, without a level to compare with, with fewer than two concepts, or where all of them depend
     on each other, so that nothing shows their spread.
     """
-    rows = _by_concept(record.frame, analysis, metric, condition)
-    usable = [step for step in record.usable_steps if step in set(rows["step"])]
-    if not usable:
+    found = concept_levels(record, analysis, metric, condition)
+    if found is None or len(found[1]) < 2:
         return None
-    table = rows.pivot_table(index="concept", columns="step", values="value")
-    last = table[usable[-1]].dropna()
-    band = _by_concept(record.null_band(analysis), analysis, metric, condition)
-    networks = band.pivot_table(index="concept", columns="network", values="value") if len(band) else pd.DataFrame()
-    several = networks.shape[1] > 1
-    if not several and (0 not in usable or len(usable) < 2):
-        return None
-    level = networks if several else table[[0]]
-    level = level.loc[level.index.intersection(last.index)].dropna()
-    if len(level) < 2:
-        return None
-    last = last.loc[level.index]
-    clusters = concept_clusters(record, analysis, usable[-1], list(last.index))
+    step, last, networks = found
+    clusters = concept_clusters(record, analysis, step, list(last.index))
     if len(np.unique(clusters)) < 2:
         return None
-    values, reference = last.to_numpy(), level.to_numpy()  # (C,), (C, n)
-    if several:
+    values, reference = last.to_numpy(), networks.to_numpy()  # (C,), (C, n)
+    if networks.shape[1] > 1:
         contrast = against_band(values, reference.T, clusters)
     else:
         contrast = paired_contrast(values - reference[:, 0], clusters)
     return Change(
         metric=metric,
         condition=condition,
-        step=usable[-1],
+        step=step,
         first=float(reference.mean()),
         last=float(last.mean()),
         contrast=contrast,
         num_concepts=len(last),
-        num_networks=max(1, networks.shape[1]),
+        num_networks=networks.shape[1],
     )
 
 

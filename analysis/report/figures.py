@@ -127,7 +127,10 @@ def picked(rows: pd.DataFrame, by: str, title: str, *, unit: str = "") -> go.Fig
 
 
 def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = "", axis: str = "tokens") -> go.Figure:
-    """One line a run over tokens seen (log axis); the step-0 value, which has no place there, is a dotted level."""
+    """One line a run over tokens seen (log axis); the step-0 value, which has no place there, is a dotted level.
+
+    Levels (chance dashed, untrained dotted) are told by their names on hover: in the legend stand the runs alone.
+    """
     figure = base_figure(title, unit)
     chances = {chance for rows in runs.values() for chance in rows["chance"].dropna()}
     if len(chances) == 1:
@@ -138,12 +141,14 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], title: str, *, unit: str = ""
         error = error_bars(trained) if trained[["low", "high"]].notna().all(axis=None) else None
         add_line(figure, trained[axis].astype(float), trained["value"], name, index, error_y=error)
         if chances and len(trained):
-            add_level(figure, trained[axis].astype(float), trained["chance"], f"{name}, chance")
+            chance = trained[axis].astype(float), trained["chance"]
+            add_level(figure, *chance, f"{name}, chance", showlegend=False)
         start = rows[rows["step"] == 0]
         if len(start) and len(trained):
             ends = [float(trained[axis].min()), float(trained[axis].max())]
             level = [float(start["value"].iloc[0])] * 2
-            add_level(figure, ends, level, f"{name}, untrained", PALETTE[index % len(PALETTE)], "dot")
+            colour = PALETTE[index % len(PALETTE)]
+            add_level(figure, ends, level, f"{name}, untrained", colour, "dot", showlegend=False)
     figure.update_xaxes(title="tokens seen" if axis == "tokens" else "optimizer step", type="log")
     return figure
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from analysis.base import Row
+from analysis.base import Row, find_class
 from analysis.results import ResultTable
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,14 @@ class Group:
 def layer_label(layer: int) -> str:
     """`emb` for the embeddings, `L07` for block 7."""
     return "emb" if layer < 0 else f"L{layer:02d}"
+
+
+def headlines_of(class_of: str) -> tuple[str, ...]:
+    """Headlines of an analysis class, by its name; none of a class of one's own that nobody imported."""
+    from analysis import measures  # noqa: F401  (heavy; its classes must be known)
+
+    found = find_class(class_of)
+    return found.headlines if found is not None else ()
 
 
 def scalars(analysis: str, rows: Sequence[Row], headlines: Sequence[str] = ()) -> list[Group]:

@@ -81,7 +81,7 @@ def write_report(
     if steps is not None:
         add_steps(page, records[0], *steps)
     elif len(records) > 1:
-        add_comparison(page, records)
+        add_comparison(page, records, [*CHAPTERS])
     else:
         add_run(page, records[0])
     page.write(path)

@@ -61,9 +61,18 @@ def add_line(figure: go.Figure, x: Sequence, y: Sequence, name: str, index: int,
     figure.add_trace(go.Scatter(x=x, y=y, name=name, **line_style(index) | options))
 
 
-def add_level(figure: go.Figure, x: Sequence, y: Sequence, name: str, colour: str = CHANCE, dash: str = "dash") -> None:
+def add_level(
+    figure: go.Figure,
+    x: Sequence,
+    y: Sequence,
+    name: str,
+    colour: str = CHANCE,
+    dash: str = "dash",
+    showlegend: bool = True,
+) -> None:
     """A line without markers beside what was measured: chance, or an untrained network."""
-    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=name, line={"color": colour, "dash": dash}))
+    line = {"color": colour, "dash": dash}
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=name, line=line, showlegend=showlegend))
 
 
 def add_floor(figure: go.Figure, y: float, name: str, colour: str = CHANCE, dash: str = "dash") -> None:

@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 from plotly.colors import get_colorscale, sample_colorscale, unlabel_rgb
 
-from analysis.base import class_name, find_class
+from analysis.base import class_name
 from analysis.report.chapters.steering_figures import live_steering_figures
 from analysis.report.explanations import unit_of
 from analysis.report.figures import against_random, select
-from analysis.report.headlines import layer_label
+from analysis.report.headlines import headlines_of, layer_label
 from analysis.report.pair_figures import is_directed, pair_matrix
 from analysis.report.style import SEQUENTIAL
 from analysis.results import ResultTable
@@ -54,9 +54,9 @@ def media_of(results: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     frame = frame[frame["step"] <= step]
     media: dict[str, Any] = {"progress/snapshot": max(0, frame["step"].nunique() - 1)}
     for name in names:
-        rows, headlines = frame[frame["analysis"] == name], headlines_of(table, step, name)
-        stamp = table.stamp(step, name)
+        rows, stamp = frame[frame["analysis"] == name], table.stamp(step, name)
         class_of = class_name(stamp["settings"]) if stamp is not None else ""
+        headlines = headlines_of(class_of)
         for key, figure in _figures(rows, name, class_of, headlines, table.null_band(name)):
             media[key] = wandb.Plotly(figure)
         for metric, values, edges in strips(rows[rows["step"] == step], name):
@@ -73,15 +73,6 @@ def media_of(results: Path, row: Mapping[str, Any]) -> dict[str, Any]:
 def is_of_analyses(row: Mapping[str, Any]) -> bool:
     """Whether a row of the record is one of analyses, whatever its kind is called."""
     return any(key.startswith(COST) for key in row["values"])
-
-
-def headlines_of(table: ResultTable, step: int, analysis: str) -> tuple[str, ...]:
-    """Headlines of the class that measured a result; none of a class of one's own that nobody imported."""
-    from analysis import measures  # noqa: F401  (heavy; its classes must be known)
-
-    stamp = table.stamp(step, analysis)
-    found = find_class(class_name(stamp["settings"])) if stamp is not None else None
-    return found.headlines if found is not None else ()
 
 
 def _figures(

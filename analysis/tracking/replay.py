@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from analysis.report.headlines import KEY_BUDGET, scalars, within_budget
+from analysis.base import class_name
+from analysis.report.headlines import KEY_BUDGET, headlines_of, scalars, within_budget
 from analysis.report.run import read_json, read_metrics
 from analysis.results import ResultTable
 from analysis.tracking.about import configuration, result_folder
-from analysis.tracking.media import COST, headlines_of, media_of
+from analysis.tracking.media import COST, media_of
 from analysis.tracking.metrics import METRICS_FILE
 from analysis.tracking.wandb_run import TOKEN_AXIS, Page, WandbRun
 
@@ -71,7 +72,10 @@ def _measured_row(table: ResultTable, step: int, shown: set[tuple[int, str]]) ->
     }
     if not stamps:
         return None
-    groups = {name: scalars(name, table.rows(step, name), headlines_of(table, step, name)) for name in stamps}
+    groups = {
+        name: scalars(name, table.rows(step, name), headlines_of(class_name(stamp["settings"])))
+        for name, stamp in stamps.items()
+    }
     cost = {f"{COST}{name}": float(stamp["seconds"]) for name, stamp in stamps.items()}
     tokens = next(iter(stamps.values()))["tokens"]
     values = within_budget(groups, KEY_BUDGET - len(cost)) | cost

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.base import class_name
-from analysis.report.headlines import CURVE, OVERALL, scalars
+from analysis.report.headlines import CURVE, OVERALL, headlines_of, scalars
 from analysis.report.report import VERDICTS
 from analysis.results import ResultTable
 from analysis.tracking.about import result_folder
-from analysis.tracking.media import headlines_of, tables
+from analysis.tracking.media import tables
 from analysis.tracking.replay import rows_of
 from analysis.tracking.wandb_run import STEP_AXIS, TOKEN_AXIS
 
@@ -91,7 +91,7 @@ def _measured(table: ResultTable) -> Iterator[tuple[str, list[str], list[str], l
     for class_of in VERDICTS:
         for name, (step, stamp) in newest.items():
             if class_name(stamp["settings"]) == class_of:
-                headlines = headlines_of(table, step, name)
+                headlines = headlines_of(class_of)
                 groups = scalars(name, table.rows(step, name), headlines)
                 first = {f"{name}/{metric}" for metric in headlines}
                 overall = [group.name for group in groups if group.rank == OVERALL and group.name in first]

@@ -13,8 +13,10 @@ import pandas as pd
 
 from analysis.report import figures as draw
 from analysis.report.changes import DECISIVE, PAPER, find_change
+from analysis.report.comparison.seeds import headlines_over_runs, only_seeds_differ, sharing_over_runs
 from analysis.report.explanations import explain, heading_of, in_words, unit_of
 from analysis.report.figures import select
+from analysis.report.headlines import headlines_of
 from analysis.report.page import Captioned, Card, Page
 from analysis.report.run import RunRecord, differing
 from analysis.report.tables import Table
@@ -55,12 +57,17 @@ def told_apart(records: Sequence[RunRecord]) -> list[RunRecord]:
     ]
 
 
-def add_comparison(page: Page, records: Sequence[RunRecord]) -> None:
-    """Chapters for several runs, each of another name."""
+def add_comparison(page: Page, records: Sequence[RunRecord], order: Sequence[str] = ()) -> None:
+    """Chapters for several runs, each of another name; analysis classes of `order` come first."""
     frame = pd.concat([record.frame for record in records], ignore_index=True)
     axis = "tokens" if frame.loc[frame["step"] > 0, "tokens"].notna().all() else "step"
     note = "" if axis == "tokens" else " Tokens seen are not known for all runs, so steps are the axis."
-    page.chapter("Runs beside each other", "One line a run; dotted: its untrained network." + note)
+    if only_seeds_differ(records):
+        sentences, tables = sharing_over_runs(records)
+        page.chapter("In short", "One training with several seeds: what holds for all of them.")
+        page.verdicts(sentences)
+        page.grid([*tables, headlines_over_runs(records)])
+    page.chapter("Runs beside each other", "One line a run; dotted: its untrained network; dashed: chance." + note)
     page.grid([_what_differs(records), _changes(records)])
     for record in records:
         for sentence in record.warnings:
@@ -68,7 +75,9 @@ def add_comparison(page: Page, records: Sequence[RunRecord]) -> None:
     sizes_differ, said = compare_sizes(records)
     if said:
         page.paragraph(said)
-    for analysis in sorted(frame["analysis"].unique()):
+    classes = {name: class_of for record in records for name, class_of in record.classes.items()}
+    places = {class_of: place for place, class_of in enumerate(order)}
+    for analysis in sorted(frame["analysis"].unique(), key=lambda name: (places.get(classes[name], len(places)), name)):
         _add_analysis(page, records, frame, analysis, axis, sizes_differ)
 
 
@@ -92,26 +101,34 @@ def compare_sizes(records: Sequence[RunRecord]) -> tuple[bool, str]:
 def _add_analysis(
     page: Page, records: Sequence[RunRecord], frame: pd.DataFrame, analysis: str, axis: str, sizes_differ: bool
 ) -> None:
+    """The headlines of an analysis in view, its other metrics behind a fold; nothing where no trained step has it."""
     rows = frame[frame["analysis"] == analysis]
     class_of = next(record.classes[analysis] for record in records if analysis in record.classes)
-    page.chapter(heading_of(class_of) or in_words(analysis))
-    differ = differing((record, analysis) for record in records if analysis in record.settings)
-    if differ:
-        page.paragraph(f"Measured with different settings: {', '.join(differ)}; see the Provenance of each run's page.")
-    items: list[Card] = []
-    for metric in rows["metric"].drop_duplicates():
+    items: dict[str, Card] = {}
+    for metric in rows.loc[rows["step"] > 0, "metric"].drop_duplicates():
         if sizes_differ and depends_on_size(metric):
             continue
         overall = {record.name: select(record.frame, analysis, metric) for record in records}
+        title = in_words(metric)
+        if all(part.empty for part in overall.values()):
+            overall = {record.name: _layer_mean(record, analysis, metric) for record in records}
+            title += ", mean of layers"
         overall = {name: part for name, part in overall.items() if not part.empty}
-        if not overall:
-            layered = {record.name: _layer_mean(record, analysis, metric) for record in records}
-            overall = {f"{name} (mean of layers)": part for name, part in layered.items() if not part.empty}
         if overall:
-            unit = unit_of(class_of, metric)
-            figure = draw.compare_runs(overall, in_words(metric), unit=unit, axis=axis)
-            items.append(Captioned(figure, explain(class_of, metric)))
-    page.grid(items)
+            figure = draw.compare_runs(overall, title, unit=unit_of(class_of, metric), axis=axis)
+            items[metric] = Captioned(figure, explain(class_of, metric))
+    differ = differing((record, analysis) for record in records if analysis in record.settings)
+    if not items and not differ:
+        return
+    page.chapter(heading_of(class_of) or in_words(analysis))
+    if differ:
+        page.paragraph(f"Measured with different settings: {', '.join(differ)}; see the Provenance of each run's page.")
+    first = [items.pop(metric) for metric in headlines_of(class_of) if metric in items]
+    if not first:
+        first, items = list(items.values()), {}
+    page.grid(first)
+    with page.fold("Further measures"):
+        page.grid(items.values())
 
 
 def _layer_mean(record: RunRecord, analysis: str, metric: str) -> pd.DataFrame:

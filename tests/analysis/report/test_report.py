@@ -138,7 +138,7 @@ def test_runs_of_different_size_are_compared_on_corrected_measures_only(tmp_path
     assert "differ in the number of units" in path.read_text(encoding="utf-8")
     titles = [figure["layout"]["title"]["text"] for figure in figures_in(path)]
     assert "Shared" not in titles
-    assert "Accuracy" in titles
+    assert "Accuracy, mean of layers" in titles
     same = write_report([small, write(tmp_path / "twin", {0: 0.1, 16: 0.2}, name="twin")], tmp_path / "same.html")
     assert "Shared" in [figure["layout"]["title"]["text"] for figure in figures_in(same)]
     assert "differ in the number" not in same.read_text(encoding="utf-8")
