@@ -17,11 +17,11 @@ import yaml
 from jsonargparse import Namespace
 from safetensors.torch import save_file
 
+from tests.train.conftest import short_run, write_text
 from train.__main__ import main
 from train.config.options import num_devices
 from train.model.xglm import XGLMForCausalLM, build_config
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"vocab_size": 300, "d_model": 16, "num_layers": 2, "attention_heads": 2, "ffn_dim": 64}
 TRACKER = {"class_path": "callbacks.tracking.Tracker", "init_args": {"mode": "disabled"}}
 
@@ -31,43 +31,13 @@ Fit = Callable[..., tuple[int, str]]
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with made-up text; tokenizer and prepared text are made in it by the first run that gets so far."""
-    folder = tmp_path_factory.mktemp("text")
-    rows = []
-    for language, words in {"de": "das haus ist alt", "en": "the house is old"}.items():
-        for number in range(60):
-            split = "valid" if number % 10 == 0 else "train"
-            rows.append({"lang": language, "text": f"{words} {number} " * 3, "split": split, "uid": number})
-    (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
+    return write_text(tmp_path_factory.mktemp("text"), ["de", "en"])
 
 
 @pytest.fixture
 def options(text: Path, tmp_path: Path) -> dict[str, Any]:
     """A run of two steps that works."""
-    options = yaml.safe_load((ROOT / "configs" / "train" / "smoke.yaml").read_text(encoding="utf-8"))
-    options["model"] |= {**SIZES, "max_position_embeddings": 32}
-    options["model"]["optimizer"]["warmup_steps"] = 1
-    options["data"] |= {
-        "sources": [{"class_path": "LocalText", "init_args": {"path": str(text / "text.jsonl")}}],
-        "languages": None,
-        "tokenizer": str(text / "tokenizer"),
-        "vocab_size": 300,
-        "cache": str(text / "cache"),
-        "block_size": 16,
-        "batch_size": 4,
-    }
-    options["trainer"] |= {
-        "default_root_dir": str(tmp_path / "run"),
-        "max_steps": 2,
-        "precision": None,
-        "val_check_interval": 2,
-        "enable_progress_bar": False,
-        "callbacks": [
-            {"class_path": "callbacks.lock.RunLock"},
-            {"class_path": "callbacks.resume.ResumeCheckpoint", "init_args": {"every_n_steps": 1}},
-        ],
-    }
-    return options
+    return short_run(text, tmp_path / "run", steps=2)
 
 
 @pytest.fixture
