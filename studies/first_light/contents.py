@@ -234,10 +234,9 @@ def onset_table(study: Study) -> Table:
     )
 
 
-TABLES: Sequence[Callable[[Study], Table]] = (
-    extent_table,
-    decision_table,
-    claims_table,
+ANSWERS: Sequence[Callable[[Study], Table]] = (decision_table, claims_table, extent_table)
+"""Before the figures."""
+DETAILS: Sequence[Callable[[Study], Table]] = (
     sharing_table,
     early_table,
     length_table,

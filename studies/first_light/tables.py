@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.first_light.contents import TABLES, is_measured
+from studies.first_light.contents import ANSWERS, DETAILS, is_measured
 from studies.first_light.figures import draw_figures
 from studies.first_light.study import LAST, SEEDS, Study
 
@@ -23,12 +23,12 @@ BEGIN, END = "<!-- results: made by studies/first_light/tables.py -->", "<!-- en
 
 
 def results_part(study: Study, figures: Sequence[tuple[str, str]]) -> str:
-    """The page's part on results: figures (file, caption) and tables."""
-    parts = [f"![{caption}]({name})\n\n{caption}\n" for name, caption in figures]
-    for make in TABLES:
-        if is_measured(study, make) and (table := make(study)).rows:
-            parts.append(table.markdown())
-    return "\n".join(parts)
+    """The page's part on results: what is decided, figures (file, caption), then all other tables."""
+    before, after = (
+        [table.markdown() for make in part if is_measured(study, make) and (table := make(study)).rows]
+        for part in (ANSWERS, DETAILS)
+    )
+    return "\n".join([*before, *(f"![{caption}]({name})\n\n{caption}\n" for name, caption in figures), *after])
 
 
 def status(study: Study) -> str:
