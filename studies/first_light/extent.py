@@ -13,7 +13,7 @@ from studies.first_light.study import Study
 
 def extent_table(study: Study) -> Table:
     """Which seeds and snapshots there are of everything that was planned."""
-    all_steps = sorted(set().union(*study.steps_of.values()))
+    all_steps = study.all_steps
     measured = {
         "sharing (R) and held-out loss": study.steps_of,
         "language probe, H2": study.dip_steps,
@@ -45,12 +45,11 @@ def lacking(study: Study, name: str) -> str:
         return "it needs several widths of each seed, and more runs than seeds + 1"
     if name in ("H1", "H1b"):
         return "no R of these pairs"
-    what, there, wanted = "language probe", study.dip_steps, study.steps_of
+    what, there, wanted = "language probe", study.dip_steps, study.all_steps
     if name == "H4":
-        what, there = "causal transfer", study.steps_with("causal_own")
-        wanted = dict.fromkeys(study.steps_of, study.steps[-1:])
-    for seed, steps in wanted.items():
-        gone = [step for step in steps if step not in there.get(seed, ())]
+        what, there, wanted = "causal transfer", study.steps_with("causal_own"), study.steps[-1:]
+    for seed in study.steps_of:
+        gone = [step for step in wanted if step not in there.get(seed, ())]
         if gone:
             return f"no {what} of seed {seed} at {len(gone)} of its steps, the last of them {gone[-1]:,}"
     return f"{len(study.steps_of)} seeds are too few"

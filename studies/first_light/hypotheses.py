@@ -41,7 +41,9 @@ def decide(study: Study) -> dict[str, Decision]:
         if rises.size:
             found[name] = decide_rise(name, rises, clusters)
     seeds = list(study.steps_of)
-    if len(seeds) > 2 and study.dip_steps == study.steps_of:  # one seed chooses the step, two or more test it
+    candidates = set(study.all_steps)
+    probed = [candidates <= set(study.dip_steps.get(seed, ())) for seed in seeds]
+    if len(seeds) > 2 and all(probed):  # one seed chooses the step, two or more test it
         found["H2"] = decide_dip(*study.dip_arrays)
     capacity = capacity_values(study)
     runs = capacity.drop_duplicates(["width", "run_seed"])

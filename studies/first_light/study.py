@@ -84,6 +84,11 @@ class Study:
         return sorted(set.intersection(*map(set, self.steps_of.values())))
 
     @cached_property
+    def all_steps(self) -> list[int]:
+        """Snapshots that any seed has."""
+        return sorted(set().union(*self.steps_of.values()))
+
+    @cached_property
     def strata(self) -> dict[str, str]:
         """The strata of which there are pairs, with their names."""
         there = set(self.main.loc[self.main["metric"] == "rank_transfer", "condition"])

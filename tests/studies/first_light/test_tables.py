@@ -253,6 +253,12 @@ def gaps(study: Study) -> dict[str, Study]:
             study, rows=rows[~(probe & last)], dips=dips[dips["step"] != study.steps[-1]]
         ),
         "the probe of one seed": replace(study, rows=rows[~(probe & later)], dips=dips[dips["run_seed"] == 1]),
+        "R of one seed at the ends alone": replace(
+            study,
+            rows=rows[
+                ~((rows["run_seed"] == 5) & ~rows["step"].isin([0, 20_480]) & (rows["metric"] == "rank_transfer"))
+            ],
+        ),
         "causal transfer of one seed": replace(study, rows=rows[~((causal | directions) & later)]),
         "directions without causal transfer": replace(study, rows=rows[~causal]),
         "causal transfer of four seeds": replace(study, rows=rows[~(causal & (rows["run_seed"] == 3))]),
@@ -276,6 +282,8 @@ def test_a_page_is_made_of_lists_that_are_done_in_part_and_says_what_is_there(pl
         if name == "no probe at the last step":
             assert there["language probe, H2"] == "seeds 1, 2, 3, 4, 5: all but step 20,480"
             assert missing == ["no language probe of seed 1 at 1 of its steps, the last of them 20,480"]
+        if name == "R of one seed at the ends alone":
+            assert "H2" not in [row[0][:2] for row in decision_table(study).rows if row[1] == "not measured"]
         if name == "causal transfer of four seeds":
             assert there["causal transfer, H4"] == "seeds 1, 2, 4, 5: steps 0, 2,048, 20,480"
             assert missing == ["no causal transfer of seed 3 at 1 of its steps, the last of them 20,480"]
