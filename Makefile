@@ -24,6 +24,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) runs/demo-concepts.parquet
 	$(BIN)/python -m train fit --config configs/train/demo.yaml
 	$(BIN)/python -m analysis report runs/demo
+	@echo "study:    docs/first_light.md: five seeds and 32 times the text, enough to decide what ten minutes cannot"
 
 # Twelve concepts with many sentences in ten languages, by name, since the lists for steering ask for some of them. The
 # training leaves these sentences out.
