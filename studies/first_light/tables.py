@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from studies.first_light.contents import ANSWERS, DETAILS, is_measured
-from studies.first_light.figures import draw_figures
+from studies.first_light.panels import draw_figures
 from studies.first_light.study import LAST, SEEDS, Study
 
 HERE = Path(__file__).parent

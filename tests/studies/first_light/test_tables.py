@@ -14,8 +14,8 @@ import pytest
 from studies.first_light import tables
 from studies.first_light.contents import decision_table, depth_table, kinship_table, onset_table
 from studies.first_light.extent import extent_table
-from studies.first_light.figures import draw_figures
 from studies.first_light.hypotheses import claim_read, decide
+from studies.first_light.panels import draw_figures
 from studies.first_light.secondary import birth_table, transfer_table
 from studies.first_light.study import SEEDS, Study
 from tests.studies.first_light.planted import STEPS, STRATA, WIDTH, Truth, write_study
