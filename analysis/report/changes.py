@@ -32,18 +32,40 @@ STRATA = {
 
 
 @dataclass(frozen=True)
-class Change:
-    """A measure at the last usable snapshot against random networks, paired over concepts."""
+class Rise:
+    """A measure at a snapshot minus its level in untrained networks, of the same concepts."""
 
     metric: str
     condition: str | None
     """Stratum of language pairs; None for all pairs."""
     step: int
     first: float
-    """Level of the random networks, mean over concepts."""
+    """Level of the untrained networks, mean over concepts."""
     last: float
     contrast: Contrast
     num_concepts: int
+
+    @property
+    def in_a_word(self) -> str:
+        """Where the interval lies; where 0 is in it, what would have been seen."""
+        if self.contrast.low > 0:
+            return "above"
+        return "below" if self.contrast.high < 0 else f"not shown (visible from {self.contrast.visible:.4f})"
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Of a table: level of the untrained networks, of the snapshot, difference."""
+        return f"{self.first:.4f}", f"{self.last:.4f}", self.interval
+
+    @property
+    def interval(self) -> str:
+        return difference_of(self.contrast)
+
+
+@dataclass(frozen=True)
+class Change(Rise):
+    """The rise of one run at its last usable snapshot against random networks, paired over concepts."""
+
     num_networks: int
     """1 means step 0 of the run itself, a single draw without a spread of its own."""
 
@@ -61,26 +83,6 @@ class Change:
             f"no difference from {self.reference} is shown; one of {self.contrast.visible:.4f} or more would have been "
             f"seen ({POWER:.0%} power)"
         )
-
-    @property
-    def in_a_word(self) -> str:
-        return in_a_word(self.contrast)
-
-    @property
-    def cells(self) -> tuple[str, str, str]:
-        """Of a table: level of the random networks, of the last snapshot, difference."""
-        return f"{self.first:.4f}", f"{self.last:.4f}", self.interval
-
-    @property
-    def interval(self) -> str:
-        return difference_of(self.contrast)
-
-
-def in_a_word(contrast: Contrast) -> str:
-    """Where the interval of a difference lies; where 0 is in it, what would have been seen."""
-    if contrast.low > 0:
-        return "above"
-    return "below" if contrast.high < 0 else f"not shown (visible from {contrast.visible:.4f})"
 
 
 def difference_of(contrast: Contrast) -> str:

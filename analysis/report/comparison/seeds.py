@@ -18,35 +18,27 @@ from analysis.report.changes import (
     DECISIVE,
     PAPER,
     STRATA,
+    Rise,
     concept_clusters,
     concept_levels,
     difference_of,
-    in_a_word,
 )
 from analysis.report.explanations import heading_of, in_words
 from analysis.report.figures import select
 from analysis.report.headlines import headlines_of
 from analysis.report.run import RunRecord, differing
 from analysis.report.tables import Table, number
-from analysis.statistics import Contrast, mean_contrast, two_way_interval
+from analysis.statistics import mean_contrast, two_way_interval
 
 NOT_TRAINING = ("default_root_dir", "logger", "callbacks", "enable_progress_bar", "log_every_n_steps")
 """Options of the trainer that change what is written, not what is trained."""
 
 
 @dataclass(frozen=True)
-class RiseOverRuns:
-    """A measure above the untrained networks, over runs and concepts."""
+class RiseOverRuns(Rise):
+    """The rise of several runs at one step, over runs and concepts."""
 
-    metric: str
-    condition: str | None
-    """Stratum of language pairs; None for all pairs."""
-    step: int
-    first: float
-    last: float
-    contrast: Contrast
     by_run: tuple[float, ...]
-    num_concepts: int
 
     @property
     def signs(self) -> str:
@@ -78,9 +70,11 @@ def rise_over_runs(
     other.
     """
     step = _last_common(records, analysis, metric)
+    if step is None or len(records) < 2:
+        return None
     found = [concept_levels(record, analysis, metric, condition, step) for record in records]
     levels = [(last, networks.mean(axis=1)) for _, last, networks in filter(None, found)]
-    if step is None or len(levels) < max(2, len(records)):
+    if len(levels) < len(records):
         return None
     concepts = sorted(set.intersection(*(set(last.index) for last, _ in levels)))
     lasts = np.array([last[concepts] for last, _ in levels])  # (R, C)
@@ -131,8 +125,8 @@ def _sentence(analysis: str, rise: RiseOverRuns, num_runs: int) -> str:
     return (
         f"Sharing over {num_runs} runs ({analysis}): {what} "
         f"is {rise.last:.4f} at step {rise.step}, {rise.first:.4f} in the untrained networks; difference "
-        f"{difference_of(rise.contrast)} over runs and {rise.num_concepts} concepts, p {rise.contrast.p:.2g}, positive "
-        f"in {rise.signs}: {in_a_word(rise.contrast)}."
+        f"{rise.interval} over runs and {rise.num_concepts} concepts, p {rise.contrast.p:.2g}, positive "
+        f"in {rise.signs}: {rise.in_a_word}."
     )
 
 
@@ -141,17 +135,7 @@ def _pairs(rise: RiseOverRuns) -> str:
 
 
 def _strata(rises: Sequence[RiseOverRuns], num_runs: int) -> Table:
-    rows = [
-        (
-            _pairs(rise),
-            number(rise.first),
-            number(rise.last),
-            difference_of(rise.contrast),
-            rise.signs,
-            in_a_word(rise.contrast),
-        )
-        for rise in rises
-    ]
+    rows = [(_pairs(rise), *rise.cells, rise.signs, rise.in_a_word) for rise in rises]
     return Table(
         title=f"{in_words(rises[0].metric)} over {num_runs} runs, step {rises[0].step}",
         header=("pairs of languages", "untrained", "trained", "difference [95 %]", "runs above", ""),
