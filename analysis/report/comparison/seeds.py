@@ -30,7 +30,7 @@ from analysis.report.run import RunRecord, differing
 from analysis.report.tables import Table, number
 from analysis.statistics import mean_contrast, two_way_interval
 
-NOT_TRAINING = ("default_root_dir", "logger", "callbacks", "enable_progress_bar", "log_every_n_steps")
+NOT_TRAINING = ("default_root_dir", "logger", "enable_progress_bar", "log_every_n_steps")
 """Options of the trainer that change what is written, not what is trained."""
 
 

@@ -107,6 +107,9 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path: Path)
     assert only_seeds_differ([one, write(tmp_path / "two", 2, 0.05)])
     assert not only_seeds_differ([one, write(tmp_path / "wide", 2, 0.05, d_model=64)])
     assert not only_seeds_differ([one, write(tmp_path / "again", 1, 0.05)]), "one seed twice is one run"
+    averaged = write(tmp_path / "averaged", 2, 0.05)
+    averaged.config["trainer"]["callbacks"] = [{"class_path": "StochasticWeightAveraging"}]
+    assert not only_seeds_differ([one, averaged]), "a callback may change the weights"
     assert not only_seeds_differ([one])
     page = write_report([tmp_path / "one", tmp_path / "wide"]).read_text(encoding="utf-8")
     assert "Sharing over" not in page
