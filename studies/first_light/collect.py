@@ -2,7 +2,8 @@
 
     python -m studies.first_light.collect [--runs runs/first_light] [--out studies/first_light/results]
 
-What figures and decisions need is kept, the rest of the results stays with the runs. Refuses runs that were not
+What figures and decisions need is kept, the rest of the results stays with the runs. A run that the tables have and the
+folder has not stays in the tables, since the runs of a study need not lie on one machine. Refuses runs that were not
 measured as planned (`plan.sha256`). Text is needed for the distances of languages and for lengths only.
 """
 
@@ -28,11 +29,12 @@ from analysis.preregistration import Planned, check_results, read_plan
 from analysis.report.changes import concept_clusters
 from analysis.report.run import RunRecord, read_run
 from studies.first_light.lengths import length_imbalance
-from studies.first_light.study import LAST
+from studies.first_light.study import LAST, concept_numbers
 
 HERE = Path(__file__).parent
-NAME = re.compile(r"(?:(capacity|clone)-)?d(\d+)-seed(\d+)")
+NAME = re.compile(r"(?:(capacity|clone|again)-)?d(\d+)-seed(\d+)")
 """Of a run: which part of the study, its width and its seed."""
+RUN = ["part", "width", "run_seed"]
 BY_CONCEPT = ("rank_transfer", "causal_transfer", "causal_transfer_random", "causal_own")
 """Metrics whose concepts are kept one by one: intervals are over seeds and concepts."""
 BY_LAYER = ("accuracy_shared", "shared_units")
@@ -72,7 +74,7 @@ def find_runs(folder: Path) -> list[tuple[dict[str, object], RunRecord]]:
     for path in sorted(folder.glob("*")):
         name = NAME.fullmatch(path.name)
         if name is not None and any((path / "results").glob("step_*/*.parquet")):
-            about = {"part": name[1] or "seeds", "width": int(name[2]), "run_seed": int(name[3])}
+            about = dict(zip(RUN, (name[1] or "seeds", int(name[2]), int(name[3])), strict=True))
             found.append((about, read_run(path)))
     return sorted(found, key=lambda entry: tuple(map(str, entry[0].values())))
 
@@ -90,7 +92,7 @@ def prune(frame: pd.DataFrame, part: str = "seeds") -> pd.DataFrame:
             kept &= given == (column in of)
         return kept
 
-    if part != "seeds":
+    if part in OF_PART:
         return frame[rows(OF_PART[part])]
     kept = rows(OVERALL) | rows(BY_CONCEPT, "concept") | rows(BY_LAYER, "layer") | rows(BY_K, "k")
     return frame[kept | rows(("rank_transfer",), "language", "other_language")]
@@ -122,16 +124,21 @@ def language_distances(concepts: Path, tokenizer: Path, languages: Sequence[str]
 def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[str]:
     """Write the tables of all runs in `runs`, which holds the concept file too; returns a line on each.
 
+    What `out` has of other runs stays.
+
     Raises:
-        FileNotFoundError: no run has results, or the first one no snapshot with the tokenizer.
+        FileNotFoundError: no run has results, or no snapshot has the tokenizer.
         ValueError: results that were not planned.
     """
     found = find_runs(runs)
     if not found:
         raise FileNotFoundError(f"{runs}: no run with results; `studies/first_light/run.sh analyses` makes them")
     planned = read_plan(plan)
-    said, rows, dips, births = [], [], [], []
-    clusters: dict[str, int] = {}
+    here = [tuple(about.values()) for about, _ in found]
+    rows, dips, births = ([_of_others(out / f"{name}.parquet", here)] for name in ("rows", "dips", "births"))
+    before = rows[0].drop_duplicates(RUN) if len(rows[0]) else rows[0]
+    said = [f"{len(before)} runs that are not in {runs} stay as they are"] if len(before) else []
+    clusters = concept_numbers(out)
     for about, record in found:
         check_results(planned, ((step, name, stamp["settings"]) for step, name, stamp in record.stamps))
         rows.append(prune(record.frame, str(about["part"])).assign(**about))
@@ -151,24 +158,30 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
             numbers = concept_clusters(record, "overlap", measured[-1], concepts)
             clusters |= dict(zip(concepts, numbers.tolist(), strict=True))
         said.append(f"{record.folder.name}: steps {', '.join(map(str, record.steps))}{_gaps(planned, record)}")
-    tokenizer = next(iter(sorted(found[0][1].folder.glob("snapshots/*/tokenizer.json"))), None)
+    tokenizer = next(iter(sorted(runs.glob("*/snapshots/*/tokenizer.json"))), None)
     if tokenizer is None:
         raise FileNotFoundError(
-            f"{found[0][1].folder}: no snapshot with a tokenizer.json, which distances and lengths are made with"
+            f"{runs}: no snapshot has the tokenizer.json, which distances and lengths are made with"
         )
     languages = sorted(set(pd.read_parquet(runs / "concepts.parquet", columns=["language"])["language"]))
     distances = language_distances(runs / "concepts.parquet", tokenizer, languages)
     lengths = length_imbalance(runs / "concepts.parquet", tokenizer)
     out.mkdir(parents=True, exist_ok=True)
-    _write(pd.concat(rows), out / "rows.parquet", pa.schema(COLUMNS))
+    _write(pd.concat([frame for frame in rows if len(frame)]), out / "rows.parquet", pa.schema(COLUMNS))
     _write(pd.DataFrame({"concept": list(clusters), "cluster": list(clusters.values())}), out / "concepts.parquet")
     for frames, name in ((dips, "dips"), (births, "births")):
         (out / f"{name}.parquet").unlink(missing_ok=True)
-        if frames:
-            _write(pd.concat(frames), out / f"{name}.parquet")
+        if there := [frame for frame in frames if len(frame)]:
+            _write(pd.concat(there), out / f"{name}.parquet")
     _write(distances, out / "languages.parquet")
     _write(lengths, out / "lengths.parquet")
     return said
+
+
+def _of_others(path: Path, runs: Sequence[tuple[object, ...]]) -> pd.DataFrame:
+    """What a table has of other runs than these."""
+    table = pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=RUN)
+    return table[~table.set_index(RUN).index.isin(runs)]
 
 
 def _gaps(planned: Mapping[str, Sequence[Planned]], record: RunRecord) -> str:

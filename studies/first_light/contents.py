@@ -14,6 +14,7 @@ from studies.first_light.hypotheses import CLAIMS, QUESTIONS, capacity_values, c
 from studies.first_light.lengths import length_table
 from studies.first_light.markdown import Table, interval, mean_at, p_value, signs, steps_of, when
 from studies.first_light.secondary import (
+    again_table,
     alignment_table,
     birth_table,
     capacity_table,
@@ -250,6 +251,7 @@ DETAILS: Sequence[Callable[[Study], Table]] = (
     alignment_table,
     capacity_table,
     clone_table,
+    again_table,
 )
 
 
@@ -265,5 +267,6 @@ def is_measured(study: Study, make: Callable[[Study], Table]) -> bool:
         length_table: len(study.lengths) > 0,
         capacity_table: len(capacity_values(study)) > 0,
         clone_table: "clone" in set(study.rows["part"]),
+        again_table: len(study.again) > 0,
     }
     return needs.get(make, True)

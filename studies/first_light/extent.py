@@ -8,7 +8,7 @@ import pandas as pd
 
 from studies.first_light.hypotheses import capacity_values
 from studies.first_light.markdown import Table, numbered
-from studies.first_light.study import Study
+from studies.first_light.study import Study, steps_by_seed
 
 
 def extent_table(study: Study) -> Table:
@@ -24,6 +24,10 @@ def extent_table(study: Study) -> Table:
             int(seed): all_steps for seed in sorted(set(study.births["run_seed"]) if len(study.births) else ())
         },
     }
+    if len(study.again):
+        measured["causal transfer of seeds trained again"] = steps_by_seed(
+            study.again[study.again["metric"] == "causal_transfer"]
+        )
     rows = []
     for what, steps_of in measured.items():
         same: dict[tuple[int, ...], list[int]] = {}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # First light, everything again: corpus, concepts, runs, analyses, tables and figures. What is done is skipped, so the same
-# line goes on after any interruption; runs go on to the same bits. JOBS runs at a time, one thread each (default 2).
+# line goes on after any interruption; runs go on to the same bits, on one kind of CPU. JOBS runs at a time, one thread
+# each (default 2).
 #
 #   studies/first_light/run.sh               all of it (days on two cores)
 #   studies/first_light/run.sh seeds         corpus, concepts and the five seeds; also: capacity, clone
@@ -73,7 +74,7 @@ analyse() {
   run=$RUNS/$1 lists=""
   ended() { [ -e "$run/snapshots/step_000$1/snapshot.json" ]; }
   case $1 in
-    d128-*) lists="core seeds"; if ended 20480; then lists="core seeds dear followed"; fi ;;
+    d128-* | again-*) lists="core seeds"; if ended 20480; then lists="core seeds dear followed"; fi ;;
     capacity-*) if ended 10240; then lists="capacity"; fi ;;
     clone-*) if ended 10240; then lists="clone"; fi ;;
   esac

@@ -9,7 +9,7 @@ from analysis.statistics import two_way_interval
 from studies.first_light.decisions import widest_place
 from studies.first_light.hypotheses import capacity_comparison, capacity_values
 from studies.first_light.markdown import Table, interval, mean_at, numbered, signs
-from studies.first_light.study import STRATA, Study, overall
+from studies.first_light.study import LAST, STRATA, Study, overall
 
 
 def identity_table(study: Study) -> Table:
@@ -60,6 +60,26 @@ def transfer_table(study: Study) -> Table:
         "Causal transfer in nats per token of the concept's words, above other concepts' experts; over seeds and "
         "concepts.",
         ["measure", "step", "value", "seeds"],
+        rows,
+    )
+
+
+def again_table(study: Study) -> Table:
+    """Seeds trained a second time, on another machine: what another rounding of the same training changes."""
+    rows = []
+    named = [(f"R, {label}", "rank_transfer", condition) for condition, label in STRATA.items()]
+    for label, metric, condition in [*named, ("bits per byte", "bits_per_byte", None)]:
+        first, again = (
+            overall(part[part["step"] == LAST], metric, condition).set_index("run_seed")["value"]
+            for part in (study.main, study.again)
+        )
+        for seed in sorted(set(first.index) & set(again.index)):
+            rows.append([label, str(seed), f"{first[seed]:.4f}", f"{again[seed]:.4f}"])
+    return Table(
+        "The same seed on another machine",
+        f"Seeds that were trained twice, by the same code and text, at step {LAST:,}. Weights and batches begin alike; "
+        "another processor rounds otherwise, and training makes the difference grow.",
+        ["number", "seed", "first run", "trained again"],
         rows,
     )
 

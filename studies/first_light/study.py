@@ -20,6 +20,11 @@ SEEDS = 5
 LAST = 20_480
 WIDTH = 128
 CAPACITY_LAST = 10_240
+DEAR = (
+    *("causal_own", "causal_transfer", "causal_transfer_random"),
+    *("direction_own", "direction_transfer", "accuracy_mlp"),
+)
+"""Metrics that the first runs were to be measured by when their snapshots were lost with the machine."""
 NATURAL = {
     "same_family": "same script and family",
     "same_script": "same script, other family",
@@ -52,15 +57,21 @@ class Study:
             path = folder / f"{name}.parquet"
             return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
-        concepts = table("concepts")
-        clusters = dict(zip(concepts["concept"], concepts["cluster"], strict=True)) if len(concepts) else {}
-        dips, births = _of_main(table("dips")), _of_main(table("births"))
-        return cls(table("rows"), dips, births, clusters, table("languages"), table("lengths"))
+        dips, births = _of_main(table("dips")), _with_again(table("births"), ["run_seed"])
+        return cls(table("rows"), dips, births, concept_numbers(folder), table("languages"), table("lengths"))
 
     @cached_property
     def main(self) -> pd.DataFrame:
-        """Rows of the seeds of width 128."""
-        return _of_main(self.rows)
+        """Rows of the seeds of width 128: of their first runs, and of the second ones what the first lack of `DEAR`."""
+        if self.rows.empty:
+            return self.rows
+        dear = self.rows[(self.rows["part"] == "seeds") | self.rows["metric"].isin(DEAR)]
+        return _with_again(dear, ["run_seed", "step", "metric"])
+
+    @cached_property
+    def again(self) -> pd.DataFrame:
+        """Rows of the seeds that were trained a second time, on another machine."""
+        return _of_main(self.rows, "again")
 
     @cached_property
     def steps_of(self) -> dict[int, list[int]]:
@@ -71,7 +82,7 @@ class Study:
 
     def steps_with(self, metric: str) -> dict[int, list[int]]:
         """Seed to the snapshots at which a metric was measured."""
-        return _steps_by_seed(self.main[self.main["metric"] == metric])
+        return steps_by_seed(self.main[self.main["metric"] == metric])
 
     @property
     def finished(self) -> list[int]:
@@ -135,7 +146,7 @@ class Study:
         """Seed to the snapshots at which D was measured."""
         if self.dips.empty:
             return {}
-        return _steps_by_seed(self.dips)
+        return steps_by_seed(self.dips)
 
     @cached_property
     def dip_arrays(self) -> tuple[list[int], np.ndarray, np.ndarray]:
@@ -151,12 +162,30 @@ class Study:
         return steps, dip_values(*table), table[1].sum(-1) / table[3].sum(-1)
 
 
-def _steps_by_seed(rows: pd.DataFrame) -> dict[int, list[int]]:
+def steps_by_seed(rows: pd.DataFrame) -> dict[int, list[int]]:
     return {int(seed): sorted(set(map(int, own["step"]))) for seed, own in rows.groupby("run_seed")}
 
 
-def _of_main(table: pd.DataFrame) -> pd.DataFrame:
-    return table[(table["part"] == "seeds") & (table["width"] == WIDTH)] if len(table) else table
+def concept_numbers(folder: Path) -> dict[str, int]:
+    """Concept to the number of those that depend on each other, as the tables in `folder` have it."""
+    path = folder / "concepts.parquet"
+    if not path.is_file():
+        return {}
+    table = pd.read_parquet(path)
+    return dict(zip(table["concept"], map(int, table["cluster"]), strict=True))
+
+
+def _of_main(table: pd.DataFrame, part: str = "seeds") -> pd.DataFrame:
+    return table[(table["part"] == part) & (table["width"] == WIDTH)] if len(table) else table
+
+
+def _with_again(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Rows of the first runs, and those of the runs made again whose `keys` no first run has."""
+    first, again = _of_main(table), _of_main(table, "again")
+    if not len(again):
+        return first
+    known = first.set_index(keys).index
+    return pd.concat([first, again[~again.set_index(keys).index.isin(known)]])
 
 
 def overall(

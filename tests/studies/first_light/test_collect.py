@@ -81,6 +81,36 @@ def test_tables_hold_what_the_study_reads_and_are_the_same_twice(runs: Path) -> 
     assert middle.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+def test_runs_that_lie_elsewhere_stay_in_the_tables(runs: Path) -> None:
+    plan, out = runs / "plan.sha256", runs / "out"
+    collect(runs, out, plan)
+    both = {path.name: path.read_bytes() for path in out.iterdir()}
+    (runs / "d128-seed1").rename(runs / "elsewhere")
+    assert collect(runs, out, plan)[0] == f"1 runs that are not in {runs} stay as they are"
+    study = Study.read(out)
+    assert study.steps_of == {1: [0, 8], 2: [0, 8]}
+    assert study.dip_steps == {1: [0, 8], 2: [0, 8]}
+    (runs / "elsewhere").rename(runs / "d128-seed1")
+    collect(runs, out, plan)  # a run that is there again is written once
+    assert both == {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_a_seed_trained_again_gives_what_its_first_run_lacks_and_nothing_else(runs: Path) -> None:
+    _, overlap = load_analyses("list.yaml")
+    for seed, folder, transfer in ((1, "d128-seed1", 0.1), (1, "again-d128-seed1", 0.7), (2, "again-d128-seed2", 0.2)):
+        snapshot = SnapshotId(folder, 8, 80)
+        rows = [Row(metric="rank_transfer", value=9.0 * seed, concept=name, condition="clone") for name in "cd"]
+        if folder.startswith("d128"):
+            rows = [Row(metric="rank_transfer", value=0.1, concept=name, condition="clone") for name in "cd"]
+        rows += [Row(metric="causal_own", value=transfer, concept=name) for name in "cd"]
+        ResultTable(runs / folder / "results").write(snapshot, overlap, rows, 1.0)
+    collect(runs, runs / "out", runs / "plan.sha256")
+    study = Study.read(runs / "out")
+    assert study.by_concept("causal_own", None, 8).to_numpy().tolist() == [[0.1, 0.1], [0.2, 0.2]]
+    assert study.by_concept("rank_transfer", "clone", 8).to_numpy().tolist() == [[0.1, 0.1], [0.2, 0.2]]
+    assert sorted(study.again["metric"].unique()) == ["causal_own", "rank_transfer"]
+
+
 def test_a_step_that_lacks_an_analysis_is_named_and_dependent_concepts_stay_so(runs: Path) -> None:
     probe, overlap = load_analyses("list.yaml")
     experts = Attachment("experts", pa.table({"concept": ["c", "d"], "cluster": [4, 4]}))
@@ -95,9 +125,9 @@ def test_a_step_that_lacks_an_analysis_is_named_and_dependent_concepts_stay_so(r
 
 
 def test_without_a_tokenizer_nothing_is_written(runs: Path) -> None:
-    for path in runs.glob("d128-seed1/snapshots/*/tokenizer.json"):
+    for path in runs.glob("*/snapshots/*/tokenizer.json"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match="d128-seed1: no snapshot with a tokenizer.json"):
+    with pytest.raises(FileNotFoundError, match="no snapshot has the tokenizer.json"):
         collect(runs, runs / "out", runs / "plan.sha256")
     assert not (runs / "out").exists()
 

@@ -16,7 +16,7 @@ from studies.first_light.contents import decision_table, depth_table, kinship_ta
 from studies.first_light.extent import extent_table
 from studies.first_light.hypotheses import claim_read, decide
 from studies.first_light.panels import draw_figures
-from studies.first_light.secondary import birth_table, transfer_table
+from studies.first_light.secondary import again_table, birth_table, transfer_table
 from studies.first_light.study import SEEDS, Study
 from tests.studies.first_light.planted import STEPS, STRATA, WIDTH, Truth, write_study
 
@@ -267,6 +267,26 @@ def gaps(study: Study) -> dict[str, Study]:
             study, rows=rows[~(probe | causal | directions | (rows["part"] != "seeds"))], dips=none, births=none
         ),
     }
+
+
+def test_a_seed_trained_again_fills_what_its_first_run_lacks(planted: Path) -> None:
+    whole = Study.read(planted)
+    rows = whole.rows
+    third = (rows["part"] == "seeds") & (rows["run_seed"] == 3) & (rows["step"] == whole.steps[-1])
+    causal = third & rows["metric"].str.startswith("causal")
+    copies = rows[third & (rows["metric"] == "rank_transfer")].assign(part="again", value=0.5)
+    moved = rows.assign(part=rows["part"].mask(causal, "again"))
+    study = replace(whole, rows=pd.concat([moved, copies]))
+    found = decide(study)
+    for name, decision in decide(whole).items():
+        assert found[name].by_seed == pytest.approx(decision.by_seed), name
+        assert found[name].outcome == decision.outcome
+    assert "H4" not in decide(replace(study, rows=moved[moved["part"] != "again"]))
+    assert dict(extent_table(study).rows)["causal transfer of seeds trained again"] == "seed 3: step 20,480"
+    table = again_table(study)
+    assert [(row[1], row[3]) for row in table.rows] == [("3", "0.5000")] * len(STRATA)
+    assert table.markdown() in tables.results_part(study, [])
+    assert "another machine" not in tables.results_part(whole, [])
 
 
 def test_a_page_is_made_of_lists_that_are_done_in_part_and_says_what_is_there(planted: Path) -> None:
