@@ -6,7 +6,8 @@ run.
 Speed: both models share their parameters in one process; forward and backward at 1 x 1024 tokens in bfloat16 autocast
 take turns, and medians are compared. On a CPU one thread and its CPU time are counted, so that other load on the
 machine hardly enters. Memory: each model in a process of its own; peak of the step above weights and gradients. The
-optimizer step is the same for both; it is taken for real, and timed apart.
+optimizer step is the same for both; it is taken for real, and timed apart. Short blocks: the demo's model at 12 x 128
+tokens, with attention in bfloat16 (baseline) and in float32 (ours), likewise in turns.
 
 `make bench` collects `run`.
 """
@@ -33,6 +34,7 @@ import transformers  # noqa: E402
 
 from tests.benchmarks.rows import computes_bf16, row  # noqa: E402
 from train.flops import flops_per_token, peak_flops  # noqa: E402
+from train.model import attention  # noqa: E402
 from train.model.xglm import XGLMForCausalLM, build_config  # noqa: E402
 
 LENGTH = 1024
@@ -135,6 +137,24 @@ def measure_memory(name: str, device: str, batch: int) -> dict[str, float]:
     return {"before_gb": before / 1e9, "extra_gb": (peak - before) / 1e9}
 
 
+def measure_short_blocks(rounds: int) -> dict[str, Any]:
+    """Median CPU seconds of forward and backward of the demo's model with attention in bfloat16 and in float32."""
+    sizes = {"vocab_size": 8192, "d_model": 128, "num_layers": 8, "attention_heads": 4, "ffn_dim": 512}
+    model = XGLMForCausalLM(build_config(**sizes, dropout=0.0)).train()
+    ids = torch.randint(3, 8192, (12, 128), generator=torch.Generator().manual_seed(1))
+    limits = {"bfloat16": 0, "float32": attention.FLOAT32_LENGTH}
+    times: dict[str, list[float]] = {name: [] for name in limits}
+    for round_ in range(rounds + 1):
+        for name, limit in limits.items():
+            attention.FLOAT32_LENGTH = limit
+            started = seconds("cpu")
+            for _ in range(4):
+                forward_backward(model, ids)
+            if round_:
+                times[name].append((seconds("cpu") - started) / 4)
+    return {"seconds": {name: statistics.median(values) for name, values in times.items()}, "tokens": ids.numel()}
+
+
 def in_own_process(*arguments: str) -> dict[str, Any]:
     output = subprocess.run(
         [sys.executable, __file__, *arguments], check=True, capture_output=True, text=True, cwd=ROOT
@@ -167,6 +187,11 @@ def run(quick: bool, device: str = "cpu") -> list[dict[str, Any]]:
         baseline, ours = (result["extra_gb"] for result in extra)
         note = f"peak above weights and gradients, {batch}x{LENGTH} tokens"
         rows.append(row(f"train step, memory {batch}x{LENGTH}", baseline, ours, "GB", note))
+    if device == "cpu" and computes_bf16():
+        short = in_own_process("--short", "5" if quick else "15")
+        baseline, ours = (short["tokens"] / elapsed for elapsed in short["seconds"].values())
+        note = "demo's model, 12x128, forward + backward, 1 thread, CPU time; attention in bf16 and in float32"
+        rows.append(row("train step, short blocks", baseline, ours, "tokens/s", note))
     return rows
 
 
@@ -176,12 +201,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--speed", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
+    parser.add_argument("--short", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
     parser.add_argument("--memory", choices=MODELS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device == "cpu":
         torch.set_num_threads(1)
     if options.speed is not None:
         print(json.dumps(measure_speed(options.device, options.speed, options.batch)))
+    elif options.short is not None:
+        print(json.dumps(measure_short_blocks(options.short)))
     elif options.memory is not None:
         print(json.dumps(measure_memory(options.memory, options.device, options.batch)))
     else:

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import XGLMConfig
-from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 from transformers.models.xglm import modeling_xglm as xglm
 
+from train.model.attention import SelfAttention
 from train.model.loss import BACKENDS, IGNORE_INDEX, Backend, linear_cross_entropy
 from train.model.positions import (
     PADDING_SEGMENT,
@@ -252,43 +252,3 @@ class ScaledEmbedding(xglm.XGLMScaledWordEmbedding):
         if tied is None:
             return super().forward(input_ids)
         return tied.look_up(input_ids, self.padding_idx) * (self.embed_scale or 1.0)
-
-
-class SelfAttention(xglm.XGLMAttention):
-    """Causal self-attention through `scaled_dot_product_attention`, or transformers' eager path where asked for."""
-
-    config: XGLMConfig
-    dropout: float
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        key_value_states: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        attention_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Any, ...]:
-        """(B, T, D) to (B, T, D).
-
-        ``attention_mask`` is boolean (B, 1, T, S), True where a query sees a key, or None for plain causal attention.
-        """
-        if self.config._attn_implementation == "eager":
-            return super().forward(hidden_states, key_value_states, past_key_values, attention_mask, **kwargs)
-        batch, length, _ = hidden_states.shape
-        # (B, T, D) -> (B, H, T, D / H)
-        shape = (batch, length, self.num_heads, self.head_dim)
-        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, int(self.layer_idx or 0))
-        attended = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=attention_mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=attention_mask is None and length > 1,
-            scale=self.scaling,
-        )
-        return self.out_proj(attended.transpose(1, 2).reshape(batch, length, self.embed_dim)), None
