@@ -46,6 +46,11 @@ class Rise:
     num_concepts: int
 
     @property
+    def pairs(self) -> str:
+        """Which pairs of languages it is of."""
+        return "all pairs" if self.condition is None else STRATA[self.condition]
+
+    @property
     def in_a_word(self) -> str:
         """Where the interval lies; where 0 is in it, what would have been seen."""
         if self.contrast.low > 0:

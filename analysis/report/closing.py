@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.report.changes import DECISIVE, PAPER, STRATA, changes_by_stratum
+from analysis.report.changes import DECISIVE, PAPER, changes_by_stratum
 from analysis.report.figures import select
 from analysis.report.headlines import layer_label
 from analysis.report.run import RunRecord, analyses_of_class
@@ -70,8 +70,7 @@ def _overlap_table(record: RunRecord) -> Table | None:
         decisive = changes_by_stratum(record, name, DECISIVE)
         for change in (*decisive, *changes_by_stratum(record, name, PAPER)[:1]):
             networks = change.num_networks
-            pairs = "all pairs" if change.condition is None else STRATA[change.condition]
-            rows.append((f"{name}: {change.metric}, {pairs}", *change.cells, change.in_a_word))
+            rows.append((f"{name}: {change.metric}, {change.pairs}", *change.cells, change.in_a_word))
     if not rows:
         return None
     return Table(

@@ -121,7 +121,7 @@ def sharing_over_runs(records: Sequence[RunRecord]) -> tuple[list[str], list[Tab
 
 
 def _sentence(analysis: str, rise: RiseOverRuns, num_runs: int) -> str:
-    what = f"{in_words(rise.metric).lower()}, pairs of languages: {_pairs(rise)},"
+    what = f"{in_words(rise.metric).lower()}, {rise.pairs},"
     return (
         f"Sharing over {num_runs} runs ({analysis}): {what} "
         f"is {rise.last:.4f} at step {rise.step}, {rise.first:.4f} in the untrained networks; difference "
@@ -130,12 +130,8 @@ def _sentence(analysis: str, rise: RiseOverRuns, num_runs: int) -> str:
     )
 
 
-def _pairs(rise: RiseOverRuns) -> str:
-    return "all" if rise.condition is None else STRATA[rise.condition]
-
-
 def _strata(rises: Sequence[RiseOverRuns], num_runs: int) -> Table:
-    rows = [(_pairs(rise), *rise.cells, rise.signs, rise.in_a_word) for rise in rises]
+    rows = [(rise.pairs, *rise.cells, rise.signs, rise.in_a_word) for rise in rises]
     return Table(
         title=f"{in_words(rises[0].metric)} over {num_runs} runs, step {rises[0].step}",
         header=("pairs of languages", "untrained", "trained", "difference [95 %]", "runs above", ""),

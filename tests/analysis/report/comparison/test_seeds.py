@@ -66,9 +66,9 @@ def write(
 def test_a_planted_rise_over_runs_is_found_and_none_is_not(tmp_path: Path, rise: float, word: str) -> None:
     records = [write(tmp_path / f"seed{seed}", seed, rise) for seed in (1, 2, 3)]
     [sentence], [table] = sharing_over_runs(records)
-    assert sentence.startswith("Sharing over 3 runs (overlap): rank transfer, pairs of languages: all, is")
+    assert sentence.startswith("Sharing over 3 runs (overlap): rank transfer, all pairs, is")
     assert word in sentence
-    assert [row[0] for row in table.rows] == ["all", "no common script"]
+    assert [row[0] for row in table.rows] == ["all pairs", "no common script"]
     assert all(word in row[-1] for row in table.rows)
 
 
