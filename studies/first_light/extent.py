@@ -13,21 +13,19 @@ from studies.first_light.study import Study, steps_by_seed
 
 def extent_table(study: Study) -> Table:
     """Which seeds and snapshots there are of everything that was planned."""
-    all_steps = study.all_steps
+    all_steps, again = study.all_steps, study.again
+    again = again[again["metric"] == "causal_transfer"] if len(again) else again
     measured = {
         "sharing (R) and held-out loss": study.steps_of,
         "language probe, H2": study.dip_steps,
         "alignment": study.steps_with("cka_debiased"),
         "causal transfer, H4": study.steps_with("causal_transfer"),
+        **({"of these from a seed trained again": steps_by_seed(again)} if len(again) else {}),
         "concept directions": study.steps_with("direction_transfer"),
         "the last step's experts, followed": {
             int(seed): all_steps for seed in sorted(set(study.births["run_seed"]) if len(study.births) else ())
         },
     }
-    if len(study.again):
-        measured["causal transfer of seeds trained again"] = steps_by_seed(
-            study.again[study.again["metric"] == "causal_transfer"]
-        )
     rows = []
     for what, steps_of in measured.items():
         same: dict[tuple[int, ...], list[int]] = {}

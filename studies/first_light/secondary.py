@@ -58,7 +58,7 @@ def transfer_table(study: Study) -> Table:
     return Table(
         "What the neurons do",
         "Causal transfer in nats per token of the concept's words, above other concepts' experts; over seeds and "
-        "concepts.",
+        "concepts (·: a seed of which it is not measured).",
         ["measure", "step", "value", "seeds"],
         rows,
     )

@@ -282,7 +282,7 @@ def test_a_seed_trained_again_fills_what_its_first_run_lacks(planted: Path) -> N
         assert found[name].by_seed == pytest.approx(decision.by_seed), name
         assert found[name].outcome == decision.outcome
     assert "H4" not in decide(replace(study, rows=moved[moved["part"] != "again"]))
-    assert dict(extent_table(study).rows)["causal transfer of seeds trained again"] == "seed 3: step 20,480"
+    assert dict(extent_table(study).rows)["of these from a seed trained again"] == "seed 3: step 20,480"
     table = again_table(study)
     assert [(row[1], row[3]) for row in table.rows] == [("3", "0.5000")] * len(STRATA)
     assert table.markdown() in tables.results_part(study, [])
