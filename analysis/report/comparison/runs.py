@@ -57,6 +57,12 @@ def told_apart(records: Sequence[RunRecord]) -> list[RunRecord]:
     ]
 
 
+NOTHING_IN_COMMON = (
+    "nothing is said of all of them, since no measure has both step 0 and a later step that every run has "
+    "(`python -m analysis run` measures step 0 of a run folder)."
+)
+
+
 def add_comparison(page: Page, records: Sequence[RunRecord], order: Sequence[str] = ()) -> None:
     """Chapters for several runs, each of another name; analysis classes of `order` come first."""
     frame = pd.concat([record.frame for record in records], ignore_index=True)
@@ -64,9 +70,11 @@ def add_comparison(page: Page, records: Sequence[RunRecord], order: Sequence[str
     note = "" if axis == "tokens" else " Tokens seen are not known for all runs, so steps are the axis."
     if only_seeds_differ(records):
         sentences, tables = sharing_over_runs(records)
-        page.chapter("In short", "One training with several seeds: what holds for all of them.")
+        headlines = headlines_over_runs(records)
+        said = "what holds for all of them." if tables or headlines else NOTHING_IN_COMMON
+        page.chapter("In short", f"One training with several seeds: {said}")
         page.verdicts(sentences)
-        page.grid([*tables, headlines_over_runs(records)])
+        page.grid([*tables, headlines])
     page.chapter("Runs beside each other", "One line a run; dotted: its untrained network; dashed: chance." + note)
     page.grid([_what_differs(records), _changes(records)])
     for record in records:
@@ -146,8 +154,12 @@ def _what_differs(records: Sequence[RunRecord]) -> Table:
         steps = record.steps
         tokens = record.frame["tokens"].dropna()
         seen = f"{int(tokens.max()):,}" if len(tokens) else "unknown"
-        rows.append((record.name, str(len(steps)), f"{steps[0]} - {steps[-1]}" if steps else "", seen))
+        rows.append((record.name, str(len(steps)), _span(steps), seen))
     return Table(title="Runs", header=("run", "snapshots", "steps", "tokens seen"), rows=tuple(rows))
+
+
+def _span(steps: Sequence[int]) -> str:
+    return f"{steps[0]} - {steps[-1]}" if len(steps) > 1 else "".join(map(str, steps))
 
 
 def _changes(records: Sequence[RunRecord]) -> Table | None:

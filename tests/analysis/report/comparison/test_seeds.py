@@ -131,3 +131,13 @@ def test_the_page_begins_with_what_holds_for_all_runs(tmp_path: Path) -> None:
     page = write_report(folders).read_text(encoding="utf-8")
     places = [page.index(said) for said in ("Sharing over 2 runs", "One line a run", ">Further measures<")]
     assert places == sorted(places)
+
+
+def test_without_step_0_the_page_says_why_nothing_is_said_of_all_runs(tmp_path: Path) -> None:
+    folders = [tmp_path / f"seed{seed}" for seed in (1, 2)]
+    for seed, folder in enumerate(folders, 1):
+        write(folder, seed, 0.05, steps=(16,))
+    page = write_report(folders).read_text(encoding="utf-8")
+    assert "nothing is said of all of them, since no measure has both step 0" in page
+    assert "what holds for all of them" not in page
+    assert "16 - 16" not in page
