@@ -15,6 +15,7 @@ from train.cli import ParsedRun
 from train.config.memory import activation_bytes, estimate_memory, optimizer_bytes
 from train.describe import RunDescription, format_description
 from train.flops import muon_flops
+from train.model import attention
 from train.model.xglm import XGLMForCausalLM, build_config
 from train.optim import OptimizerOptions, build_optimizer
 
@@ -72,9 +73,13 @@ def saved_bytes(*, bf16: bool, layers: int, d: int = 32, ffn: int = 128, heads: 
     return sum(size for size, _ in storages.values()) / tokens.numel()
 
 
+@pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("sizes", [{}, {"ffn": 256}, {"d": 64}, {"dropout": 0.1}])
-def test_activations_of_a_block_are_those_that_autograd_keeps(bf16: bool, sizes: dict[str, int]) -> None:
+def test_activations_of_a_block_are_those_that_autograd_keeps(
+    bf16: bool, sizes: dict[str, int], short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "FLOAT32_LENGTH", 50 if short else 49)
     measured = (saved_bytes(bf16=bf16, layers=5, **sizes) - saved_bytes(bf16=bf16, layers=2, **sizes)) / 3  # type: ignore[arg-type]
     d, ffn = sizes.get("d", 32), sizes.get("ffn", 128)
 
@@ -82,14 +87,14 @@ def test_activations_of_a_block_are_those_that_autograd_keeps(bf16: bool, sizes:
         config = build_config(
             vocab_size=64, d_model=d, num_layers=layers, attention_heads=4, ffn_dim=ffn, dropout=sizes.get("dropout", 0)
         )
-        return activation_bytes(config, bf16=bf16, checkpointing=False)
+        return activation_bytes(config, bf16=bf16, checkpointing=False, float32_attention=short)
 
     assert estimate(2) - estimate(1) == pytest.approx(measured, rel=0.05)
 
 
 def test_checkpointing_and_smaller_micro_batches_need_less() -> None:
     config = build_config()
-    options = {"bf16": True, "checkpointing": False, "on_gpu": True}
+    options = {"block_size": 1024, "bf16": True, "checkpointing": False, "on_gpu": True}
     full = estimate_memory(config, micro_batch_tokens=16_384, **options)
     half = estimate_memory(config, micro_batch_tokens=8_192, **options)
     assert half.activations == pytest.approx(full.activations / 2)

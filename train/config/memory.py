@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformers import XGLMConfig
 
 from train.flops import block_matrix_count, count_parameters
+from train.model.attention import FLOAT32_LENGTH
 from train.model.loss_tokens import CPU_CHUNK_LOGITS, CUDA_CHUNK_LOGITS, MAX_TOKEN_CHUNK
 from train.model.loss_vocab import VOCABULARY_BLOCK
 
@@ -30,16 +31,19 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
-def activation_bytes(config: XGLMConfig, *, bf16: bool, checkpointing: bool) -> int:
+def activation_bytes(config: XGLMConfig, *, bf16: bool, checkpointing: bool, float32_attention: bool = False) -> int:
     """Bytes per token that the backward pass needs, counted over the tensors that autograd saves in a block.
 
     float32: residual stream and LayerNorm output twice each, q, k, v and the attended values (8 d), the hidden layer
     before and after GELU (2 ffn). Under bf16 autocast the residual stream stays float32 (2 d), all else is bf16 (8 d +
-    2 ffn). To both come LayerNorm statistics and the log-sum-exp of each head. With checkpointing every block keeps its
+    2 ffn); where attention is float32 all the same, its four tensors are, and a bf16 copy of the attended values comes
+    on top. To both come LayerNorm statistics and the log-sum-exp of each head. With checkpointing every block keeps its
     input alone, and one block at a time the rest. Dropout masks count as large as what they mask (less on a GPU).
     """
     d, ffn = config.d_model, config.ffn_dim
     block = 4 * 2 * d + 2 * (8 * d + 2 * ffn) if bf16 else 4 * (8 * d + 2 * ffn)
+    if bf16 and float32_attention:
+        block += 4 * 2 * d + 2 * d
     block += 16 + 4 * config.attention_heads
     ends = 12 * d + 16
     if config.dropout:
@@ -59,6 +63,7 @@ def estimate_memory(
     config: XGLMConfig,
     *,
     micro_batch_tokens: int,
+    block_size: int,
     bf16: bool,
     checkpointing: bool,
     on_gpu: bool,
@@ -66,6 +71,8 @@ def estimate_memory(
 ) -> Memory:
     """Rough memory of one device; workspaces of kernels, the CUDA context (0.5 GB) and DDP's buckets come on top."""
     parameters = count_parameters(config)
+    short = not on_gpu and block_size <= FLOAT32_LENGTH
+    kept = activation_bytes(config, bf16=bf16, checkpointing=checkpointing, float32_attention=short)
     if on_gpu or not bf16:
         chunk = min(micro_batch_tokens, MAX_TOKEN_CHUNK) * config.vocab_size
         logits = min(chunk, CUDA_CHUNK_LOGITS if on_gpu else CPU_CHUNK_LOGITS) * (2 if bf16 else 4)
@@ -75,6 +82,6 @@ def estimate_memory(
         weights=(6 if bf16 else 4) * parameters.total,
         gradients=4 * parameters.total,
         optimizer=optimizer_bytes(config, optimizer),
-        activations=micro_batch_tokens * activation_bytes(config, bf16=bf16, checkpointing=checkpointing),
+        activations=micro_batch_tokens * kept,
         logits=2 * logits,
     )

@@ -119,6 +119,7 @@ def step_memory(run: Namespace, devices: int, *, on_gpu: bool) -> Memory:
     return estimate_memory(
         model_config(run.model),
         micro_batch_tokens=micro_batch(run, devices) * run.data.block_size,
+        block_size=run.data.block_size,
         bf16="bf16" in str(run.trainer.precision),
         checkpointing=run.model.gradient_checkpointing,
         on_gpu=on_gpu,
