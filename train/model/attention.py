@@ -49,11 +49,11 @@ class SelfAttention(xglm.XGLMAttention):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, int(self.layer_idx or 0))
         dtype = query.dtype
-        short = query.device.type == "cpu" and key.shape[2] <= FLOAT32_LENGTH
-        if short:
+        widened = query.device.type == "cpu" and dtype.itemsize < 4 and key.shape[2] <= FLOAT32_LENGTH
+        if widened:
             query, key, value = query.float(), key.float(), value.float()
         # Autocast would cast back.
-        with torch.autocast("cpu", enabled=False) if short else nullcontext():
+        with torch.autocast("cpu", enabled=False) if widened else nullcontext():
             attended = F.scaled_dot_product_attention(
                 query,
                 key,

@@ -21,6 +21,10 @@ from analysis.report.page import Captioned, Card, Page
 from analysis.report.run import RunRecord, differing
 from analysis.report.tables import Table
 
+NOTHING_IN_COMMON = (
+    "nothing is said of all of them, since no measure has both step 0 and a later step that every run has "
+    "(`python -m analysis run` measures step 0 of a run folder)."
+)
 SIZE_DEPENDENT = frozenset(
     {
         # of concept neurons: the expected overlap is K / N, the best of N units grows with N
@@ -55,12 +59,6 @@ def told_apart(records: Sequence[RunRecord]) -> list[RunRecord]:
         replace(record, name=f"{record.name} ({record.folder})") if names.count(record.name) > 1 else record
         for record in records
     ]
-
-
-NOTHING_IN_COMMON = (
-    "nothing is said of all of them, since no measure has both step 0 and a later step that every run has "
-    "(`python -m analysis run` measures step 0 of a run folder)."
-)
 
 
 def add_comparison(page: Page, records: Sequence[RunRecord], order: Sequence[str] = ()) -> None:

@@ -59,3 +59,6 @@ def test_short_blocks_in_float32_and_long_ones_in_bfloat16(
     low = model.to(torch.bfloat16)
     assert low(ids[:, :15], use_cache=False).logits.dtype == torch.bfloat16
     assert calls == [torch.float32] * 2
+    calls.clear()
+    assert model.double()(ids[:, :15], use_cache=False).logits.dtype == torch.float64
+    assert calls == [torch.float64] * 2, "no precision is lost"
