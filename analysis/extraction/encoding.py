@@ -46,6 +46,8 @@ class Batch:
     """(B, T) int64: 0 on padding."""
     content: Tensor
     """(B, T) bool: False on padding and special tokens."""
+    start: int = 0
+    """Number of texts in the batches before it."""
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None = None) -> Encoded:
@@ -124,7 +126,6 @@ def iter_batches(encoded: Encoded, batch_tokens: int, pad_id: int) -> Iterator[B
         least = max(1, batch_tokens // (8 * length))
         alike = sum(8 * len(encoded.ids[index]) >= 7 * length for index in chosen)
         chosen = chosen[: max(least, alike)]
-        start += len(chosen)
         input_ids = torch.full((len(chosen), length), pad_id, dtype=torch.int64)
         attention_mask = torch.zeros((len(chosen), length), dtype=torch.int64)
         content = torch.zeros((len(chosen), length), dtype=torch.bool)
@@ -133,4 +134,5 @@ def iter_batches(encoded: Encoded, batch_tokens: int, pad_id: int) -> Iterator[B
             input_ids[row, :count] = torch.tensor(encoded.ids[index])
             attention_mask[row, :count] = 1
             content[row, :count] = torch.tensor(encoded.content[index])
-        yield Batch(torch.tensor(chosen), input_ids, attention_mask, content)
+        yield Batch(torch.tensor(chosen), input_ids, attention_mask, content, start)
+        start += len(chosen)

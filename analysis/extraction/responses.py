@@ -23,6 +23,9 @@ from analysis.extraction.pooling import make_pooling
 from analysis.extraction.sites import Site
 from analysis.snapshots import Snapshot
 
+_REORDERED = 2**21
+"""Values copied at once when texts are put into their order: 8 MiB of float32."""
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -52,6 +55,7 @@ def iter_responses(
         held = collect(snapshot.models, batches, shapes, partial(_take, pack, extraction))
         for part in pack:
             values = held.pop(part.site)
+            _to_given_order(values, batches)
             _refuse_not_finite(part, values, texts)
             yield Responses(part.site, values.float(), part.first)
 
@@ -66,7 +70,16 @@ def _take(pack: Sequence[Part], extraction: Extraction, batch: Batch) -> tuple[P
             activations = activations[..., first : first + count]
         return pooling(activations).to(extraction.dtype).T
 
-    return (slice(None), batch.indices), read
+    # Texts side by side as they are read: scattered over (U, N) to where they belong, nearly every value would miss the
+    # cache, an eighth of the whole pass at width 128.
+    return (slice(None), slice(batch.start, batch.start + len(batch.indices))), read
+
+
+def _to_given_order(values: Tensor, batches: Sequence[Batch]) -> None:
+    """Columns from the order of reading to that of the texts, in place, some MiB at a time."""
+    column = torch.cat([batch.indices for batch in batches]).argsort().to(values.device)
+    for rows in values.split(max(1, _REORDERED // len(column))):
+        rows.copy_(rows.index_select(1, column))
 
 
 def _refuse_not_finite(part: Part, values: Tensor, texts: Sequence[str]) -> None:

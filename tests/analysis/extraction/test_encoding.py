@@ -20,7 +20,10 @@ def test_batches_cover_every_text_once_and_stay_in_bounds(byte_tokenizer: PreTra
     batches = list(iter_batches(encoded, batch_tokens=32, pad_id=padding_id(byte_tokenizer)))
     assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(len(TEXTS)))
     assert len(batches) > 1
+    read = 0
     for batch in batches:
+        assert batch.start == read
+        read += len(batch.indices)
         assert batch.input_ids.numel() <= 32 or len(batch.indices) == 1
         for row, index in enumerate(batch.indices.tolist()):
             count = len(encoded.ids[index])

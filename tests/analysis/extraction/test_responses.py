@@ -50,11 +50,12 @@ def test_stream_equals_texts_one_by_one(
 
 
 def test_packs_and_batches_do_not_change_responses(
-    tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot]
+    tiny_xglm: PreTrainedModel, tiny_snapshot: Callable[..., Snapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = tiny_snapshot(tiny_xglm)
     sites = find_sites(tiny_xglm)
     whole = list(iter_responses(snapshot, TEXTS, sites))
+    monkeypatch.setattr("analysis.extraction.responses._REORDERED", 2 * len(TEXTS) + 1)  # two units at once
     packed = list(iter_responses(snapshot, TEXTS, sites, Extraction(batch_tokens=1, max_bytes=64 * len(TEXTS) * 4)))
     for one, other in zip(whole, packed, strict=True):
         torch.testing.assert_close(one.values, other.values, rtol=1e-4, atol=1e-5)
