@@ -74,7 +74,10 @@ def read_plan(path: Path) -> dict[str, list[Planned]]:
         if not Path(name).is_file():
             raise ValueError(f"{path}: {name} is not there; start from the folder from which the plan's paths go")
         if file_sha256(name) != digest:
-            raise ValueError(f"{path}: {name} is not the file that was planned; restore it from where it was committed")
+            raise ValueError(
+                f"{path}: {name} is not the file that was planned; restore it as committed, or check out the commit "
+                "whose plan this is"
+            )
         content = read_yaml(name) if name.endswith((".yaml", ".yml")) else None
         if isinstance(content, dict) and "analyses" in content:
             steps = content.get("steps", "all")

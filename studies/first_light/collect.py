@@ -137,7 +137,7 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
     here = [tuple(about.values()) for about, _ in found]
     rows, dips, births = ([_of_others(out / f"{name}.parquet", here)] for name in ("rows", "dips", "births"))
     before = rows[0].drop_duplicates(RUN) if len(rows[0]) else rows[0]
-    said = [f"{len(before)} runs that are not in {runs} stay as they are"] if len(before) else []
+    said = [f"kept of runs that are not in {runs}: {len(before)}"] if len(before) else []
     clusters = concept_numbers(out)
     for about, record in found:
         check_results(planned, ((step, name, stamp["settings"]) for step, name, stamp in record.stamps))

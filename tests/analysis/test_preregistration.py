@@ -110,7 +110,11 @@ def test_texts_count_too(run: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("analyses.yaml", LIST + "# changed\n", "analyses.yaml is not the file that was planned"),
+        (
+            "analyses.yaml",
+            LIST + "# changed\n",
+            "analyses.yaml is not the file that was planned; restore it as committed, or check out",
+        ),
         ("analyses.yaml", None, "analyses.yaml is not there"),
         ("run/plan.sha256", "nonsense\n", "plan.sha256:1: not a line of sha256sum"),
         ("run/plan.sha256", "", "no list of analyses"),

@@ -86,7 +86,7 @@ def test_runs_that_lie_elsewhere_stay_in_the_tables(runs: Path) -> None:
     collect(runs, out, plan)
     both = {path.name: path.read_bytes() for path in out.iterdir()}
     (runs / "d128-seed1").rename(runs / "elsewhere")
-    assert collect(runs, out, plan)[0] == f"1 runs that are not in {runs} stay as they are"
+    assert collect(runs, out, plan)[0] == f"kept of runs that are not in {runs}: 1"
     study = Study.read(out)
     assert study.steps_of == {1: [0, 8], 2: [0, 8]}
     assert study.dip_steps == {1: [0, 8], 2: [0, 8]}
