@@ -232,18 +232,22 @@ def tell_tokens(source: CheckpointSource, results: Path, steps: Sequence[int]) -
 
 
 def refuse_clash(source: CheckpointSource, results: Path, steps: Sequence[int], *, download: bool) -> None:
-    """Two models may be named alike (`A/checkpoint-100`, `B/checkpoint-100`) and would share one folder of results.
+    """Two models may be named alike (`A/checkpoint-100`, `B/checkpoint-100`, or two suites of one repository) and would
+    share one folder of results.
 
     Without `download` only checkpoints on this machine are looked at.
 
     Raises:
-        ValueError: `results` holds a step of a source with another origin and other weights.
+        ValueError: `results` holds a step of a source with another origin, or place in it, and other weights.
     """
     for checkpoint in source.checkpoints():
         if checkpoint.id.step not in steps or source.is_baseline(checkpoint) or not (download or checkpoint.cached):
             continue
         known = read_record(results, checkpoint.id.step)
-        if known is None or known.origin in ("", source.origin):
+        if known is None:
+            continue
+        place = source.marks(checkpoint).get("place")  # of a hub source: repository, revision and folder
+        if known.origin in ("", source.origin) and known.marks.get("place", place) == place:
             continue
         if hash_tensors(source.tensors(checkpoint, source.fetch(checkpoint))) != known.weights_sha256:
             raise ValueError(

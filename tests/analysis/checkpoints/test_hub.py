@@ -333,6 +333,9 @@ def test_other_folders_of_one_commit_are_measured_for_themselves(
     assert [task.checkpoint.id.step for task in plan(other, [asked], tmp_path, [0, 1])] == [0, 1]
     sweep(other, [asked], tmp_path, [0, 1], Inline())
     assert table.rows(1, "weights") != [before]
+    refuse_clash(other, tmp_path, [0, 1], download=True)
+    with pytest.raises(ValueError, match=r"results of lab/folders \(b/step_1\); lab/folders \(a/step_1\) has"):
+        refuse_clash(one, tmp_path, [0, 1], download=True)
     record = read_record(tmp_path, 1)
     assert record is not None
     assert record.weights_sha256 == hash_tensors(other.tensors(second, other.fetch(second)))
