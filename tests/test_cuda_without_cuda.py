@@ -240,12 +240,12 @@ def test_a_training_step_waits_once(waits: dict[str, Any], optimizer: str) -> No
 @pytest.mark.parametrize("pool", ["max", "mean", "last"])
 def test_reading_waits_once_a_site_however_many_batches(waits: dict[str, Any], pool: str) -> None:
     """For the check that responses are finite (2 blocks of 6 linear sites); hooks and pooling never wait. A batch is
-    uploaded: its tokens and mask, where its rows belong, and for `last` where its texts end."""
+    uploaded: its tokens and mask, and for `last` where its texts end; and once the order of the texts."""
     for batches, number in (("two", 2), ("four", 4)):
         assert waits["extraction"][f"responses_{pool}_{batches}"] == {
             "analysis/extraction/passes.py:all_finite": 12,
             "upload analysis/extraction/passes.py:run_body": 2 * number,
-            "upload analysis/extraction/passes.py:<genexpr>": number,
+            "upload analysis/extraction/responses.py:iter_responses": 1,
             **({"upload analysis/extraction/pooling.py:<lambda>": 2 * number} if pool == "last" else {}),
         }
 

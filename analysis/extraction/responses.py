@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -50,12 +50,14 @@ def iter_responses(
             response that is not finite or overflows float16 (naming site and text); a model in training mode.
     """
     batches = extraction.read(snapshot, texts)
+    # Moved once, not for every site: the host waits for each copy onto a GPU.
+    columns = cache(torch.cat([batch.indices for batch in batches]).argsort().to)
     for pack in make_packs(sites, len(texts) * extraction.dtype.itemsize, extraction.max_bytes, split=True):
         shapes = {part.site: (part.count, len(texts)) for part in pack}
         held = collect(snapshot.models, batches, shapes, partial(_take, pack, extraction))
         for part in pack:
             values = held.pop(part.site)
-            _to_given_order(values, batches)
+            _to_given_order(values, columns(values.device))
             _refuse_not_finite(part, values, texts)
             yield Responses(part.site, values.float(), part.first)
 
@@ -75,11 +77,10 @@ def _take(pack: Sequence[Part], extraction: Extraction, batch: Batch) -> tuple[P
     return (slice(None), slice(batch.start, batch.start + len(batch.indices))), read
 
 
-def _to_given_order(values: Tensor, batches: Sequence[Batch]) -> None:
-    """Columns from the order of reading to that of the texts, in place, some MiB at a time."""
-    column = torch.cat([batch.indices for batch in batches]).argsort().to(values.device)
-    for rows in values.split(max(1, _REORDERED // len(column))):
-        rows.copy_(rows.index_select(1, column))
+def _to_given_order(values: Tensor, columns: Tensor) -> None:
+    """Texts from the order of reading to their own, in place, some MiB at once; `columns` says where each was read."""
+    for rows in values.split(max(1, _REORDERED // len(columns))):
+        rows.copy_(rows.index_select(1, columns))
 
 
 def _refuse_not_finite(part: Part, values: Tensor, texts: Sequence[str]) -> None:
