@@ -33,10 +33,9 @@ def extent_table(study: Study) -> Table:
             same.setdefault(tuple(steps), []).append(seed)
         said = "; ".join(f"{numbered('seed', seeds)}: {_said(steps, all_steps)}" for steps, seeds in same.items())
         rows.append([what, said or "none"])
-    for part, what in (("capacity", "capacity runs, H3"), ("clone", "English with its clone alone")):
-        rows.append(
-            [what, _runs_of(capacity_values(study) if part == "capacity" else study.rows[study.rows["part"] == part])]
-        )
+    clones = study.rows[study.rows["part"] == "clone"]
+    rows.append(["capacity runs, H3", _runs_of(capacity_values(study))])
+    rows.append(["English with its clone alone", _runs_of(clones[clones["metric"] == "rank_transfer"])])
     note = f"Snapshots: {numbered('step', all_steps)}."
     return Table("What there is", note, ["planned", "trained and measured"], rows)
 
@@ -65,5 +64,11 @@ def _said(steps: Sequence[int], all_steps: Sequence[int]) -> str:
 
 
 def _runs_of(rows: pd.DataFrame) -> str:
-    runs = rows.drop_duplicates(["width", "run_seed"]).groupby("width")["run_seed"]
-    return "; ".join(f"d{width}: {numbered('seed', sorted(map(int, own)))}" for width, own in runs) or "none"
+    """Seeds of every width, by the number of snapshots that they were measured at."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for (width, seed), own in rows.groupby(["width", "run_seed"]):
+        found.setdefault((int(width), own["step"].nunique()), []).append(int(seed))
+    return (
+        "; ".join(f"d{width}: {numbered('seed', seeds)} ({count} snapshots)" for (width, count), seeds in found.items())
+        or "none"
+    )

@@ -312,4 +312,4 @@ def test_a_page_is_made_of_lists_that_are_done_in_part_and_says_what_is_there(pl
             assert there["capacity runs, H3"] == there["English with its clone alone"] == "none"
     there = dict(extent_table(whole).rows)
     assert there["sharing (R) and held-out loss"] == f"seeds 1, 2, 3, 4, 5: all {len(STEPS)} snapshots"
-    assert there["capacity runs, H3"].startswith("d32: seeds 1, 2, 3, 4, 5; d64")
+    assert there["capacity runs, H3"].startswith("d32: seeds 1, 2, 3, 4, 5 (3 snapshots); d64")
