@@ -160,9 +160,10 @@ def capacity_table(study: Study) -> Table:
     frame = pd.DataFrame({"width": widths, "tokens": at_tokens, "equal": at_equal, "seed": seeds})
     rows = []
     for width, own in frame.groupby("width"):
-        parts = [
-            f"{own[name].mean():.4f} ({own[name].min():.4f} to {own[name].max():.4f})" for name in ("tokens", "equal")
-        ]
+        parts = []
+        for name in ("tokens", "equal"):
+            spread = f" ({own[name].min():.4f} to {own[name].max():.4f})" if len(own) > 1 else ""
+            parts.append(f"{own[name].mean():.4f}{spread}")
         rows.append([f"d{width}", str(len(own)), f"{losses[width].mean():.3f}", *parts])
     return Table(
         "Capacity",

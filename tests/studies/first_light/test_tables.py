@@ -16,7 +16,7 @@ from studies.first_light.contents import decision_table, depth_table, kinship_ta
 from studies.first_light.extent import extent_table
 from studies.first_light.hypotheses import claim_read, decide
 from studies.first_light.panels import draw_figures
-from studies.first_light.secondary import again_table, birth_table, transfer_table
+from studies.first_light.secondary import again_table, birth_table, capacity_table, transfer_table
 from studies.first_light.study import SEEDS, Study
 from tests.studies.first_light.planted import STEPS, STRATA, WIDTH, Truth, write_study
 
@@ -143,6 +143,17 @@ def test_a_seed_with_one_width_does_not_stop_the_others(planted: Path) -> None:
     assert (found.outcome, len(found.by_seed)) == ("supported", 4)
     two = (study.rows["part"] == "capacity") & ((study.rows["run_seed"] > 1) | (study.rows["width"] > 64))
     assert "H3" not in decide(replace(study, rows=study.rows[~two])), "two runs have no error"
+
+
+def test_one_seed_of_all_widths_decides_nothing_and_has_no_spread(planted: Path) -> None:
+    study = Study.read(planted)
+    others = (study.rows["part"] == "capacity") & (study.rows["run_seed"] > 1)
+    single = replace(study, rows=study.rows[~others])
+    found = decide(single)["H3"]
+    assert found.outcome == "undecided"
+    assert "4 runs cannot decide it" in found.why
+    assert not any("(" in cell for row in capacity_table(single).rows for cell in row)
+    assert all(row[-1].count("(") == 1 for row in capacity_table(study).rows)
 
 
 def test_the_clone_is_held_against_languages_it_has_no_token_in_common_with(planted: Path) -> None:
