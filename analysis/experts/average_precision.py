@@ -69,6 +69,15 @@ class Labels:
         self.num_positives = np.array([len(yes) for yes, _ in self.members])
         self.blocks = _blocks(self.members, len(used))
         """All concepts for the compiled scan."""
+        self._members_on: dict[torch.device, list[tuple[Tensor, Tensor]]] = {}
+
+    def members_on(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """`members` on an accelerator, brought there once and in one piece: for every copy the host waits."""
+        if device not in self._members_on:
+            sides = [torch.from_numpy(side) for sides in self.members for side in sides]
+            parts = torch.cat(sides).to(device).split([len(side) for side in sides])
+            self._members_on[device] = list(zip(parts[::2], parts[1::2], strict=True))
+        return self._members_on[device]
 
 
 def average_precision(values: Tensor, labels: Labels) -> Tensor:
@@ -126,9 +135,7 @@ def torch_sums(values: Tensor, labels: Labels) -> Tensor:
     if len(labels.columns) < labels.num_texts:
         values = values[:, torch.from_numpy(labels.columns).to(values.device)]
     sums = torch.empty(len(labels.members), len(values), dtype=torch.float64, device=values.device)
-    sides = [
-        (torch.from_numpy(yes).to(values.device), torch.from_numpy(no).to(values.device)) for yes, no in labels.members
-    ]
+    sides = labels.members_on(values.device)
     for first in range(0, len(values), TORCH_BLOCK):
         part = slice(first, first + TORCH_BLOCK)
         ordered, texts = torch.sort(values[part].float().neg(), dim=1)
