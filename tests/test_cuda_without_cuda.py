@@ -268,6 +268,8 @@ def test_ranking_waits_by_update_not_by_unit_or_concept(waits: dict[str, Any]) -
             "analysis/experts/search.py:<listcomp>": 2 * updates,
         }
     assert found["three"]["analysis/experts/search.py:_rows"] == found["two"]["analysis/experts/search.py:_rows"]
+    # Labels of a language, with both halves, go there once, however many units and concepts come after.
+    assert found["three"]["upload analysis/experts/average_precision.py:members_on"] == 2
 
 
 def test_layers_may_lie_on_several_devices(waits: dict[str, Any]) -> None:
