@@ -151,17 +151,28 @@ def find_change(record: RunRecord, analysis: str, metric: str, condition: str | 
 
 
 def concept_clusters(record: RunRecord, analysis: str, step: int, concepts: list[str]) -> np.ndarray:
-    """(C,) a number for each concept, equal for concepts that depend on each other; from the table of experts."""
-    numbers = dict(zip(concepts, range(len(concepts)), strict=True))
-    try:
-        table = record.table.attachment(step, analysis, "experts")
-    except FileNotFoundError:
-        return np.arange(len(concepts))
-    if "cluster" in table.column_names:
-        pairs = table.select(["concept", "cluster"]).group_by(["concept", "cluster"]).aggregate([])
-        known = dict(zip(pairs["concept"].to_pylist(), pairs["cluster"].to_pylist(), strict=True))
-        numbers = {concept: known.get(concept, len(concepts) + place) for concept, place in numbers.items()}
-    return np.array([numbers[concept] for concept in concepts])
+    """(C,) a number for each concept, equal for concepts that depend on each other, see `known_clusters`; one that no
+    table knows has a number of its own."""
+    known = known_clusters(record, analysis, step)
+    return np.array(
+        [known.get(concept, max(known.values(), default=-1) + 1 + at) for at, concept in enumerate(concepts)]
+    )
+
+
+def known_clusters(record: RunRecord, analysis: str, step: int) -> dict[str, int]:
+    """Concept to the number of those that depend on each other, as a table of experts has it; empty without one.
+
+    Of this step and analysis, else of another: it is the concept file that says so, and the tables are large, so some
+    delete those of most steps.
+    """
+    others = sorted(record.table.entries(), key=lambda entry: entry[1] != analysis)
+    for at, name in [(step, analysis), *others]:
+        if record.table.path(at, name, "experts").is_file():
+            table = record.table.attachment(at, name, "experts")
+            if "cluster" in table.column_names:
+                pairs = table.select(["concept", "cluster"]).group_by(["concept", "cluster"]).aggregate([])
+                return dict(zip(pairs["concept"].to_pylist(), pairs["cluster"].to_pylist(), strict=True))
+    return {}
 
 
 def changes_by_stratum(record: RunRecord, analysis: str, metric: str) -> list[Change]:

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from analysis.concepts.families import FAMILIES, main_scripts, stratum_of
 from analysis.measures.trajectories import find_births
 from analysis.preregistration import Planned, check_results, read_plan
-from analysis.report.changes import concept_clusters
+from analysis.report.changes import known_clusters
 from analysis.report.run import RunRecord, read_run
 from studies.first_light.lengths import length_imbalance
 from studies.first_light.study import LAST, concept_numbers
@@ -154,10 +154,11 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
             births.append(table.groupby(keys, dropna=False).size().rename("units").reset_index().assign(**about))
         measured = [step for step, name in record.table.entries() if name == "overlap"]
         if measured:
-            concepts = sorted(set(record.frame["concept"].dropna()))
-            numbers = concept_clusters(record, "overlap", measured[-1], concepts)
-            clusters |= dict(zip(concepts, numbers.tolist(), strict=True))
+            clusters |= known_clusters(record, "overlap", measured[-1])
         said.append(f"{record.folder.name}: steps {', '.join(map(str, record.steps))}{_gaps(planned, record)}")
+    tables = pd.concat([frame for frame in rows if len(frame)])
+    for concept in sorted(set(tables["concept"].dropna()) - set(clusters)):
+        clusters[concept] = 1 + max(clusters.values(), default=-1)
     tokenizer = next(iter(sorted(runs.glob("*/snapshots/*/tokenizer.json"))), None)
     if tokenizer is None:
         raise FileNotFoundError(
@@ -167,7 +168,7 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
     distances = language_distances(runs / "concepts.parquet", tokenizer, languages)
     lengths = length_imbalance(runs / "concepts.parquet", tokenizer)
     out.mkdir(parents=True, exist_ok=True)
-    _write(pd.concat([frame for frame in rows if len(frame)]), out / "rows.parquet", pa.schema(COLUMNS))
+    _write(tables, out / "rows.parquet", pa.schema(COLUMNS))
     _write(pd.DataFrame({"concept": list(clusters), "cluster": list(clusters.values())}), out / "concepts.parquet")
     for frames, name in ((dips, "dips"), (births, "births")):
         (out / f"{name}.parquet").unlink(missing_ok=True)

@@ -162,3 +162,9 @@ def test_the_verdict_is_against_the_band(rise: float, trained: Snapshot, tmp_pat
     assert apart.contrast.low <= 0.0 <= apart.contrast.high, "nothing was planted in that stratum"
     assert find_change(record, "shared", "other") is None
     assert concept_clusters(record, "shared", 64, ["water", "metals", "metal", "new"]).tolist() == [3, 1, 1, 7]
+    record.table.path(64, "shared", "experts").unlink()
+    assert concept_clusters(record, "shared", 64, ["water", "new"]).tolist() == [0, 1], "no table says otherwise"
+    experts = Attachment("experts", pa.table({"concept": ["metal", "metals"], "cluster": [1, 1]}))
+    row = Row(metric="rank_transfer", value=0.0, concept="metal")
+    table.write(replace(trained.id, step=8), analysis, [row, experts], 0.1)
+    assert concept_clusters(record, "shared", 64, ["metal", "metals"]).tolist() == [1, 1], "that of another step"

@@ -95,6 +95,21 @@ def test_runs_that_lie_elsewhere_stay_in_the_tables(runs: Path) -> None:
     assert both == {path.name: path.read_bytes() for path in out.iterdir()}
 
 
+def test_what_depends_on_what_is_kept_where_the_tables_of_experts_are_gone(runs: Path) -> None:
+    """They are large: a run may come from another machine without them. That made 58 concepts of 37."""
+    _, overlap = load_analyses("list.yaml")
+    table = ResultTable(runs / "d128-seed1" / "results")
+    for step in table.steps():
+        experts = Attachment("experts", pa.table({"concept": ["c", "d"], "cluster": [4, 4]}))
+        rows = [Row(metric="rank_transfer", value=0.3, concept=name) for name in "cd"]
+        table.write(SnapshotId("d128-seed1", step, 10 * step), overlap, [*rows, experts], 1.0)
+    for gone in ([], ["d128-seed1/results/step_00000008"], ["d128-seed1/results/step_00000000"]):
+        for folder in gone:
+            (runs / folder / "overlap.experts.parquet").unlink()
+        collect(runs, runs / "out", runs / "plan.sha256")
+        assert Study.read(runs / "out").clusters == {"c": 4, "d": 4}
+
+
 def test_a_seed_trained_again_gives_what_its_first_run_lacks_and_nothing_else(runs: Path) -> None:
     _, overlap = load_analyses("list.yaml")
     for seed, folder, transfer in ((1, "d128-seed1", 0.1), (1, "again-d128-seed1", 0.7), (2, "again-d128-seed2", 0.2)):
