@@ -30,6 +30,10 @@ def number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
+def p_value(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
 def with_interval(value: float, low: float | None, high: float | None, form: str = ".3f") -> str:
     """`0.175 [0.162, 0.188]`; the value alone where there is no interval."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):

@@ -8,11 +8,12 @@ import numpy as np
 
 from analysis.onsets import band_edges, find_onset, mean_onset, onset_difference
 from analysis.permutation import regress_on_distances
+from analysis.report.tables import p_value
 from analysis.statistics import benjamini_hochberg, mean_contrast, two_way_interval
 from studies.first_light.extent import extent_table, lacking
 from studies.first_light.hypotheses import CLAIMS, QUESTIONS, capacity_values, claim_read, decide
 from studies.first_light.lengths import length_table
-from studies.first_light.markdown import Table, interval, mean_at, p_value, signs, steps_of, when
+from studies.first_light.markdown import Table, interval, mean_at, signs, steps_of, when
 from studies.first_light.secondary import (
     again_table,
     alignment_table,

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from analysis.report.capacity.trend import trend_test
+from analysis.report.tables import p_value
 from analysis.statistics import Contrast, holm, student_contrast, two_way_interval
-from studies.first_light.markdown import p_value
 
 Outcome = Literal["supported", "refuted", "undecided"]
 ALPHA = 0.05

@@ -51,10 +51,6 @@ def when(inside: int, outside: int | None) -> str:
     return f"after {inside:,}" if outside is None else f"{inside:,} to {outside:,}"
 
 
-def p_value(value: float) -> str:
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-
-
 def mean_at(table: pd.DataFrame, step: int, digits: int = 3) -> str:
     return f"{table.loc[step].mean():.{digits}f}" if step in table.index else ""
 

@@ -23,7 +23,7 @@ from analysis.report.changes import DECISIVE
 from analysis.report.explanations import heading_of
 from analysis.report.page import Page
 from analysis.report.run import analyses_of_class, differing
-from analysis.report.tables import Table, number, with_interval
+from analysis.report.tables import Table, number, p_value, with_interval
 from analysis.statistics import POWER, mean_interval, smallest_visible
 
 ALPHA = 0.05
@@ -133,7 +133,7 @@ def verdict(trend: Trend, runs: Sequence[CapacityRun]) -> str:
     """One sentence on the compression hypothesis, and on what it rests."""
     sizes, seeds = len({run.size for run in runs}), len({run.seed for run in runs})
     basis = f"{sizes} sizes, {seeds} seed{'s' if seeds != 1 else ''}, {trend.num_runs} runs"
-    figures = f"Spearman {trend.correlation:+.2f}, exact p {trend.p:.3g}"
+    figures = f"Spearman {trend.correlation:+.2f}, exact p {p_value(trend.p)}"
     if not trend.decided(ALPHA):
         return (
             f"Too few runs to tell ({basis}): the most extreme outcome would have had p {trend.smallest_p:.2g}. "
@@ -218,7 +218,7 @@ def _size_table(runs: Sequence[CapacityRun]) -> Table:
 
 def _trend_table(trends: dict[str, tuple[str, Trend]]) -> Table:
     rows = tuple(
-        (question, str(trend.num_runs), f"{trend.correlation:+.3f}", f"{trend.p:.4f}", f"{trend.smallest_p:.4f}")
+        (question, str(trend.num_runs), f"{trend.correlation:+.3f}", p_value(trend.p), p_value(trend.smallest_p))
         for question, trend in trends.values()
     )
     return Table(
