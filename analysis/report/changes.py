@@ -10,6 +10,7 @@ Shapes:  C concepts   n random networks
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,12 +152,15 @@ def find_change(record: RunRecord, analysis: str, metric: str, condition: str | 
 
 
 def concept_clusters(record: RunRecord, analysis: str, step: int, concepts: list[str]) -> np.ndarray:
-    """(C,) a number for each concept, equal for concepts that depend on each other, see `known_clusters`; one that no
-    table knows has a number of its own."""
-    known = known_clusters(record, analysis, step)
-    return np.array(
-        [known.get(concept, max(known.values(), default=-1) + 1 + at) for at, concept in enumerate(concepts)]
-    )
+    """(C,) a number for each concept, equal for concepts that depend on each other, see `known_clusters`."""
+    numbers = with_own_numbers(known_clusters(record, analysis, step), concepts)
+    return np.array([numbers[concept] for concept in concepts])
+
+
+def with_own_numbers(known: Mapping[str, int], concepts: Iterable[str]) -> dict[str, int]:
+    """`known`, and those of `concepts` that it lacks, each with a number of its own."""
+    free = 1 + max(known.values(), default=-1)
+    return {concept: free + place for place, concept in enumerate(concepts)} | dict(known)
 
 
 def known_clusters(record: RunRecord, analysis: str, step: int) -> dict[str, int]:

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from analysis.concepts.families import FAMILIES, main_scripts, stratum_of
 from analysis.measures.trajectories import find_births
 from analysis.preregistration import Planned, check_results, read_plan
-from analysis.report.changes import known_clusters
+from analysis.report.changes import known_clusters, with_own_numbers
 from analysis.report.run import RunRecord, read_run
 from studies.first_light.lengths import length_imbalance
 from studies.first_light.study import LAST, concept_numbers
@@ -157,8 +157,7 @@ def collect(runs: Path, out: Path, plan: Path = HERE / "plan.sha256") -> list[st
             clusters |= known_clusters(record, "overlap", measured[-1])
         said.append(f"{record.folder.name}: steps {', '.join(map(str, record.steps))}{_gaps(planned, record)}")
     tables = pd.concat([frame for frame in rows if len(frame)])
-    for concept in sorted(set(tables["concept"].dropna()) - set(clusters)):
-        clusters[concept] = 1 + max(clusters.values(), default=-1)
+    clusters = with_own_numbers(clusters, sorted(set(tables["concept"].dropna())))
     tokenizer = next(iter(sorted(runs.glob("*/snapshots/*/tokenizer.json"))), None)
     if tokenizer is None:
         raise FileNotFoundError(
